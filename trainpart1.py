@@ -1,0 +1,85 @@
+"""Part 1: train a network that names the style of a painting.
+
+Writes the checkpoint (wikiart.pth) and the curves (training_part1.png) into outputdir. Interrupted, the same command
+goes on from the last finished epoch.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import wikiart
+
+LABEL_SMOOTHING = 0.1
+TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learning rate
+
+
+@wikiart.script
+def main(argv: list[str] | None = None) -> None:
+    """Read settings, make dataset and network, train, write the files."""
+    settings = wikiart.read_settings("classifier", __doc__, argv, wikiart.FRESH)
+    device = wikiart.start(settings)
+
+    dataset = wikiart.open_dataset(settings, "trainingdir")
+    wikiart.warn_of_twins(dataset)
+    members, held_out = wikiart.split(dataset.labels, settings.validation, settings.seed)
+    plan = None
+    if settings.imbalance == "smote":
+        plan = wikiart.plan_smote(dataset.images, dataset.labels, members, settings.smote_target, settings.seed)
+    paintings = wikiart.Paintings(dataset, device, plan)
+    wikiart.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
+    if plan is not None:
+        labels = torch.cat([dataset.labels[members], plan.label])
+        counts = zip(dataset.classes, torch.bincount(labels, minlength=len(dataset.classes)).tolist(), strict=True)
+        wikiart.say(f"SMOTE adds {len(plan.label):,}: " + ", ".join(f"{style} {count}" for style, count in counts))
+
+    model = wikiart.build_classifier(settings, len(dataset.classes)).to(device, memory_format=torch.channels_last)
+    mean, std = wikiart.IMAGENET_MEAN, wikiart.IMAGENET_STD
+    if settings.pretrained is False:
+        mean, std = wikiart.measure_pixels(dataset.images, members)
+    size = f"{settings.image_size} x {settings.image_size} pixels"
+    wikiart.say(f"{settings.architecture}: {sum(p.numel() for p in model.parameters()):,} parameters, {size}")
+
+    def order_of(epoch: int) -> Tensor:
+        return wikiart.index_order(settings.imbalance, dataset.labels, members, plan, settings.seed, epoch)
+
+    def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        logits = model(wikiart.normalise(wikiart.augment(images), mean, std))
+        return F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        if not len(held_out):
+            return {}
+        styles = len(dataset.classes)
+        confusion, loss = torch.zeros(styles**2, device=device), torch.zeros((), device=device)
+        for logits, labels in wikiart.classify(model, paintings, held_out, settings.batch_size, mean, std):
+            confusion += torch.bincount(labels * styles + logits.argmax(1), minlength=styles**2)
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+        confusion = wikiart.total(confusion).view(styles, styles).cpu()
+        right, actual, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+        f1 = (2 * right / (actual + predicted).clamp(min=1))[actual > 0]
+        return {
+            "validation_loss": wikiart.total(loss).item() / len(held_out),
+            "accuracy": right.sum().item() / len(held_out),
+            "macro_f1": f1.mean().item(),
+        }
+
+    facts = {
+        "architecture": settings.architecture,
+        "classes": dataset.classes,
+        "counts": dataset.counts,
+        "image_size": settings.image_size,
+        "mean": mean,
+        "std": std,
+        "settings": settings.values(),
+        "fingerprints": dataset.fingerprints,
+    }
+    factor = TRUNK_FACTOR if settings.pretrained is not False else 1.0
+    history = wikiart.train(settings, 1, facts, model, paintings, order_of, loss_of, validate, "macro_f1", factor)
+    panels = {"cross-entropy": ["training_loss", "validation_loss"], "share of validation": ["accuracy", "macro_f1"]}
+    title = f"Training of {settings.architecture} on {len(members):,} paintings"
+    wikiart.draw_history(history, panels, title, settings.output("training_part1.png"))
+
+
+if __name__ == "__main__":
+    main()

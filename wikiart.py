@@ -1,0 +1,1395 @@
+"""What the four scripts share, in the order in which the data flows.
+
+Settings -> files -> dataset (uint8) -> index order (shuffle, balance) -> batches on the device (augment, normalise)
+-> model -> training -> checkpoint. Nothing here imports a script, and importing it does nothing.
+"""
+
+import argparse
+import contextlib
+import difflib
+import fcntl
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import pickle
+import stat
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torch.utils.data import Dataset, WeightedRandomSampler
+from tqdm import tqdm
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Talking to the person at the keyboard
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class UserError(Exception):
+    """Something that the person at the keyboard can mend: shown as one line, exit status 2."""
+
+
+def quoted(text: object) -> str:
+    """`text` in double quotes and on one line, whatever it holds: what cannot be printed is escaped."""
+    return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)) + '"'
+
+
+def rank() -> int:
+    """This process's number among those that share the work: 0 when it works alone."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """How many processes share the work (torchrun sets it)."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def say(text: str) -> None:
+    """Print a line, from the first process only."""
+    if rank() == 0:
+        print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error, from the first process only."""
+    if rank() == 0:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
+    """Give a script's `main` its ending: a `UserError` is one line and status 2, Ctrl-C one line and status 130."""
+
+    @functools.wraps(main)
+    def wrapped(argv: list[str] | None = None) -> None:
+        try:
+            main(argv)
+        except UserError as error:
+            print(error, file=sys.stderr, flush=True)
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            print(*stop.args or ["Stopped."], file=sys.stderr, flush=True)
+            sys.exit(130)
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+
+    return wrapped
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings: one definition gives a setting's default, its check, its flag and its line of help
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """A setting's default, what a value has to be (in words and as a test) and what it does."""
+
+    default: object
+    meant: str
+    accepts: Callable[[object], bool]
+    help: str
+
+
+def _text(default: str, help: str) -> Setting:
+    def accepts(value: object) -> bool:
+        try:
+            return isinstance(value, str) and value != "" and b"\0" not in os.fsencode(value)
+        except UnicodeEncodeError:
+            return False
+
+    return Setting(default, "a text", accepts, help)
+
+
+def _word(default: str, words: list[str], help: str) -> Setting:
+    return Setting(default, "one of " + ", ".join(map(quoted, words)), lambda value: value in words, help)
+
+
+def _integer(default: object, low: int, high: int, help: str, word: str | None = None) -> Setting:
+    meant = f"a whole number from {low} to {high}" + (f' or "{word}"' if word else "")
+    return Setting(default, meant, lambda v: (type(v) is int and low <= v <= high) or (word and v == word), help)
+
+
+def _number(default: float, low: float, high: float, help: str) -> Setting:
+    return Setting(
+        default, f"a number from {low} to {high}", lambda v: type(v) in (int, float) and low <= v <= high, help
+    )
+
+
+def _bool_or_path(default: bool, help: str) -> Setting:
+    return Setting(default, "true, false or a path", lambda v: isinstance(v, bool) or _text("", "").accepts(v), help)
+
+
+SHARED_SETTINGS = {
+    "trainingdir": _text("data/sample/train", "folder of training paintings, one folder a style"),
+    "testingdir": _text("data/sample/test", "folder of test paintings, one folder a style"),
+    "outputdir": _text(".", "folder for every file written"),
+    "cachedir": _text(".cache", "folder for decoded images"),
+    "device": _text("auto", '"auto" (CUDA, else the CPU) or what torch.device takes'),
+    "seed": _integer(2326, 0, 2**32 - 1, "start of all random numbers"),
+    "image_size": _integer(64, 16, 1024, "side in pixels to which paintings are stretched"),
+}
+_TRAINING = {
+    "validation": _number(0.1, 0.0, 0.9, "share of the training paintings held out for choosing; 0 trains on all"),
+    "epochs": _integer(20, 1, 100_000, "passes over the training paintings"),
+    "batch_size": _integer(64, 1, 65_536, "paintings a step, over all processes together"),
+}
+SECTIONS = {
+    "classifier": {
+        "modelfile": _text("wikiart.pth", "checkpoint, in outputdir unless absolute"),
+        "architecture": _text("residual", '"residual", "three_conv" or a classification model of torchvision'),
+        "pretrained": _bool_or_path(False, "start from torchvision's weights (true) or from a state_dict (its path)"),
+        "imbalance": _word(
+            "weighted_sampler", ["none", "weighted_sampler", "smote"], "treatment of rare styles in training"
+        ),
+        "smote_target": _integer(
+            400, 1, 10_000_000, 'paintings a style at least under smote; "auto": as many as the largest style', "auto"
+        ),
+        **_TRAINING,
+        "learning_rate": _number(0.002, 1e-8, 10.0, "peak learning rate of AdamW"),
+    },
+    "autoencoder": {
+        "modelfile": _text("autoencoder.pth", "checkpoint, in outputdir unless absolute"),
+        "latent_dim": _integer(128, 1, 4096, "numbers in the latent vector of a painting"),
+        "clusters": _integer("auto", 1, 1000, 'how many clusters; "auto": as many as there are styles', "auto"),
+        **_TRAINING,
+        "learning_rate": _number(0.001, 1e-8, 10.0, "peak learning rate of AdamW"),
+    },
+}
+
+
+class Settings(SimpleNamespace):
+    """The shared settings and those of one section as attributes, each checked; `flags` are those given as flags."""
+
+    def error(self, name: str, problem: str) -> UserError:
+        """An error that names where the setting `name` comes from: the file and key, or the flag."""
+        return UserError(f"{self.origins[name]}: {problem}")
+
+    def output(self, name: str) -> Path:
+        """The path of an output file: in `outputdir` unless `name` is absolute."""
+        return Path(self.outputdir) / name
+
+    def values(self) -> dict[str, object]:
+        """Every setting's value by name, as plain data."""
+        return {name: getattr(self, name) for name in self.origins}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{self.prog}: {message}")
+
+
+def _parse_json(text: str) -> object:
+    def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"key {quoted(next(n for n in names if names.count(n) > 1))} stands there twice")
+        return result
+
+    return json.loads(text, object_pairs_hook=no_duplicates)
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {quoted(close[0])}?" if close else f"; known: {', '.join(known)}"
+
+
+def _found(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _check_section(where: str, section: dict[str, object], known: dict[str, Setting]) -> None:
+    for name, value in section.items():
+        if name not in known:
+            raise UserError(f"{where}: unknown key {quoted(name)}{_did_you_mean(name, list(known))}")
+        if not known[name].accepts(value):
+            raise UserError(f"{where}: {name}: found {_found(value)}, meant {known[name].meant}")
+
+
+def read_config(path: str | os.PathLike) -> dict[str, object]:
+    """Read and check a settings file; returns what it holds, defaults not filled in.
+
+    Raises UserError, naming the file, the key, what was found and what is meant.
+    """
+    where = quoted(path)[1:-1]
+    try:
+        config = _parse_json(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # ValueError holds JSON's and Unicode's own errors
+        raise UserError(f"{where}: is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{where}: found {_found(config)}, meant an object of settings")
+    flat = [name for name in config if name not in SHARED_SETTINGS and any(name in s for s in SECTIONS.values())]
+    if flat:
+        homes = {name: " or ".join(quoted(s) for s in SECTIONS if name in SECTIONS[s]) for name in flat}
+        raise UserError(f"{where}: " + ", ".join(f"{quoted(name)} belongs in {homes[name]} now" for name in flat))
+    sections = {name: config[name] for name in config if name in SECTIONS}
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise UserError(f"{where}: {name}: found {_found(section)}, meant an object of settings")
+        _check_section(f"{where}: {name}", section, SECTIONS[name])
+    shared = {name: config[name] for name in config if name not in SECTIONS}
+    unknown = [name for name in shared if name not in SHARED_SETTINGS]
+    if unknown:
+        known = list(SHARED_SETTINGS) + list(SECTIONS)
+        raise UserError(f"{where}: unknown key {quoted(unknown[0])}{_did_you_mean(unknown[0], known)}")
+    _check_section(where, shared, SHARED_SETTINGS)
+    return config
+
+
+def read_settings(
+    section: str, description: str, argv: list[str] | None, switches: dict[str, dict[str, object]] | None = None
+) -> Settings:
+    """Settings from the defaults, the settings file and the flags; flags win over the file, the file over defaults.
+
+    `section` is "classifier" or "autoencoder"; `switches` are flags that are no settings, as argparse takes them.
+    Raises UserError for anything that is not as it is meant.
+    """
+    known = SHARED_SETTINGS | SECTIONS[section]
+    parser = _Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", metavar="FILE", help="settings file (default: config.json beside the script)")
+    for name, setting in known.items():
+        text = f"{setting.help} (default: {json.dumps(setting.default)})".replace("%", "%%")
+        parser.add_argument(f"--{name}", metavar="VALUE", help=text)
+    for name, options in (switches or {}).items():
+        parser.add_argument(name, **options)
+    arguments, extra = parser.parse_known_args(argv)
+    if extra:
+        flags = ["--config", *(f"--{name}" for name in known), *(switches or {})]
+        hint = _did_you_mean(extra[0], flags) if extra[0].startswith("-") else "; see --help"
+        raise UserError(f"{parser.prog}: unknown argument {quoted(extra[0])}{hint}")
+
+    path = arguments.config or Path(__file__).with_name("config.json")
+    file_name = arguments.config or "config.json"
+    config = read_config(path)
+    values, origins, flags = {}, {}, set()
+    for name, setting in known.items():
+        shared = name in SHARED_SETTINGS
+        values[name] = (config if shared else config.get(section, {})).get(name, setting.default)
+        origins[name] = (
+            f"{quoted(file_name)[1:-1]}: {name}" if shared else f"{quoted(file_name)[1:-1]}: {section}: {name}"
+        )
+        text = getattr(arguments, name)
+        if text is not None:
+            values[name], origins[name] = _parse_flag(name, text, setting), f"--{name}"
+            flags.add(name)
+    switch_values = {name.lstrip("-"): getattr(arguments, name.lstrip("-")) for name in switches or {}}
+    return Settings(section=section, origins=origins, flags=flags, **values, **switch_values)
+
+
+def _parse_flag(name: str, text: str, setting: Setting) -> object:
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(text)
+        if setting.accepts(value):
+            return value
+    if not setting.accepts(text):
+        raise UserError(f"--{name}: found {quoted(text)}, meant {setting.meant}")
+    return text
+
+
+def random_seed(*parts: int) -> int:
+    """A 64-bit seed that depends on every part: the same parts give the same seed, on any machine."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+
+
+def start(settings: Settings) -> torch.device:
+    """Join the processes that share the work, choose the device and seed everything; prints who works on what.
+
+    Raises UserError for a device that cannot be used or a batch that cannot be shared.
+    """
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # each backend has errors of its own
+        reason = str(error).splitlines()[0]
+        raise settings.error("device", f"{quoted(name)} cannot be used here: {reason}") from None
+    if settings.batch_size % world_size():
+        problem = f"{settings.batch_size} paintings cannot be shared evenly by {world_size()} processes"
+        raise settings.error("batch_size", problem)
+    if world_size() > 1:
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
+    torch.manual_seed(settings.seed)
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    sharing = "1 process does the work" if world_size() == 1 else f"{world_size()} processes share the work"
+    precision = "bfloat16 where safe" if uses_bfloat16(device) else "float32"
+    say(f"{sharing}, on {device.type} ({hardware} each, {precision})")
+    return device
+
+
+def uses_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # torch before 2.12 does not tell
+    return device.type == "cpu" and bool(capabilities().get("avx512_bf16"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files: written whole or not at all
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def write_whole(path: str | os.PathLike, write: Callable[[io.BufferedWriter], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+
+    Raises UserError when it cannot be written; what stood at `path` before is then untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself survives a power cut
+        finally:
+            os.close(folder)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise UserError(f"{quoted(path)[1:-1]}: cannot be written: {error.strerror or error}") from None
+        raise
+
+
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    text = json.dumps(value, indent=4, allow_nan=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def write_figure(path: str | os.PathLike, figure: object) -> None:
+    """Write a matplotlib figure as PNG, whole or not at all."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_whole(path, lambda file: file.write(picture.getbuffer()))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Dataset: a folder a style -> one uint8 array
+# ---------------------------------------------------------------------------------------------------------------------
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # nothing that would start another program
+
+
+class DataError(UserError):
+    """A folder of paintings, or an image, that cannot be used."""
+
+
+class ImageFile(NamedTuple):
+    """A file that looks like a painting: its path relative to the folder of styles, bytes and time of change in ns."""
+
+    path: str
+    size: int
+    changed: int
+
+
+def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
+    """The image files of every style folder directly under `imgdir`, styles and paths sorted.
+
+    Links are followed, each folder once a style, so that a loop ends. Hidden names and files without an image's ending
+    are passed over; what has the ending and is no readable file is named in a warning. Raises DataError where there
+    is no folder, no style folder or no image.
+    """
+    try:
+        with os.scandir(imgdir) as entries:
+            names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        hint = " (python data/sample/prepare.py paints the sample)" if "data/sample" in imgdir else ""
+        raise DataError(f"folder {quoted(imgdir)} cannot be read: {error.strerror}{hint}") from None
+    styles = {}
+    for style in [name for name, is_folder in names if is_folder]:
+        styles[style] = list(_walk(imgdir, style))
+        if not styles[style]:
+            warn(f"{quoted(os.path.join(imgdir, style))} holds no images and is passed over")
+            del styles[style]
+    if not styles:
+        if any(name.lower().endswith(IMAGE_ENDINGS) for name, _ in names):
+            raise DataError(f"folder {quoted(imgdir)} holds images but no style folders; meant: a folder a style")
+        raise DataError(f"folder {quoted(imgdir)} holds no style folder with images")
+    return styles
+
+
+def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
+    def unreadable(error: OSError) -> None:
+        warn(f"{quoted(error.filename)} is left out: {error.strerror}")
+
+    seen = set()
+    for folder, folders, files in os.walk(os.path.join(imgdir, style), onerror=unreadable, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if name.lower().endswith(IMAGE_ENDINGS):
+                warn(f"{quoted(os.path.join(folder, name))} is a folder, not an image; images in it are read")
+        for name in sorted(files):
+            if name.startswith(".") or not name.lower().endswith(IMAGE_ENDINGS):
+                continue
+            path = os.path.join(folder, name)
+            try:
+                status = os.stat(path)
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(0, "not a file")
+            except OSError as error:
+                warn(f"{quoted(path)} is left out: {error.strerror}")
+            else:
+                yield ImageFile(os.path.relpath(path, imgdir), status.st_size, status.st_mtime_ns)
+
+
+def decode_image(path: str, image_size: int) -> np.ndarray:
+    """An image file as uint8 [3, S, S], RGB: upright by its EXIF orientation, transparency on white, stretched to S x S.
+
+    The first frame of an animation counts; 16-bit greys are scaled to 8. Raises DataError with the reason.
+    """
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            # A JPEG decodes several times faster at a reduced scale; twice the target keeps the resize exact enough.
+            image.draft("RGB", (2 * image_size, 2 * image_size))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):
+                upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
+            elif upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright)
+            resized = upright.convert("RGB").resize((image_size, image_size), Image.Resampling.BICUBIC)
+    except Exception as error:  # a hostile file can raise anything in a decoder
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(reason.replace(str(path), "file").replace(repr(path), "file")) from None
+    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+
+
+def fingerprint(pixels: np.ndarray) -> int:
+    """A signed 64-bit hash of an image's decoded pixels: equal images have equal fingerprints."""
+    return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "little", signed=True)
+
+
+class WikiArtDataset(Dataset):
+    """A folder of paintings, one folder a style, decoded once and memory-mapped from then on.
+
+    `dataset[i]` is (uint8 tensor [3, S, S], int label). `classes`: sorted style names, or those given (a checkpoint's,
+    so that labels keep their meaning). `images`: uint8 [N, 3, S, S]; `labels`: int64 [N]; `paths`: N texts; `counts`:
+    style -> paintings; `fingerprints`: int64 [N], equal for equal pixels.
+
+    Raises DataError for a folder that cannot be used, a style that is not in `classes`, and when more than half of
+    the images cannot be decoded; UserError when the cache cannot be written.
+    """
+
+    def __init__(
+        self, imgdir: str, image_size: int, classes: list[str] | None = None, cachedir: str = ".cache"
+    ) -> None:
+        imgdir = os.fspath(imgdir)
+        styles = find_images(imgdir)
+        self.classes = list(classes) if classes is not None else list(styles)
+        for style in styles:
+            if style not in self.classes:
+                raise DataError(f"folder {quoted(imgdir)} has the style {quoted(style)}, which the model does not know")
+        files = [file for style in styles for file in styles[style]]
+        labels = [self.classes.index(style) for style in styles for _ in styles[style]]
+        data_path, left_out, fingerprints = _decoded(imgdir, image_size, files, cachedir)
+        for path, reason in left_out.items():
+            warn(f"{quoted(os.path.join(imgdir, path))} is left out: {reason}")
+        kept = [i for i, file in enumerate(files) if file.path not in left_out]
+        if 2 * len(kept) < len(files) or not kept:
+            raise DataError(f"folder {quoted(imgdir)}: {len(left_out)} of {len(files)} images cannot be decoded")
+        pixels = np.memmap(data_path, np.uint8, mode="c", shape=(len(kept), 3, image_size, image_size))
+        self.images = torch.from_numpy(pixels)
+        self.labels = torch.tensor([labels[i] for i in kept], dtype=torch.int64)
+        self.paths = [os.path.join(imgdir, files[i].path) for i in kept]
+        self.fingerprints = torch.tensor(fingerprints, dtype=torch.int64)
+        numbers = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
+        self.counts = dict(zip(self.classes, numbers, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+
+def _decoded(
+    imgdir: str, image_size: int, files: list[ImageFile], cachedir: str
+) -> tuple[Path, dict[str, str], list[int]]:
+    """The path of the decoded images (uint8, one after the other), what was left out and why, and the fingerprints.
+
+    The cache's name holds a digest of the files' names, sizes and times: when they change, it is made anew and the old
+    one removed. A lock lets one process decode while others wait, and is free again when its holder dies.
+    """
+    listing = json.dumps([1, image_size, files]).encode()
+    folder = f"{hashlib.sha256(os.fsencode(os.path.realpath(imgdir))).hexdigest()[:12]}-{image_size}"
+    stem = f"{folder}-{hashlib.sha256(listing).hexdigest()[:20]}"
+    index_path, data_path = Path(cachedir) / f"{stem}.json", Path(cachedir) / f"{stem}.uint8"
+
+    def read_index() -> tuple[Path, dict[str, str], list[int]] | None:
+        try:
+            index = json.loads(index_path.read_text())
+            left_out, fingerprints = dict(index["left_out"]), list(index["fingerprints"])
+            whole = data_path.stat().st_size == len(fingerprints) * 3 * image_size**2
+            if whole and len(left_out) + len(fingerprints) == len(files):
+                return data_path, left_out, fingerprints
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return None
+
+    found = read_index()
+    if found:
+        return found
+    try:
+        Path(cachedir).mkdir(parents=True, exist_ok=True)
+        lock = open(Path(cachedir) / f"{folder}.lock", "wb")
+    except OSError as error:
+        raise UserError(f"{quoted(cachedir)}: cannot be written: {error.strerror}") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = read_index()  # another process may have decoded meanwhile
+        if found:
+            return found
+        left_out, fingerprints = {}, []
+
+        def decode(file: ImageFile) -> tuple[np.ndarray, int] | str:
+            try:
+                pixels = decode_image(os.path.join(imgdir, file.path), image_size)
+            except DataError as error:
+                return str(error)
+            return pixels, fingerprint(pixels)
+
+        def write_pixels(output: io.BufferedWriter) -> None:
+            results = _parallel(decode, files)
+            bar = tqdm(results, f"decoding {imgdir}", len(files), unit="painting", disable=None, leave=False)
+            for file, result in zip(files, bar, strict=True):
+                if isinstance(result, str):
+                    left_out[file.path] = result
+                else:
+                    output.write(result[0])
+                    fingerprints.append(result[1])
+
+        begun = time.perf_counter()
+        write_whole(data_path, write_pixels)
+        write_whole(
+            index_path,
+            lambda file: file.write(json.dumps({"left_out": left_out, "fingerprints": fingerprints}).encode()),
+        )
+        rate = len(files) / (time.perf_counter() - begun)
+        say(f"decoded {len(files):,} images of {quoted(imgdir)} into the cache ({rate:,.0f} a second)")
+        for old in Path(cachedir).glob(f"*{folder}-*"):
+            if not old.name.startswith(stem):
+                old.unlink(missing_ok=True)
+        return data_path, left_out, fingerprints
+
+
+def _parallel(function: Callable, items: list) -> Iterator:
+    """`function` of each item, in order, on as many threads as there are cores (Pillow decodes outside Python's lock).
+
+    Threads end with their process, even a killed one; the window bounds how many results wait in memory.
+    """
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    waiting = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= 16 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def open_dataset(
+    settings: Settings, folder: str, image_size: int | None = None, classes: list[str] | None = None
+) -> WikiArtDataset:
+    """The dataset of the setting `folder` ("trainingdir" or "testingdir"); errors name where the setting comes from."""
+    try:
+        return WikiArtDataset(getattr(settings, folder), image_size or settings.image_size, classes, settings.cachedir)
+    except DataError as error:
+        raise settings.error(folder, str(error)) from None
+
+
+def warn_of_twins(dataset: WikiArtDataset) -> None:
+    """Warn of identical images (by decoded pixels) that stand under two styles."""
+    first, twins = {}, []
+    for i, (key, label) in enumerate(zip(dataset.fingerprints.tolist(), dataset.labels.tolist(), strict=True)):
+        j = first.setdefault(key, i)
+        if label != int(dataset.labels[j]):
+            twins.append(f"{quoted(dataset.paths[j])} and {quoted(dataset.paths[i])}")
+    if twins:
+        more = f" and {len(twins) - 5} more" if len(twins) > 5 else ""
+        warn(f"{len(twins)} images stand under two styles: {'; '.join(twins[:5])}{more}")
+
+
+def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Training and validation indices (int64, sorted), `share` of every style held out at random.
+
+    A style with several paintings gives at least one and keeps at least one; a style with one keeps it in training.
+    """
+    generator = torch.Generator().manual_seed(random_seed(seed, 0))
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        count = min(max(1, round(share * len(members))), len(members) - 1) if share else 0
+        held_out[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Balance: which paintings an epoch takes, and in which order
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class SmotePlan(NamedTuple):
+    """Synthetic paintings, not yet made: `base + weight * (neighbour - base)`, blended when the batch is.
+
+    base, neighbour: int64 [M], indices into the dataset; weight: float64 [M] in [0, 1); label: int64 [M].
+    """
+
+    base: Tensor
+    neighbour: Tensor
+    weight: Tensor
+    label: Tensor
+
+
+def plan_smote(
+    images: Tensor, labels: Tensor, members: Tensor, target: int | str, seed: int, neighbours: int = 5
+) -> SmotePlan:
+    """SMOTE (Chawla et al., 2002, doi:10.1613/jair.953) as a plan instead of as pixels.
+
+    images: [N, ...] of any dtype; labels: int64 [N]; members: indices of the paintings that may be used. Every style
+    with fewer than `target` members ("auto": the largest style's) gets what it lacks. A style with fewer than
+    `neighbours` + 1 members uses all the others; a style with one member repeats it. The draw is imbalanced-learn's:
+    the same pixels, target and integer `random_state` give the same samples.
+    """
+    from sklearn.neighbors import NearestNeighbors  # takes a second to import, and only SMOTE needs it
+
+    counts = torch.bincount(labels[members])
+    goal = int(counts.max()) if target == "auto" else int(target)
+    parts = []
+    for label in range(len(counts)):
+        lacking = goal - int(counts[label])
+        if lacking <= 0 or not counts[label]:
+            continue
+        style = members[labels[members] == label]
+        random = np.random.RandomState(seed)
+        if len(style) == 1:
+            parts.append((style.repeat(lacking), style.repeat(lacking), torch.zeros(lacking, dtype=torch.float64)))
+            continue
+        nearest = min(neighbours, len(style) - 1)
+        pixels = images[style].flatten(1).float().numpy()
+        found = NearestNeighbors(n_neighbors=nearest + 1).fit(pixels).kneighbors(pixels, return_distance=False)[:, 1:]
+        drawn = random.randint(0, found.size, lacking)
+        weight = torch.from_numpy(random.uniform(size=lacking))
+        parts.append((style[drawn // nearest], style[found.ravel()[drawn]], weight))
+    if not parts:
+        parts = [(members[:0], members[:0], torch.zeros(0, dtype=torch.float64))]
+    base, neighbour, weight = (torch.cat(column) for column in zip(*parts, strict=True))
+    return SmotePlan(base, neighbour, weight, labels[base])
+
+
+def index_order(
+    imbalance: str, labels: Tensor, members: Tensor, plan: SmotePlan | None, seed: int, epoch: int
+) -> Tensor:
+    """The paintings of an epoch in order: int64 indices into the dataset; N + k is the plan's k-th synthetic one.
+
+    "none" takes every member once, "weighted_sampler" draws as many with inverse style frequency, "smote" takes every
+    member and every synthetic painting once. The order depends on `seed` and `epoch` alone.
+    """
+    generator = torch.Generator().manual_seed(random_seed(seed, epoch))
+    if imbalance == "weighted_sampler":
+        weights = 1.0 / torch.bincount(labels[members])[labels[members]]
+        return members[list(WeightedRandomSampler(weights, len(members), generator=generator))]
+    if plan is not None:
+        members = torch.cat([members, len(labels) + torch.arange(len(plan.base))])
+    return members[torch.randperm(len(members), generator=generator)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches: gathered, blended, augmented and normalised on the device
+# ---------------------------------------------------------------------------------------------------------------------
+
+RESIDENT_SHARE = 0.5  # of the GPU's free memory may be taken by images; more stay in host memory
+
+
+class Paintings:
+    """A dataset's images and labels where batches are made of them, with the synthetic ones of a SMOTE plan behind.
+
+    On the CPU that is the memory-mapped array itself; on a GPU its memory when the images fit into `RESIDENT_SHARE` of
+    what is free, else host memory, from which a thread gathers and pins the next batch while the GPU works.
+    """
+
+    def __init__(self, dataset: WikiArtDataset, device: torch.device, plan: SmotePlan | None = None) -> None:
+        self.device = device
+        self.images, labels = dataset.images, dataset.labels
+        if device.type != "cpu":
+            room = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+            if self.images.nbytes <= RESIDENT_SHARE * room:
+                self.images = self.images.to(device)
+        self.labels = (labels if plan is None else torch.cat([labels, plan.label])).to(device)
+        self.blend = None
+        if plan is not None:
+            own, place = torch.arange(len(labels)), self.images.device
+            self.blend = (
+                torch.cat([own, plan.base]).to(place),
+                torch.cat([own, plan.neighbour]).to(place),
+                torch.cat([torch.zeros(len(labels)), plan.weight.float()]).to(device),
+            )
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of every batch: (float32 [B, 3, S, S] in [0, 1], int64 [B]) on the device.
+
+        `order` is the same in all processes; batch i holds its paintings i * batch_size up to the next batch, of
+        which process r of n takes every n-th from the r-th on.
+        """
+        for images, chosen in self._fetch([part[rank() :: world_size()] for part in order.split(batch_size)]):
+            images = [part.to(torch.float32).div_(255) for part in images]
+            if self.blend is not None:
+                weight = self.blend[2][chosen].view(-1, 1, 1, 1)
+                images = [torch.lerp(images[0], images[1], weight)]
+            yield images[0], self.labels[chosen]
+
+    def _gather(self, chosen: Tensor, pin: bool = False) -> list[Tensor]:
+        indices = [chosen] if self.blend is None else [self.blend[0][chosen], self.blend[1][chosen]]
+        parts = []
+        for index in indices:
+            out = torch.empty(len(index), *self.images.shape[1:], dtype=torch.uint8, pin_memory=True) if pin else None
+            parts.append(torch.index_select(self.images, 0, index, out=out))
+        return parts
+
+    def _fetch(self, order: list[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
+        order = [part for part in order if len(part)]
+        if self.images.device == self.device:
+            on_device = torch.cat(order).to(self.device).split([len(part) for part in order]) if order else []
+            for chosen in on_device:
+                yield self._gather(chosen), chosen
+            return
+        side, main = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+
+        def load(chosen: Tensor) -> tuple[list[Tensor], Tensor]:
+            with torch.cuda.stream(side):
+                parts = [part.to(self.device, non_blocking=True) for part in self._gather(chosen, pin=True)]
+                return parts, chosen.pin_memory().to(self.device, non_blocking=True)
+
+        with ThreadPoolExecutor(1) as pool:
+            waiting = deque(pool.submit(load, part) for part in order[:2])
+            for following in [*order[2:], None, None]:
+                if not waiting:
+                    return
+                parts, chosen = waiting.popleft().result()
+                main.wait_stream(side)
+                for tensor in [*parts, chosen]:
+                    tensor.record_stream(main)
+                if following is not None:
+                    waiting.append(pool.submit(load, following))
+                yield parts, chosen
+
+
+def augment(images: Tensor, smallest: float = 0.35) -> Tensor:
+    """A random crop of each image, stretched back, and a mirror image of every other: float [B, 3, S, S] in and out.
+
+    The crop takes from `smallest` to all of the area at aspect ratios from 3:4 to 4:3, so that brushwork stays visible
+    (Szegedy et al., 2015, arXiv:1409.4842, with a gentler lower end). One batched resampling on the images' device.
+    """
+    count, device = len(images), images.device
+    area = torch.empty(count, device=device).uniform_(smallest, 1)
+    ratio = torch.empty(count, device=device).uniform_(math.log(3 / 4), math.log(4 / 3)).exp()
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    shift = torch.rand(2, count, device=device) * 2 - 1
+    mirror = torch.randint(0, 2, (count,), device=device) * 2 - 1
+    theta = torch.zeros(count, 2, 3, device=device)
+    theta[:, 0, 0], theta[:, 0, 2] = width * mirror, shift[0] * (1 - width)
+    theta[:, 1, 1], theta[:, 1, 2] = height, shift[1] * (1 - height)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def measure_pixels(images: Tensor, members: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over the `members` of uint8 images [N, 3, S, S], in [0, 1]."""
+    total, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for part in members.split(256):
+        pixels = images[part].float() / 255
+        total += pixels.sum((0, 2, 3), dtype=torch.float64)
+        squares += pixels.square().sum((0, 2, 3), dtype=torch.float64)
+    count = len(members) * images[0, 0].numel()
+    mean = total / count
+    return mean.tolist(), (squares / count - mean.square()).clamp(min=1e-6).sqrt().tolist()
+
+
+def normalise(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    """(images - mean) / std by channel, in channels-last memory, which convolutions take fastest."""
+    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ThreeConv(nn.Sequential):
+    """The assignment's network, the yardstick: three convolutions with 4x4 pooling, 300 hidden units, logits out."""
+
+    def __init__(self, classes: int) -> None:
+        layers = []
+        for channels_in, channels_out in [(3, 16), (16, 32), (32, 64)]:
+            layers += [
+                nn.Conv2d(channels_in, channels_out, 2, padding=2),
+                nn.BatchNorm2d(channels_out),
+                nn.ReLU(),
+                nn.MaxPool2d(4, padding=2),
+            ]
+        head = [nn.Linear(4096, 300), nn.Dropout(0.1), nn.ReLU(), nn.Linear(300, classes)]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(8), nn.Flatten(), *head)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al., 2016, arXiv:1512.03385, shortcut pooled as in 1812.01187)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+        nn.init.zeros_(self.body[-1].weight)  # a block starts as its shortcut alone
+        shortcut = [nn.AvgPool2d(stride)] if stride > 1 else []
+        if channels_in != channels_out:
+            shortcut += [nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)]
+        self.shortcut = nn.Sequential(*shortcut)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.relu(self.body(images) + self.shortcut(images))
+
+
+class Residual(nn.Module):
+    """Our compact residual network: float [B, 3, S, S] -> logits [B, classes]."""
+
+    def __init__(self, classes: int, width: int = 32) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv2d(3, width, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            ResidualBlock(width, 2 * width, 2),
+            ResidualBlock(2 * width, 4 * width, 2),
+            ResidualBlock(4 * width, 8 * width, 2),
+        )
+        self.head = nn.Linear(8 * width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.trunk(images).mean((2, 3)))
+
+
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what torchvision's weights were trained on
+
+
+def make_classifier(architecture: str, classes: int, image_size: int) -> nn.Module:
+    """A network from normalised images [B, 3, S, S] to logits [B, classes].
+
+    "residual", "three_conv" or the name of a classification model of torchvision, its weights drawn at random.
+    Raises UserError for a name that is none, and for a model that does not take S x S images or give plain logits.
+    """
+    own = {"residual": Residual, "three_conv": ThreeConv}
+    if architecture in own:
+        return own[architecture](classes)
+    from torchvision import models  # takes a second to import, and our own networks do not need it
+
+    names = models.list_models(module=models)
+    if architecture not in names:
+        hint = _did_you_mean(architecture, [*own, *names]) if architecture else ""
+        raise UserError(f"no network is called {quoted(architecture)}{hint if 'mean' in hint else ''}")
+    size = {"image_size": image_size} if architecture.startswith("vit_") else {}
+    try:
+        network = models.get_model(architecture, weights=None, num_classes=classes, **size)
+        logits = network(torch.zeros(2, 3, image_size, image_size, device=next(network.parameters()).device))
+    except Exception as error:  # each model has its own way to say that a size does not suit it
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{architecture} does not take images of {image_size} pixels a side: {reason}") from None
+    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+        raise UserError(f"{architecture} does not give plain logits, which training needs")
+    return network
+
+
+def head_of(network: nn.Module) -> str:
+    """The name of a classifier's last layer with weights: the one that is sized to the styles."""
+    return [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+
+
+def load_pretrained(network: nn.Module, architecture: str, source: bool | str) -> None:
+    """Fill all but the head of a classifier from torchvision's weights (True) or a state_dict file (its path).
+
+    Raises UserError where the weights cannot be had or do not fit.
+    """
+    if source is True:
+        if isinstance(network, Residual | ThreeConv):
+            raise UserError(f"there are no weights to download for {architecture}; meant: false or a path")
+        from torchvision import models
+
+        try:
+            state = models.get_model_weights(architecture).DEFAULT.get_state_dict(progress=rank() == 0)
+        except Exception as error:  # no network, no space, a proxy's page instead of the file
+            raise UserError(f"torchvision's weights for {architecture} cannot be had: {error}") from None
+    else:
+        state = _load(source)
+        state = state.get("model", state) if isinstance(state, dict) else state  # one of our checkpoints will do
+        if not isinstance(state, dict):
+            raise UserError(f"{quoted(source)} holds no state_dict")
+    head = head_of(network) + "."
+    wanted = network.state_dict()
+    state = {name: value for name, value in state.items() if not name.startswith(head)}
+    for name in sorted((set(wanted) | set(state)) - {n for n in wanted if n.startswith(head)}):
+        shapes = [tuple(s[name].shape) if isinstance(s.get(name), Tensor) else "nothing" for s in (state, wanted)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"the weights do not fit {architecture}: {name} is {shapes[0]}, meant {shapes[1]}")
+    network.load_state_dict(state, strict=False)
+
+
+def build_classifier(settings: Settings, classes: int) -> nn.Module:
+    """The classifier that the settings describe; errors name the setting that is to blame."""
+    try:
+        network = make_classifier(settings.architecture, classes, settings.image_size)
+    except UserError as error:
+        raise settings.error("architecture", str(error)) from None
+    if settings.pretrained is not False:
+        try:
+            load_pretrained(network, settings.architecture, settings.pretrained)
+        except UserError as error:
+            raise settings.error("pretrained", str(error)) from None
+    return network
+
+
+@torch.no_grad()
+def classify(
+    model: nn.Module, paintings: Paintings, members: Tensor, batch_size: int, mean: list[float], std: list[float]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (float32 [B, classes]) and labels (int64 [B]) of this process's share of the members, batch by batch.
+
+    The logits are the mean of those of a painting and of its mirror image.
+    """
+    for images, labels in paintings.batches(members, batch_size):
+        images = normalise(images, mean, std)
+        with autocast(images.device):
+            yield (model(images).float() + model(images.flip(3)).float()) / 2, labels
+
+
+class Autoencoder(nn.Module):
+    """Images [B, 3, S, S] in [0, 1] to a vector of `latent_dim` numbers and back; S is a multiple of 16."""
+
+    def __init__(self, image_size: int, latent_dim: int, width: int = 32) -> None:
+        super().__init__()
+        if image_size % 16:
+            raise UserError(f"the autoencoder halves images four times: {image_size} is not a multiple of 16")
+        small, top = image_size // 16, 8 * width
+        channels = [3, width, 2 * width, 4 * width, top]
+        layers = []
+        for channels_in, channels_out in zip(channels, channels[1:], strict=False):
+            layers += [nn.Conv2d(channels_in, channels_out, 4, 2, 1), nn.BatchNorm2d(channels_out), nn.ReLU()]
+        self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * small**2, latent_dim))
+        layers = [nn.Linear(latent_dim, top * small**2), nn.Unflatten(1, (top, small, small))]
+        for channels_in, channels_out in zip(channels[:1:-1], channels[-2:0:-1], strict=True):
+            layers += [nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1), nn.BatchNorm2d(channels_out), nn.ReLU()]
+        self.decoder = nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Float [B, 3, S, S] in [0, 1] -> latents [B, latent_dim]."""
+        return self.encoder((images - 0.5).contiguous(memory_format=torch.channels_last))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, latent_dim] -> float32 images [B, 3, S, S] in [0, 1]."""
+        return (self.decoder(latents).float() + 0.5).clamp(0, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The reconstruction before it is cut off to [0, 1]: there the error still tells where to go."""
+        return self.decoder(self.encode(images)).float() + 0.5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints: data, not code
+# ---------------------------------------------------------------------------------------------------------------------
+
+_CHECKPOINT_KEYS = {
+    "part": int, "model": dict, "classes": list, "counts": dict, "image_size": int, "mean": list, "std": list,
+    "settings": dict, "epoch": int, "history": list, "fingerprints": Tensor,
+}  # fmt: skip
+_PART_KEYS = {1: {"architecture": str}, 2: {"latent_dim": int}}
+_PART_NAMES = {1: "a style classifier (trainpart1.py writes it)", 2: "an autoencoder (trainauto.py writes it)"}
+
+
+def _load(path: str | os.PathLike) -> object:
+    """What torch.save wrote: tensors, numbers, texts, lists and dicts, and nothing that could run."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{quoted(path)[1:-1]}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{quoted(path)[1:-1]}: cannot be read: {error.strerror or error}") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{quoted(path)[1:-1]}: is no file of weights, or holds code, which is never run") from None
+    except Exception as error:  # a damaged archive can raise anything
+        raise UserError(f"{quoted(path)[1:-1]}: is no file of weights: {' '.join(str(error).split())[:200]}") from None
+
+
+def load_checkpoint(path: str | os.PathLike, part: int) -> dict[str, object]:
+    """Read and check the checkpoint of a part (1 or 2); keys as the README lists them.
+
+    Raises UserError for a file that is none, is damaged, holds code, or belongs to the other part.
+    """
+    where, checkpoint = quoted(path)[1:-1], _load(path)
+    if not isinstance(checkpoint, dict) or "part" not in checkpoint:
+        raise UserError(f"{where}: is no checkpoint of this project")
+    if checkpoint["part"] != part:
+        other = _PART_NAMES.get(checkpoint["part"] if type(checkpoint["part"]) is int else 0, "something else")
+        raise UserError(f"{where}: holds {other}; meant {_PART_NAMES[part]}")
+    for key, kind in (_CHECKPOINT_KEYS | _PART_KEYS[part]).items():
+        if not isinstance(checkpoint.get(key), kind):
+            raise UserError(f"{where}: is damaged: {key} is missing or of the wrong kind")
+    if not _is_sound(checkpoint):
+        raise UserError(f"{where}: is damaged: its values are not what a training writes")
+    return checkpoint
+
+
+def _is_sound(checkpoint: dict[str, object]) -> bool:
+    classes, counts = checkpoint["classes"], checkpoint["counts"]
+    return (
+        all(isinstance(name, str) for name in classes)
+        and classes == sorted(set(classes)) != []
+        and list(counts) == classes
+        and all(type(count) is int and count >= 0 for count in counts.values())
+        and SHARED_SETTINGS["image_size"].accepts(checkpoint["image_size"])
+        and all(len(checkpoint[name]) == 3 for name in ("mean", "std"))
+        and all(type(value) is float and math.isfinite(value) for value in checkpoint["mean"])
+        and all(type(value) is float and 0 < value < math.inf for value in checkpoint["std"])
+        and all(isinstance(value, Tensor) and bool(value.isfinite().all()) for value in checkpoint["model"].values())
+    )
+
+
+def load_model(checkpoint: dict[str, object], path: str | os.PathLike, device: torch.device) -> nn.Module:
+    """The network of a checked checkpoint, ready to be used on `device`.
+
+    It is built without memory and takes the checkpoint's tensors as they are, so that no wrong size can be made.
+    Raises UserError when the tensors do not fit the network that the checkpoint names.
+    """
+    state = checkpoint["model"]
+    try:
+        with torch.device("meta"):
+            if checkpoint["part"] == 1:
+                model = make_classifier(
+                    checkpoint["architecture"], len(checkpoint["classes"]), checkpoint["image_size"]
+                )
+            else:
+                model = Autoencoder(checkpoint["image_size"], checkpoint["latent_dim"])
+        wanted = model.state_dict()
+        if any(state[name].dtype != wanted[name].dtype for name in wanted if name in state):
+            raise RuntimeError("numbers of another kind")
+        model.load_state_dict(state, assign=True)
+    except (RuntimeError, UserError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{quoted(path)[1:-1]}: is damaged: its weights do not fit: {reason}") from None
+    return model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+
+
+def check_flags(settings: Settings, checkpoint: dict[str, object]) -> None:
+    """Raise UserError for a flag that describes another network than the checkpoint does."""
+    for name in ("architecture", "image_size", "latent_dim"):
+        if name in settings.flags and getattr(settings, name) != checkpoint[name]:
+            given, trained = _found(getattr(settings, name)), _found(checkpoint[name])
+            raise settings.error(name, f"found {given}, but {settings.modelfile} was trained with {trained}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training: one loop for both parts, one process or many
+# ---------------------------------------------------------------------------------------------------------------------
+
+WARM_UP = 0.15  # share of all steps in which the learning rate rises to its peak
+WEIGHT_DECAY = 0.05
+LOOK_SECONDS = 1.0  # between looks at the loss, each of which waits for a GPU
+FRESH = {"--fresh": {"action": "store_true", "help": "start anew, whatever an interrupted run has left"}}
+
+
+def learning_rate_factor(progress: float) -> float:
+    """Share of the peak learning rate at `progress` (0 to 1) through training: linear rise, then half a cosine."""
+    if progress < WARM_UP:
+        return progress / WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def make_optimizer(model: nn.Module, learning_rate: float, trunk_factor: float = 1.0) -> torch.optim.AdamW:
+    """AdamW in one fused kernel; vectors (biases, norms) do not decay; all but the head learn at `trunk_factor`."""
+    head = head_of(model) + "."
+    groups = {}
+    for name, parameter in model.named_parameters():
+        rate = learning_rate * (1.0 if trunk_factor == 1.0 or name.startswith(head) else trunk_factor)
+        groups.setdefault((rate, WEIGHT_DECAY if parameter.ndim > 1 else 0.0), []).append(parameter)
+    groups = [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 arithmetic where the device is fast at it and the operation is safe in it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(device))
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of `values` over all processes."""
+    if world_size() > 1:
+        torch.distributed.all_reduce(values)
+    return values
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """One step of the optimizer on one batch; returns the loss, still on the device."""
+    with autocast(images.device):
+        loss = loss_of(model, images, labels)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def train(
+    settings: Settings,
+    part: int,
+    facts: dict[str, object],
+    model: nn.Module,
+    paintings: Paintings,
+    order_of: Callable[[int], Tensor],
+    loss_of: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    validate: Callable[[nn.Module], dict[str, float]],
+    score: str,
+    trunk_factor: float = 1.0,
+) -> list[dict[str, float]]:
+    """Train `model`, keep the best epoch in `modelfile` and a resume file beside it, and return the history.
+
+    facts: what the checkpoint holds beside the weights; order_of(epoch): that epoch's indices; loss_of(model, images,
+    labels): the loss of a batch in [0, 1]; validate(model): the validation figures (empty where nothing is held out);
+    score: the figure that chooses the best epoch, "macro_f1" (more is better) or "validation_mse" (less is better).
+
+    Goes on from the resume file of an interrupted run with the same settings on the same data. Raises UserError for
+    a resume file of another run, a loss that is not finite and a file that cannot be written; KeyboardInterrupt, with
+    a line on what is saved, on Ctrl-C.
+    """
+    modelfile = settings.output(settings.modelfile)
+    resume_file = modelfile.with_name(f"{modelfile.stem}.resume.pth")
+    run = _run_identity(settings, facts)
+    optimizer = make_optimizer(model, settings.learning_rate, trunk_factor)
+    history = _resume(resume_file, modelfile, run, model, optimizer, settings.fresh)
+    distributed = model
+    if world_size() > 1:
+        ids = [paintings.device] if paintings.device.type == "cuda" else None
+        distributed = nn.parallel.DistributedDataParallel(
+            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    sign = 1 if score == "macro_f1" else -1
+    begun, first_epoch = time.perf_counter(), len(history) + 1
+    for epoch in range(first_epoch, settings.epochs + 1):
+        try:
+            epoch_begun = time.perf_counter()
+            # Every random number of an epoch follows from seed, epoch and process: to resume needs no stored states.
+            torch.manual_seed(random_seed(settings.seed, epoch, 1 + rank()))
+            order = full_batches(order_of(epoch), settings.batch_size)
+            loss = _train_epoch(settings, distributed, optimizer, paintings, order, loss_of, epoch)
+            speed = len(order) / (time.perf_counter() - epoch_begun)
+            _share_buffers(model)
+            model.eval()
+            row = {"epoch": epoch, "training_loss": loss, **validate(model)}
+            history.append(row)
+            best = score not in row or all(sign * row[score] > sign * old[score] for old in history[:-1])
+            if rank() == 0:
+                weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+                state = {"run": run, "model": weights, "optimizer": optimizer.state_dict(), "history": history}
+                if best:
+                    checkpoint = {"part": part, "model": weights, **facts, "epoch": epoch, "history": history}
+                    write_whole(modelfile, lambda file, value=checkpoint: torch.save(value, file))
+                write_whole(resume_file, lambda file, value=state: torch.save(value, file))
+        except KeyboardInterrupt:
+            saved = f"epoch {len(history)} is saved" if history else "no epoch is finished"
+            raise KeyboardInterrupt(
+                f"\nStopped in epoch {epoch} of {settings.epochs}: {saved}; the same command goes on from there."
+            ) from None
+        left = (time.perf_counter() - begun) / (epoch - first_epoch + 1) * (settings.epochs - epoch)
+        _say_epoch(row, settings.epochs, speed, left, f"  -> {modelfile.name}" if best else "")
+    if rank() == 0:
+        resume_file.unlink(missing_ok=True)
+    return history
+
+
+def full_batches(order: Tensor, batch_size: int) -> Tensor:
+    """`order`, filled up from its own start so that every batch is full: no painting is missed, every step alike."""
+    return order.repeat(-(-batch_size // len(order)) + 1)[: -(-len(order) // batch_size) * batch_size]
+
+
+def _train_epoch(
+    settings: Settings,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    paintings: Paintings,
+    order: Tensor,
+    loss_of: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    epoch: int,
+) -> float:
+    """One epoch over `order`; returns the mean loss over all processes. Raises UserError when it is not finite."""
+    model.train()
+    steps = len(order) // settings.batch_size
+    losses = torch.zeros((), device=paintings.device)
+    looked, looked_at = time.perf_counter(), 0
+
+    def look(step: int) -> float:
+        mean = losses.item() / step
+        if not math.isfinite(mean):
+            rate = optimizer.param_groups[0]["lr"]
+            raise UserError(
+                f"the loss is not finite in epoch {epoch}, between steps {looked_at + 1} and {step} of {steps}, at "
+                f"learning rate {rate:.3g}; what was saved before stands; try a lower learning_rate and --fresh"
+            )
+        return mean
+
+    title = f"epoch {epoch}/{settings.epochs}"
+    with tqdm(total=steps, desc=title, unit="step", disable=None if rank() == 0 else True, leave=False) as bar:
+        for step, (images, labels) in enumerate(paintings.batches(order, settings.batch_size), 1):
+            progress = (epoch - 1 + step / steps) / settings.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * learning_rate_factor(progress)
+            losses += train_step(model, optimizer, loss_of, images, labels)
+            if time.perf_counter() - looked > LOOK_SECONDS:
+                bar.set_postfix(loss=f"{look(step):.4g}", refresh=False)
+                bar.update(step - looked_at)
+                looked, looked_at = time.perf_counter(), step
+        look(steps)
+    return total(losses).item() / steps / world_size()
+
+
+def _share_buffers(model: nn.Module) -> None:
+    """Give all processes the mean of their running statistics, so that all of them measure the same network."""
+    for buffer in model.buffers():
+        if world_size() > 1 and buffer.is_floating_point():
+            total(buffer).div_(world_size())
+
+
+def _say_epoch(row: dict[str, float], epochs: int, speed: float, left: float, saved: str) -> None:
+    figures = "  ".join(
+        f"{name.replace('_', ' ')} {value:.1%}"
+        if name in ("accuracy", "macro_f1")
+        else f"{name.replace('_', ' ')} {value:.4g}"
+        for name, value in row.items()
+        if name != "epoch"
+    )
+    clock = f"{int(left) // 60}:{int(left) % 60:02d}"
+    say(f"epoch {row['epoch']}/{epochs}  {figures}  {speed:,.0f} paintings/s  {clock} left{saved}")
+
+
+# What a run may change and still be the same run.
+_FREE_TO_CHANGE = {"trainingdir", "testingdir", "outputdir", "cachedir", "device", "modelfile", "clusters"}
+
+
+def _run_identity(settings: Settings, facts: dict[str, object]) -> dict[str, object]:
+    """What has to be the same for a run to go on: every setting that shapes the result, and the paintings themselves."""
+    known = SHARED_SETTINGS | SECTIONS[settings.section]
+    identity = {name: getattr(settings, name) for name in known if name not in _FREE_TO_CHANGE}
+    content = facts["fingerprints"].numpy().tobytes() + json.dumps(facts["counts"]).encode()
+    return identity | {"paintings": hashlib.sha256(content).hexdigest()[:16]}
+
+
+def _resume(
+    resume_file: Path,
+    modelfile: Path,
+    run: dict[str, object],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fresh: bool,
+) -> list[dict[str, float]]:
+    """Load an interrupted run's state into model and optimizer; returns its history, empty where a run begins."""
+    state = None
+    if rank() == 0 and not fresh and resume_file.exists():
+        state = _load_resume(resume_file, modelfile, run)
+    if world_size() > 1:  # only the first process need see the file
+        received = [state]
+        torch.distributed.broadcast_object_list(received)
+        state = received[0]
+    if state is None:
+        return []
+    where = quoted(resume_file)[1:-1]
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        history = list(state["history"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where}: is damaged: {reason}; --fresh starts anew") from None
+    say(f"going on after epoch {len(history)} of {run['epochs']}, as {where} has it (--fresh starts anew)")
+    return history
+
+
+def _load_resume(resume_file: Path, modelfile: Path, run: dict[str, object]) -> dict[str, object]:
+    where, state = quoted(resume_file)[1:-1], _load(resume_file)
+    if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
+        raise UserError(f"{where}: is no resume file; --fresh starts anew")
+    differences = [
+        f"{name} was {_found(state['run'].get(name))} and is {_found(value)}"
+        for name, value in run.items()
+        if state["run"].get(name) != value
+    ]
+    if differences:
+        raise UserError(f"{where}: belongs to another run: {'; '.join(differences)}; --fresh starts anew")
+    if not modelfile.exists():
+        raise UserError(f"{quoted(modelfile)[1:-1]}: the interrupted run's best epoch is gone; --fresh starts anew")
+    return state
+
+
+def draw_history(history: list[dict[str, float]], panels: dict[str, list[str]], title: str, path: Path) -> None:
+    """Draw curves over epochs: a panel for each title in `panels`, a line for each of its columns in `history`."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained", dpi=120)
+    figure.suptitle(title)
+    for axes, (label, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for column in columns:
+            rows = [row for row in history if column in row]
+            if rows:
+                name = column.replace("_", " ").replace("f1", "F1")
+                axes.plot([row["epoch"] for row in rows], [row[column] for row in rows], marker=".", label=name)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    write_figure(path, figure)
