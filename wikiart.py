@@ -993,17 +993,19 @@ def build_classifier(settings: Settings, classes: int) -> nn.Module:
 
 
 @torch.no_grad()
+def mirrored_logits(model: nn.Module, images: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    """Float32 logits [B, classes] of images [B, 3, S, S] in [0, 1]: the mean over each image and its mirror image."""
+    images = normalise(images, mean, std)
+    with autocast(images.device):
+        return (model(images).float() + model(images.flip(3)).float()) / 2
+
+
 def classify(
     model: nn.Module, paintings: Paintings, members: Tensor, batch_size: int, mean: list[float], std: list[float]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits (float32 [B, classes]) and labels (int64 [B]) of this process's share of the members, batch by batch.
-
-    The logits are the mean of those of a painting and of its mirror image.
-    """
+    """Logits (float32 [B, classes]) and labels (int64 [B]) of this process's share of the members, batch by batch."""
     for images, labels in paintings.batches(members, batch_size):
-        images = normalise(images, mean, std)
-        with autocast(images.device):
-            yield (model(images).float() + model(images.flip(3)).float()) / 2, labels
+        yield mirrored_logits(model, images, mean, std), labels
 
 
 class Autoencoder(nn.Module):

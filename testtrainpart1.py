@@ -1,0 +1,215 @@
+"""Part 1: measure the style classifier on the test paintings, or name the style of new ones.
+
+Prints the figures and a table a style; writes metrics_part1.json, confusion_matrix.png and mistakes.png into outputdir.
+"""
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+import wikiart
+
+SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the three likeliest styles of these images"}}
+
+
+@wikiart.script
+def main(argv: list[str] | None = None) -> None:
+    """Load the checkpoint, then measure it on the test folder, or name the images of --predict."""
+    settings = wikiart.read_settings("classifier", __doc__, argv, SWITCHES)
+    modelfile = settings.output(settings.modelfile)
+    checkpoint = wikiart.load_checkpoint(modelfile, 1)
+    wikiart.check_flags(settings, checkpoint)
+    device = wikiart.start(settings)
+    model = wikiart.load_model(checkpoint, modelfile, device)
+    if settings.predict:
+        name_styles(settings, checkpoint, model, device)
+        return
+
+    classes = checkpoint["classes"]
+    dataset = wikiart.open_dataset(settings, "testingdir", checkpoint["image_size"], classes)
+    paintings = wikiart.Paintings(dataset, device)
+    everything = torch.arange(len(dataset))
+    statistics = checkpoint["mean"], checkpoint["std"]
+    batches = wikiart.classify(model, paintings, everything, settings.batch_size, *statistics)
+    logits = torch.cat([logits.cpu() for logits, _ in batches])
+    probabilities = logits.softmax(1).numpy()
+    labels = dataset.labels.numpy()
+
+    metrics = measure(labels, probabilities, checkpoint["counts"])
+    print_metrics(metrics)
+    known = torch.isin(dataset.fingerprints, checkpoint["fingerprints"]).numpy()
+    if known.any():
+        metrics["also_in_training"] = report_known(dataset, known, labels, probabilities, checkpoint["counts"])
+    title = f"{checkpoint['architecture']}, epoch {checkpoint['epoch']}: {len(labels):,} test paintings, "
+    title += f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
+    predicted = probabilities.argmax(1)
+    matrix = confusion_matrix(labels, predicted, labels=range(len(classes)))
+    wikiart.write_json(settings.output("metrics_part1.json"), metrics)
+    wikiart.write_figure(settings.output("confusion_matrix.png"), draw_confusion(matrix, classes, title))
+    wikiart.write_figure(settings.output("mistakes.png"), draw_mistakes(dataset, matrix, probabilities))
+    wikiart.say(f"wrote metrics_part1.json, confusion_matrix.png and mistakes.png into {settings.outputdir}")
+
+
+def name_styles(
+    settings: wikiart.Settings, checkpoint: dict[str, object], model: torch.nn.Module, device: torch.device
+) -> None:
+    """Print the three likeliest styles of each image of --predict, with probabilities.
+
+    Raises UserError that names an image that cannot be decoded.
+    """
+    for path in settings.predict:
+        try:
+            pixels = torch.from_numpy(wikiart.decode_image(path, checkpoint["image_size"]))
+        except wikiart.DataError as error:
+            raise wikiart.UserError(f"--predict: {wikiart.quoted(path)} cannot be read: {error}") from None
+        image = pixels[None].to(device) / 255
+        logits = wikiart.mirrored_logits(model, image, checkpoint["mean"], checkpoint["std"])
+        likeliest = logits[0].softmax(0).cpu().topk(min(3, len(checkpoint["classes"])))
+        named = [
+            f"{checkpoint['classes'][i]} {p:.1%}" for p, i in zip(*map(torch.Tensor.tolist, likeliest), strict=True)
+        ]
+        wikiart.say(f"{wikiart.quoted(path)[1:-1]}: " + ", ".join(named))
+
+
+def measure(labels: np.ndarray, probabilities: np.ndarray, counts: dict[str, int]) -> dict[str, object]:
+    """The figures of `metrics_part1.json`.
+
+    labels: int [N]; probabilities: float [N, classes]; counts: training paintings a style, in the order of the labels.
+    Macro figures average over the styles that have test images; precision is 0 for a style never predicted.
+    """
+    classes, predicted = list(counts), probabilities.argmax(1)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(classes)), zero_division=0
+    )
+    present = support > 0
+    top3 = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
+    majority = max(range(len(classes)), key=lambda label: counts[classes[label]])
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "balanced_accuracy": float(recall[present].mean()),
+        "macro_precision": float(precision[present].mean()),
+        "macro_recall": float(recall[present].mean()),
+        "macro_f1": float(f1[present].mean()),
+        "weighted_f1": float(np.average(f1, weights=support)),
+        "top3_accuracy": float((top3 == labels[:, None]).any(1).mean()),
+        "majority_accuracy": float((labels == majority).mean()),
+        "images": len(labels),
+        "per_class": {
+            style: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+            for style, p, r, f, n in zip(classes, precision, recall, f1, support, strict=True)
+        },
+    }
+
+
+def print_metrics(metrics: dict[str, object]) -> None:
+    """Print the figures, the majority guess beside them, and a table a style."""
+    width = max(len("style"), *map(len, metrics["per_class"]))
+    wikiart.say(f"{metrics['images']:,} test paintings; always guessing the most frequent training style "
+                f"would be right for {metrics['majority_accuracy']:.1%}")  # fmt: skip
+    for name in (
+        "accuracy",
+        "balanced_accuracy",
+        "macro_precision",
+        "macro_recall",
+        "macro_f1",
+        "weighted_f1",
+        "top3_accuracy",
+    ):
+        wikiart.say(f"  {name.replace('_', ' '):<18}{metrics[name]:>7.1%}")
+    wikiart.say(f"{'style':<{width}}  precision  recall      F1  paintings")
+    for style, row in metrics["per_class"].items():
+        figures = f"{row['precision']:>9.1%}  {row['recall']:>6.1%}  {row['f1']:>6.1%}" if row["support"] else " " * 25
+        wikiart.say(f"{style:<{width}}  {figures}  {row['support']:>9,}")
+
+
+def report_known(
+    dataset: wikiart.WikiArtDataset,
+    known: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    counts: dict[str, int],
+) -> dict[str, object]:
+    """Name the test paintings that stand in training too, and return the figures without them."""
+    paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
+    shown = "; ".join(map(wikiart.quoted, paths[:5])) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+    wikiart.warn(f"{len(paths)} test paintings are identical to training paintings: {shown}")
+    report = {"images": len(paths), "paths": paths, "metrics_without": None}
+    if not known.all():
+        report["metrics_without"] = measure(labels[~known], probabilities[~known], counts)
+        figures = ", ".join(
+            f"{name.replace('_', ' ')} {report['metrics_without'][name]:.1%}" for name in ("accuracy", "macro_f1")
+        )
+        wikiart.say(f"without them: {figures}")
+    return report
+
+
+def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> Figure:
+    """The confusion matrix: true styles down, predicted ones across, colour by a row's share, the count in each cell.
+
+    matrix: int [classes, classes].
+    """
+    share = matrix / matrix.sum(1, keepdims=True).clip(min=1)
+    side = 3.2 + 0.42 * len(classes)
+    figure = Figure(figsize=(side + 1, side), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*matrix.nonzero(), strict=True):
+        color = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=8, color=color)
+    names = [name.replace("_", " ") for name in classes]
+    support = [f"{name} ({number})" for name, number in zip(names, matrix.sum(1), strict=True)]
+    axes.set_xticks(range(len(classes)), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(classes)), support, parse_math=False)
+    axes.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.85", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    axes.set(xlabel="predicted style", ylabel="true style (test paintings)")
+    axes.set_title(title, fontsize=11, wrap=True)
+    figure.colorbar(picture, ax=axes, label="share of the true style's paintings", shrink=0.6)
+    return figure
+
+
+def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabilities: np.ndarray) -> Figure:
+    """The 15 most confident wrong answers, painting by painting, and the ten pairs of styles most often confused.
+
+    matrix: int [classes, classes], true by predicted; probabilities: float [N, classes].
+    """
+    labels, predicted = dataset.labels.numpy(), probabilities.argmax(1)
+    confidence = np.where(predicted == labels, -1.0, probabilities.max(1))
+    worst = [i for i in np.argsort(-confidence, kind="stable")[:15] if confidence[i] >= 0]
+    figure = Figure(figsize=(16, 9), layout="constrained", dpi=100)
+    sheet, chart = figure.subfigures(1, 2, width_ratios=(5, 3))
+    sheet.suptitle(f"The most confident of {int((confidence >= 0).sum()):,} wrong answers")
+    names = [name.replace("_", " ") for name in dataset.classes]
+    for place, axes in enumerate(sheet.subplots(3, 5).flat):
+        axes.axis("off")
+        if place < len(worst):
+            i = worst[place]
+            axes.imshow(dataset.images[i].permute(1, 2, 0).numpy())
+            caption = f"is {names[labels[i]]}\nsaid {names[predicted[i]]} {confidence[i]:.0%}"
+            axes.set_title(caption, fontsize=8, parse_math=False)
+    confused = matrix + matrix.T
+    pairs = [(confused[i, j], i, j) for i in range(len(names)) for j in range(i) if confused[i, j]]
+    pairs = sorted(pairs, reverse=True)[:10]
+    axes = chart.subplots()
+    axes.set_title("The pairs of styles most often confused")
+    axes.barh(range(len(pairs)), [matrix[i, j] for _, i, j in pairs], color="tab:blue", label="first taken for second")
+    axes.barh(
+        range(len(pairs)),
+        [matrix[j, i] for _, i, j in pairs],
+        left=[matrix[i, j] for _, i, j in pairs],
+        color="tab:orange",
+        label="second taken for first",
+    )
+    axes.set_yticks(range(len(pairs)), [f"{names[i]},\n{names[j]}" for _, i, j in pairs], fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("test paintings")
+    if pairs:
+        axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    main()
