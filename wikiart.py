@@ -83,6 +83,9 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
         except KeyboardInterrupt as stop:
             print(*stop.args or ["Stopped."], file=sys.stderr, flush=True)
             sys.exit(130)
+        except BrokenPipeError:  # the reader of our output has left, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         finally:
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
@@ -399,7 +402,7 @@ def write_figure(path: str | os.PathLike, figure: object) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # nothing that would start another program
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # nothing that would start another program
 
 
 class DataError(UserError):

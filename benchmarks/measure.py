@@ -1,0 +1,188 @@
+"""What the benchmarks share: the machine in words, a fair clock, one training step of each network, and the results.
+
+A figure here is a ratio of two things measured in turns in one run: a machine that slows down slows both.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import wikiart  # noqa: E402
+
+LABEL_SMOOTHING = 0.1  # as trainpart1.py has it
+MEAN, STD = [0.5] * 3, [0.25] * 3
+
+
+def parser(description: str, **options: object) -> argparse.ArgumentParser:
+    """A parser with what every benchmark takes: --json, and each of `options` as a flag with its default."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", metavar="FILE", help="write the figures there too")
+    for name, default in options.items():
+        made.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
+    return made
+
+
+def begin(section: str = "classifier", **values: object) -> tuple[wikiart.Settings, torch.device]:
+    """The project's settings as shipped but for `values`, and the device, set up as the training scripts do it."""
+    flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    settings = wikiart.read_settings(section, "", ["-c", str(ROOT / "config.json"), *flags])
+    return settings, wikiart.start(settings)
+
+
+def machine(device: torch.device | None = None) -> dict[str, object]:
+    """Where, with what and when the figures were measured."""
+    processor = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+    gpu = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else None
+    return {
+        "processor": processor,
+        "cores": cores(),
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
+        "precision": "bfloat16" if device is not None and wikiart.uses_bfloat16(device) else "float32",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "date": date.today().isoformat(),
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def seconds(work: Callable[[], object], device: torch.device | None = None) -> float:
+    """How long `work` takes, with everything that it leaves waiting on a GPU."""
+    synchronise(device)
+    begun = time.perf_counter()
+    work()
+    synchronise(device)
+    return time.perf_counter() - begun
+
+
+def synchronise(device: torch.device | None) -> None:
+    """Wait for the GPU, where there is one."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def in_turns(
+    works: dict[str, Callable[[], object]], count: int, device: torch.device | None = None
+) -> dict[str, list[float]]:
+    """Seconds of every work in each of `count` rounds; every other round runs backwards, and a first one only warms."""
+    times = {name: [] for name in works}
+    for number in range(count + 1):
+        for name in list(works)[:: -1 if number % 2 else 1]:
+            taken = seconds(works[name], device)
+            if number:
+                times[name].append(taken)
+    return times
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    """The median over rounds of `above` / `below`."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held, in MiB, mapped files that it has touched counted in."""
+    if os.path.exists("/proc/self/status"):
+        # ru_maxrss starts at what the parent held when it started this process; this starts at nothing.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+class Made(NamedTuple):
+    """Stands in for a dataset: made images (uint8 [N, 3, S, S]) and labels (int64 [N])."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Trainee(NamedTuple):
+    """A network with all that a training step needs."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss_of: Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+    def steps(self, images: Tensor, labels: Tensor, count: int) -> None:
+        """`count` steps on one batch that never changes."""
+        self.model.train()
+        for _ in range(count):
+            wikiart.train_step(self.model, self.optimizer, self.loss_of, images, labels)
+
+    def epoch(self, settings: wikiart.Settings, paintings: wikiart.Paintings, order: Tensor) -> None:
+        """The project's own loop over `order`, with schedule and looks at the loss."""
+        order = wikiart.full_batches(order, settings.batch_size)
+        wikiart._train_epoch(settings, self.model, self.optimizer, paintings, order, self.loss_of, 2)
+
+
+def make_trainee(network: str, classes: int, image_size: int, device: torch.device) -> Trainee:
+    """A classifier by its architecture, or "autoencoder", new, with the loss of its training script."""
+    torch.manual_seed(0)
+    if network == "autoencoder":
+        model, rate = wikiart.Autoencoder(image_size, 128), 0.001
+
+        def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+            images = wikiart.augment(images)
+            return F.mse_loss(model(images), images)
+    else:
+        model, rate = wikiart.make_classifier(network, classes, image_size), 0.002
+
+        def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+            logits = model(wikiart.normalise(wikiart.augment(images), MEAN, STD))
+            return F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
+
+    model = model.to(device, memory_format=torch.channels_last)
+    return Trainee(model, wikiart.make_optimizer(model, rate), loss_of)
+
+
+def one_batch(paintings: wikiart.Paintings, batch_size: int) -> tuple[Tensor, Tensor]:
+    """A batch drawn at random, as the loop gets it."""
+    order = torch.randperm(len(paintings.labels))[:batch_size].repeat(batch_size)[:batch_size]
+    return next(iter(paintings.batches(order, batch_size)))
+
+
+def flatten(figures: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested figures as dotted names and values."""
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def report(figures: dict[str, object], file: str | None, limits: dict[str, str] | None = None) -> None:
+    """Print every figure, with its limit beside it where it has one, and write them as JSON where asked to."""
+    for name, value in flatten(figures):
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        print(f"{name:<48} {text}" + (f"   (needs {limits[name]})" if limits and name in limits else ""), flush=True)
+    if file:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(json.dumps(figures | ({"limits": limits} if limits else {}), indent=2) + "\n")

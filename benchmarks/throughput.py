@@ -1,0 +1,212 @@
+"""How close decoding and training come to what the hardware gives, each against a yardstick measured in the same run.
+
+decode_ratio: paintings a second of WikiArtDataset over those of bare Pillow calls in as many processes.
+loop_ratio: paintings a second of the real training loop over those of the same step on one batch that never changes;
+each case under `cases`, the lowest at the top. augment_share: augmentation and normalisation in that step (residual).
+utilisation: arithmetic of the networks a second over that of a large matrix product in the same precision.
+"""
+
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import measure
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+import wikiart
+
+CASES = [
+    ("residual", "none"),
+    ("residual", "weighted_sampler"),
+    ("three_conv", "none"),
+    ("three_conv", "weighted_sampler"),
+    ("autoencoder", "none"),
+]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = measure.parser(
+        __doc__, trainingdir="data/sample/train", image_size=128, device="auto", rounds=7, decode=4000, seconds=3.0
+    )
+    parser.add_argument(
+        "--host_memory", action="store_true", help="keep the images off the GPU, as if they did not fit"
+    )
+    parser.add_argument("--probe", metavar="CACHEDIR", help="only decode, train some steps and print the peak memory")
+    arguments = parser.parse_args(argv)
+    if arguments.host_memory:
+        wikiart.RESIDENT_SHARE = 0.0
+    settings, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
+    if arguments.probe:
+        print(json.dumps(probe(arguments.trainingdir, settings, device, arguments.probe)))
+        return
+
+    decode = measure_decode(arguments.trainingdir, settings.image_size, arguments.decode, max(2, arguments.rounds // 2))
+    with tempfile.TemporaryDirectory() as cachedir:
+        memory = measure_memory(arguments, cachedir)  # leaves its cache behind
+
+        def start_warm() -> wikiart.WikiArtDataset:
+            return wikiart.WikiArtDataset(arguments.trainingdir, settings.image_size, cachedir=cachedir)
+
+        warm_start = statistics.median(measure.in_turns({"warm": start_warm}, 5)["warm"])
+        dataset = start_warm()
+        ceiling = matmul_ceiling(device)
+        cases = {}
+        for network, imbalance in CASES:
+            if network == "autoencoder" and settings.image_size % 16:
+                continue
+            name = network if network == "autoencoder" else f"classifier {network} {imbalance}"
+            cases[name] = measure_case(network, imbalance, dataset, settings, device, arguments, ceiling)
+            print(f"{name}: loop_ratio {cases[name]['loop_ratio']:.3f}", flush=True)
+    figures = {
+        "machine": measure.machine(device),
+        "image_size": settings.image_size,
+        "batch_size": settings.batch_size,
+        "images_on_device": not arguments.host_memory,
+        **decode,
+        "warm_start_seconds": warm_start,
+        **memory,
+        "matmul_ceiling_tflops": ceiling / 1e12,
+        "cases": cases,
+        "loop_ratio": min(case["loop_ratio"] for case in cases.values()),
+        "augment_share": cases["classifier residual none"]["augment_share"],
+    }
+    limits = {
+        "decode_ratio": "at least 0.8",
+        "peak_rss_mib": f"at most {memory['uint8_mib'] + 1536:.0f}",
+        "loop_ratio": "at least 0.95",
+        "augment_share": "at most 0.1 with 128 pixels",
+    }
+    measure.report(figures, arguments.json, limits)
+
+
+def bare_decode(path: str, image_size: int) -> int:
+    """What decoding has to do at least, in plain Pillow calls; returns the number of bytes."""
+    with Image.open(path) as image:
+        image.draft("RGB", (2 * image_size, 2 * image_size))
+        resized = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BICUBIC)
+        return len(resized.tobytes())
+
+
+def measure_decode(trainingdir: str, image_size: int, count: int, rounds: int) -> dict[str, object]:
+    """Decode about `count` paintings with the dataset, into a cache that is new each time, and with bare Pillow."""
+    found = wikiart.find_images(trainingdir)
+    files = [file.path for style in found.values() for file in style]
+    files = files[:: max(1, len(files) // count)]
+    with tempfile.TemporaryDirectory() as folder:
+        links = [os.path.join(folder, "images", file) for file in files]
+        for file, link in zip(files, links, strict=True):
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(os.path.abspath(os.path.join(trainingdir, file)), link)
+        processes = measure.cores()
+        work = [(link, image_size) for link in links]
+
+        def by_dataset() -> None:
+            with tempfile.TemporaryDirectory(dir=folder) as cachedir:
+                wikiart.WikiArtDataset(os.path.join(folder, "images"), image_size, cachedir=cachedir)
+
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            works = {"dataset": by_dataset, "pillow": lambda: pool.starmap(bare_decode, work, chunksize=16)}
+            times = measure.in_turns(works, rounds)  # the round that is not counted starts the processes
+    return {
+        "decode_ratio": measure.ratio(times["pillow"], times["dataset"]),
+        "decode": {
+            "paintings": len(files),
+            "processes": processes,
+            "dataset_per_second": len(files) / statistics.median(times["dataset"]),
+            "pillow_per_second": len(files) / statistics.median(times["pillow"]),
+        },
+    }
+
+
+def measure_memory(arguments: object, cachedir: str) -> dict[str, float]:
+    """Peak memory of a process of its own that decodes, measures the pixels and trains some steps."""
+    command = [sys.executable, __file__, "--probe", cachedir, "--trainingdir", arguments.trainingdir]
+    command += ["--image_size", str(arguments.image_size), "--device", arguments.device]
+    command += ["--host_memory"] if arguments.host_memory else []
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def probe(trainingdir: str, settings: wikiart.Settings, device: torch.device, cachedir: str) -> dict[str, float]:
+    """What `measure_memory` runs in a process of its own."""
+    dataset = wikiart.WikiArtDataset(trainingdir, settings.image_size, cachedir=cachedir)
+    members = torch.arange(len(dataset))
+    wikiart.measure_pixels(dataset.images, members)  # touches every painting
+    paintings = wikiart.Paintings(dataset, device)
+    trainee = measure.make_trainee("residual", len(dataset.classes), settings.image_size, device)
+    order = wikiart.index_order("weighted_sampler", dataset.labels, members, None, settings.seed, 1)
+    trainee.epoch(settings, paintings, order[: 5 * settings.batch_size])
+    return {"peak_rss_mib": measure.peak_mib(), "uint8_mib": dataset.images.nbytes / 2**20}
+
+
+def matmul_ceiling(device: torch.device) -> float:
+    """Floating-point operations a second of the best of some large matrix products, as precise as the loop's."""
+    size = 8192 if device.type == "cuda" else 2048
+    kind = torch.bfloat16 if wikiart.uses_bfloat16(device) else torch.float32
+    left, right = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    best = min(measure.in_turns({"product": lambda: left @ right}, 10, device)["product"])
+    return 2 * size**3 / best
+
+
+def measure_case(
+    network: str,
+    imbalance: str,
+    dataset: wikiart.WikiArtDataset,
+    settings: wikiart.Settings,
+    device: torch.device,
+    arguments: object,
+    ceiling: float,
+) -> dict[str, float]:
+    """The real loop and the step on one batch, in turns."""
+    paintings = wikiart.Paintings(dataset, device)
+    trainee = measure.make_trainee(network, len(dataset.classes), settings.image_size, device)
+    images, labels = measure.one_batch(paintings, settings.batch_size)
+    trainee.steps(images, labels, 3)  # kernels are chosen, memory is taken
+    with FlopCounterMode(display=False) as counter:
+        trainee.steps(images, labels, 1)
+    flops = counter.get_total_flops()
+    guess = measure.seconds(lambda: trainee.steps(images, labels, 3), device) / 3
+    epoch_steps = -(-len(dataset) // settings.batch_size)
+    count = max(3, min(epoch_steps, round(arguments.seconds / guess)))
+    turn = 0
+
+    def real() -> None:
+        nonlocal turn
+        turn += 1
+        members = torch.randperm(len(dataset))[: count * settings.batch_size]
+        order = wikiart.index_order(imbalance, dataset.labels, members, None, settings.seed, turn)
+        trainee.epoch(settings, paintings, order)
+
+    def augmentation() -> None:
+        with torch.no_grad(), wikiart.autocast(device):
+            for _ in range(count):
+                wikiart.normalise(wikiart.augment(images), measure.MEAN, measure.STD)
+
+    works = {"real": real, "one batch": lambda: trainee.steps(images, labels, count)}
+    if network == "residual":
+        works["augmentation"] = augmentation
+    times = measure.in_turns(works, arguments.rounds, device)
+    step = statistics.median(times["one batch"]) / count
+    figures = {
+        "loop_ratio": measure.ratio(times["one batch"], times["real"]),
+        "paintings_per_second": settings.batch_size * count / statistics.median(times["real"]),
+        "one_batch_per_second": settings.batch_size / step,
+        "step_ms": 1000 * step,
+        "step_gflop": flops / 1e9,
+        "utilisation": flops / step / ceiling,
+        "steps_a_round": count,
+    }
+    if network == "residual":
+        figures["augment_share"] = measure.ratio(times["augmentation"], times["one batch"])
+    return figures
+
+
+if __name__ == "__main__":
+    main()
