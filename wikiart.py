@@ -18,6 +18,7 @@ import pickle
 import stat
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,9 +44,14 @@ class UserError(Exception):
     """Something that the person at the keyboard can mend: shown as one line, exit status 2."""
 
 
+def printable(text: object) -> str:
+    """`text` on one line, whatever it holds: what cannot be printed is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def quoted(text: object) -> str:
-    """`text` in double quotes and on one line, whatever it holds: what cannot be printed is escaped."""
-    return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)) + '"'
+    """`text` in double quotes and on one line."""
+    return f'"{printable(text)}"'
 
 
 def rank() -> int:
@@ -61,13 +67,13 @@ def world_size() -> int:
 def say(text: str) -> None:
     """Print a line, from the first process only."""
     if rank() == 0:
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def warn(text: str) -> None:
     """Print a warning on standard error, from the first process only."""
     if rank() == 0:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
@@ -78,13 +84,19 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
         try:
             main(argv)
         except UserError as error:
-            print(error, file=sys.stderr, flush=True)
+            print(printable(error), file=sys.stderr, flush=True)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            print(*stop.args or ["Stopped."], file=sys.stderr, flush=True)
+            if rank() == 0:
+                print(*stop.args or ["Stopped."], file=sys.stderr, flush=True)
             sys.exit(130)
         except BrokenPipeError:  # the reader of our output has left, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except RuntimeError as error:
+            if world_size() == 1 or "gloo" not in str(error):
+                raise
+            print(f"process {rank()}: another process has ended; see its own error", file=sys.stderr, flush=True)
             sys.exit(1)
         finally:
             if torch.distributed.is_initialized():
@@ -115,6 +127,10 @@ def _text(default: str, help: str) -> Setting:
             return False
 
     return Setting(default, "a text", accepts, help)
+
+
+def _file(default: str, help: str) -> Setting:
+    return Setting(default, "a file's name", lambda v: _text("", "").accepts(v) and Path(v).name != "", help)
 
 
 def _word(default: str, words: list[str], help: str) -> Setting:
@@ -152,7 +168,7 @@ _TRAINING = {
 }
 SECTIONS = {
     "classifier": {
-        "modelfile": _text("wikiart.pth", "checkpoint, in outputdir unless absolute"),
+        "modelfile": _file("wikiart.pth", "checkpoint, in outputdir unless absolute"),
         "architecture": _text("residual", '"residual", "three_conv" or a classification model of torchvision'),
         "pretrained": _bool_or_path(False, "start from torchvision's weights (true) or from a state_dict (its path)"),
         "imbalance": _word(
@@ -165,7 +181,7 @@ SECTIONS = {
         "learning_rate": _number(0.002, 1e-8, 10.0, "peak learning rate of AdamW"),
     },
     "autoencoder": {
-        "modelfile": _text("autoencoder.pth", "checkpoint, in outputdir unless absolute"),
+        "modelfile": _file("autoencoder.pth", "checkpoint, in outputdir unless absolute"),
         "latent_dim": _integer(128, 1, 4096, "numbers in the latent vector of a painting"),
         "clusters": _integer("auto", 1, 1000, 'how many clusters; "auto": as many as there are styles', "auto"),
         **_TRAINING,
@@ -212,7 +228,10 @@ def _did_you_mean(name: str, known: list[str]) -> str:
 
 
 def _found(value: object) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # what a damaged file holds
+        text = type(value).__name__
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -325,7 +344,7 @@ def start(settings: Settings) -> torch.device:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.zeros(1, device=device).item()
     except Exception as error:  # each backend has errors of its own
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise settings.error("device", f"{quoted(name)} cannot be used here: {reason}") from None
     if settings.batch_size % world_size():
         problem = f"{settings.batch_size} paintings cannot be shared evenly by {world_size()} processes"
@@ -390,6 +409,13 @@ def write_json(path: str | os.PathLike, value: object) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
+def write_tensors(path: str | os.PathLike, value: object) -> None:
+    """Write tensors and plain data as torch.save does, whole or not at all."""
+    archive = io.BytesIO()  # torch's own writer would hide a full disk behind an error without a reason
+    torch.save(value, archive)
+    write_whole(path, lambda file: file.write(archive.getbuffer()))
+
+
 def write_figure(path: str | os.PathLike, figure: object) -> None:
     """Write a matplotlib figure as PNG, whole or not at all."""
     picture = io.BytesIO()
@@ -449,7 +475,11 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
 
     seen = set()
     for folder, folders, files in os.walk(os.path.join(imgdir, style), onerror=unreadable, followlinks=True):
-        status = os.stat(folder)
+        try:
+            status = os.stat(folder)
+        except OSError as error:
+            unreadable(error)
+            continue
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
@@ -556,12 +586,20 @@ def _decoded(
     stem = f"{folder}-{hashlib.sha256(listing).hexdigest()[:20]}"
     index_path, data_path = Path(cachedir) / f"{stem}.json", Path(cachedir) / f"{stem}.uint8"
 
+    def decode(path: str) -> tuple[np.ndarray, int] | str:
+        try:
+            pixels = decode_image(os.path.join(imgdir, path), image_size)
+        except DataError as error:
+            return str(error)
+        return pixels, fingerprint(pixels)
+
     def read_index() -> tuple[Path, dict[str, str], list[int]] | None:
         try:
             index = json.loads(index_path.read_text())
             left_out, fingerprints = dict(index["left_out"]), list(index["fingerprints"])
             whole = data_path.stat().st_size == len(fingerprints) * 3 * image_size**2
-            if whole and len(left_out) + len(fingerprints) == len(files):
+            complete = whole and len(left_out) + len(fingerprints) == len(files)
+            if complete and all(isinstance(decode(path), str) for path in left_out):  # a chmod changes no file's time
                 return data_path, left_out, fingerprints
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -582,15 +620,8 @@ def _decoded(
             return found
         left_out, fingerprints = {}, []
 
-        def decode(file: ImageFile) -> tuple[np.ndarray, int] | str:
-            try:
-                pixels = decode_image(os.path.join(imgdir, file.path), image_size)
-            except DataError as error:
-                return str(error)
-            return pixels, fingerprint(pixels)
-
         def write_pixels(output: io.BufferedWriter) -> None:
-            results = _parallel(decode, files)
+            results = _parallel(decode, [file.path for file in files])
             bar = tqdm(results, f"decoding {imgdir}", len(files), unit="painting", disable=None, leave=False)
             for file, result in zip(files, bar, strict=True):
                 if isinstance(result, str):
@@ -889,7 +920,7 @@ class ResidualBlock(nn.Module):
             nn.BatchNorm2d(channels_out),
         )
         nn.init.zeros_(self.body[-1].weight)  # a block starts as its shortcut alone
-        shortcut = [nn.AvgPool2d(stride)] if stride > 1 else []
+        shortcut = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []  # odd sides halve as in the body
         if channels_in != channels_out:
             shortcut += [nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)]
         self.shortcut = nn.Sequential(*shortcut)
@@ -937,7 +968,9 @@ def make_classifier(architecture: str, classes: int, image_size: int) -> nn.Modu
         raise UserError(f"no network is called {quoted(architecture)}{hint if 'mean' in hint else ''}")
     size = {"image_size": image_size} if architecture.startswith("vit_") else {}
     try:
-        network = models.get_model(architecture, weights=None, num_classes=classes, **size)
+        with warnings.catch_warnings():  # two models warn of how they start, which does not matter here
+            warnings.simplefilter("ignore", FutureWarning)
+            network = models.get_model(architecture, weights=None, num_classes=classes, **size)
         logits = network(torch.zeros(2, 3, image_size, image_size, device=next(network.parameters()).device))
     except Exception as error:  # each model has its own way to say that a size does not suit it
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -969,7 +1002,7 @@ def load_pretrained(network: nn.Module, architecture: str, source: bool | str) -
     else:
         state = _load(source)
         state = state.get("model", state) if isinstance(state, dict) else state  # one of our checkpoints will do
-        if not isinstance(state, dict):
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
             raise UserError(f"{quoted(source)} holds no state_dict")
     head = head_of(network) + "."
     wanted = network.state_dict()
@@ -978,6 +1011,8 @@ def load_pretrained(network: nn.Module, architecture: str, source: bool | str) -
         shapes = [tuple(s[name].shape) if isinstance(s.get(name), Tensor) else "nothing" for s in (state, wanted)]
         if shapes[0] != shapes[1]:
             raise UserError(f"the weights do not fit {architecture}: {name} is {shapes[0]}, meant {shapes[1]}")
+        if not _is_plain(state[name]):
+            raise UserError(f"the weights are damaged: {name} holds numbers that are not finite, or none")
     network.load_state_dict(state, strict=False)
 
 
@@ -1074,10 +1109,10 @@ def load_checkpoint(path: str | os.PathLike, part: int) -> dict[str, object]:
     Raises UserError for a file that is none, is damaged, holds code, or belongs to the other part.
     """
     where, checkpoint = quoted(path)[1:-1], _load(path)
-    if not isinstance(checkpoint, dict) or "part" not in checkpoint:
+    if not isinstance(checkpoint, dict) or type(checkpoint.get("part")) is not int:
         raise UserError(f"{where}: is no checkpoint of this project")
     if checkpoint["part"] != part:
-        other = _PART_NAMES.get(checkpoint["part"] if type(checkpoint["part"]) is int else 0, "something else")
+        other = _PART_NAMES.get(checkpoint["part"], "something else")
         raise UserError(f"{where}: holds {other}; meant {_PART_NAMES[part]}")
     for key, kind in (_CHECKPOINT_KEYS | _PART_KEYS[part]).items():
         if not isinstance(checkpoint.get(key), kind):
@@ -1098,8 +1133,24 @@ def _is_sound(checkpoint: dict[str, object]) -> bool:
         and all(len(checkpoint[name]) == 3 for name in ("mean", "std"))
         and all(type(value) is float and math.isfinite(value) for value in checkpoint["mean"])
         and all(type(value) is float and 0 < value < math.inf for value in checkpoint["std"])
-        and all(isinstance(value, Tensor) and bool(value.isfinite().all()) for value in checkpoint["model"].values())
+        and (checkpoint["part"] == 1 or SECTIONS["autoencoder"]["latent_dim"].accepts(checkpoint["latent_dim"]))
+        and all(isinstance(name, str) for name in checkpoint["model"])
+        and all(_is_plain(value) for value in [*checkpoint["model"].values(), checkpoint["fingerprints"]])
+        and (checkpoint["fingerprints"].dtype, checkpoint["fingerprints"].ndim) == (torch.int64, 1)
     )
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor of finite numbers that are all there, not a few that claim to be many."""
+    try:
+        return (
+            isinstance(value, Tensor)
+            and (value.layout, value.device.type) == (torch.strided, "cpu")
+            and value.untyped_storage().nbytes() >= value.nbytes
+            and bool(value.isfinite().all())
+        )
+    except RuntimeError:  # kinds of tensors that no training writes
+        return False
 
 
 def load_model(checkpoint: dict[str, object], path: str | os.PathLike, device: torch.device) -> nn.Module:
@@ -1221,11 +1272,13 @@ def train(
     distributed = model
     if world_size() > 1:
         ids = [paintings.device] if paintings.device.type == "cuda" else None
-        distributed = nn.parallel.DistributedDataParallel(
-            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        with warnings.catch_warnings():  # newer versions of torch call broadcast_buffers something else
+            warnings.simplefilter("ignore", FutureWarning)
+            distributed = nn.parallel.DistributedDataParallel(
+                model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
     sign = 1 if score == "macro_f1" else -1
-    begun, first_epoch = time.perf_counter(), len(history) + 1
+    begun, first_epoch, saved = time.perf_counter(), len(history) + 1, len(history)
     for epoch in range(first_epoch, settings.epochs + 1):
         try:
             epoch_begun = time.perf_counter()
@@ -1238,19 +1291,22 @@ def train(
             model.eval()
             row = {"epoch": epoch, "training_loss": loss, **validate(model)}
             history.append(row)
-            best = score not in row or all(sign * row[score] > sign * old[score] for old in history[:-1])
+            best = score not in row or all(
+                sign * row[score] > sign * old[score] for old in history[:-1] if score in old
+            )
+            weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+            if not all(map(math.isfinite, row.values())) or not all(map(_is_plain, weights.values())):
+                raise _not_finite(f"in epoch {epoch}, after its last step", optimizer)
             if rank() == 0:
-                weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-                state = {"run": run, "model": weights, "optimizer": optimizer.state_dict(), "history": history}
+                state = {"run": run, "model": weights, "moments": optimizer.state_dict()["state"], "history": history}
                 if best:
                     checkpoint = {"part": part, "model": weights, **facts, "epoch": epoch, "history": history}
-                    write_whole(modelfile, lambda file, value=checkpoint: torch.save(value, file))
-                write_whole(resume_file, lambda file, value=state: torch.save(value, file))
+                    write_tensors(modelfile, checkpoint)
+                write_tensors(resume_file, state)
+            saved = epoch
         except KeyboardInterrupt:
-            saved = f"epoch {len(history)} is saved" if history else "no epoch is finished"
-            raise KeyboardInterrupt(
-                f"\nStopped in epoch {epoch} of {settings.epochs}: {saved}; the same command goes on from there."
-            ) from None
+            stand = f"epoch {saved} is saved; the same command goes on from there" if saved else "no epoch is saved yet"
+            raise KeyboardInterrupt(f"\nStopped in epoch {epoch} of {settings.epochs}: {stand}.") from None
         left = (time.perf_counter() - begun) / (epoch - first_epoch + 1) * (settings.epochs - epoch)
         _say_epoch(row, settings.epochs, speed, left, f"  -> {modelfile.name}" if best else "")
     if rank() == 0:
@@ -1281,11 +1337,7 @@ def _train_epoch(
     def look(step: int) -> float:
         mean = losses.item() / step
         if not math.isfinite(mean):
-            rate = optimizer.param_groups[0]["lr"]
-            raise UserError(
-                f"the loss is not finite in epoch {epoch}, between steps {looked_at + 1} and {step} of {steps}, at "
-                f"learning rate {rate:.3g}; what was saved before stands; try a lower learning_rate and --fresh"
-            )
+            raise _not_finite(f"in epoch {epoch}, between steps {looked_at + 1} and {step} of {steps}", optimizer)
         return mean
 
     title = f"epoch {epoch}/{settings.epochs}"
@@ -1301,6 +1353,14 @@ def _train_epoch(
                 looked, looked_at = time.perf_counter(), step
         look(steps)
     return total(losses).item() / steps / world_size()
+
+
+def _not_finite(where: str, optimizer: torch.optim.Optimizer) -> UserError:
+    rate = max(group["lr"] for group in optimizer.param_groups)
+    return UserError(
+        f"the loss or the weights are not finite {where}, at learning rate {rate:.3g}; what was saved before stands; "
+        f"try a lower learning_rate and --fresh"
+    )
 
 
 def _share_buffers(model: nn.Module) -> None:
@@ -1344,8 +1404,9 @@ def _resume(
 ) -> list[dict[str, float]]:
     """Load an interrupted run's state into model and optimizer; returns its history, empty where a run begins."""
     state = None
-    if rank() == 0 and not fresh and resume_file.exists():
-        state = _load_resume(resume_file, modelfile, run)
+    if rank() == 0 and not fresh and os.path.exists(resume_file):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        state = _load_resume(resume_file, modelfile, run, parameters)
     if world_size() > 1:  # only the first process need see the file
         received = [state]
         torch.distributed.broadcast_object_list(received)
@@ -1355,29 +1416,56 @@ def _resume(
     where = quoted(resume_file)[1:-1]
     try:
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        history = list(state["history"])
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        groups = optimizer.state_dict()["param_groups"]  # all in them follows from the settings
+        optimizer.load_state_dict({"state": state["moments"], "param_groups": groups})
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{where}: is damaged: {reason}; --fresh starts anew") from None
+    history = state["history"]
     say(f"going on after epoch {len(history)} of {run['epochs']}, as {where} has it (--fresh starts anew)")
     return history
 
 
-def _load_resume(resume_file: Path, modelfile: Path, run: dict[str, object]) -> dict[str, object]:
-    where, state = quoted(resume_file)[1:-1], _load(resume_file)
-    if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
+def _load_resume(
+    resume_file: Path, modelfile: Path, run: dict[str, object], parameters: list[Tensor]
+) -> dict[str, object]:
+    where = quoted(resume_file)[1:-1]
+    try:
+        state = _load(resume_file)
+    except UserError as error:
+        raise UserError(f"{error}; --fresh starts anew") from None
+    kinds = {"run": dict, "model": dict, "moments": dict, "history": list}
+    if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
         raise UserError(f"{where}: is no resume file; --fresh starts anew")
     differences = [
         f"{name} was {_found(state['run'].get(name))} and is {_found(value)}"
         for name, value in run.items()
-        if state["run"].get(name) != value
+        if type(state["run"].get(name)) is not type(value) or state["run"][name] != value
     ]
     if differences:
         raise UserError(f"{where}: belongs to another run: {'; '.join(differences)}; --fresh starts anew")
-    if not modelfile.exists():
+    if not os.path.exists(modelfile):
         raise UserError(f"{quoted(modelfile)[1:-1]}: the interrupted run's best epoch is gone; --fresh starts anew")
+    if not _is_sound_resume(state, parameters) or len(state["history"]) > run["epochs"]:
+        raise UserError(f"{where}: is damaged: its values are not what a training writes; --fresh starts anew")
     return state
+
+
+def _is_sound_resume(state: dict[str, object], parameters: list[Tensor]) -> bool:
+    rows, moments = state["history"], state["moments"]
+    numbers = range(len(parameters))
+    return (
+        all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows)
+        and all(type(value) in (int, float) and math.isfinite(value) for row in rows for value in row.values())
+        and [row.get("epoch") for row in rows] == list(range(1, len(rows) + 1))
+        and all(type(i) is int and i in numbers and isinstance(moments[i], dict) for i in moments)
+        and all(_is_plain(value) for values in [state["model"], *moments.values()] for value in values.values())
+        and all(
+            {name: value.shape for name, value in moments[i].items()}
+            == {"step": (), "exp_avg": parameters[i].shape, "exp_avg_sq": parameters[i].shape}
+            for i in moments
+        )
+    )
 
 
 def draw_history(history: list[dict[str, float]], panels: dict[str, list[str]], title: str, path: Path) -> None:
@@ -1396,5 +1484,6 @@ def draw_history(history: list[dict[str, float]], panels: dict[str, list[str]], 
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     write_figure(path, figure)

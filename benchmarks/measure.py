@@ -29,6 +29,10 @@ import wikiart  # noqa: E402
 
 LABEL_SMOOTHING = 0.1  # as trainpart1.py has it
 MEAN, STD = [0.5] * 3, [0.25] * 3
+COURSE_COUNTS = [
+    449, 18, 15, 688, 721, 268, 91, 390, 246, 1127, 163, 198, 2269, 246, 212, 373, 41, 413, 80, 244, 946, 1712, 369,
+    1157, 679, 38, 197,
+]  # fmt: skip  # training paintings of the course split's 27 styles
 
 
 def parser(description: str, **options: object) -> argparse.ArgumentParser:
@@ -124,6 +128,20 @@ class Made(NamedTuple):
     labels: Tensor
 
 
+def write_noise(file: Path, count: int, image_size: int, seed: int) -> None:
+    """`count` pictures of noise, one after the other."""
+    random = np.random.default_rng(seed)
+    with open(file, "wb") as output:
+        for _ in range(count):
+            output.write(random.bytes(3 * image_size**2))
+
+
+def open_noise(file: str | Path, labels: Tensor, image_size: int) -> Made:
+    """The first pictures of the file, one for each label, memory-mapped as WikiArtDataset does it."""
+    pixels = np.memmap(file, np.uint8, mode="c", shape=(len(labels), 3, image_size, image_size))
+    return Made(torch.from_numpy(pixels), labels)
+
+
 class Trainee(NamedTuple):
     """A network with all that a training step needs."""
 
@@ -137,15 +155,23 @@ class Trainee(NamedTuple):
         for _ in range(count):
             wikiart.train_step(self.model, self.optimizer, self.loss_of, images, labels)
 
-    def epoch(self, settings: wikiart.Settings, paintings: wikiart.Paintings, order: Tensor) -> None:
-        """The project's own loop over `order`, with schedule and looks at the loss."""
+    def epoch(self, settings: wikiart.Settings, paintings: wikiart.Paintings, order: Tensor, number: int = 2) -> None:
+        """The project's own loop over `order` as epoch `number`, with schedule and looks at the loss."""
         order = wikiart.full_batches(order, settings.batch_size)
-        wikiart._train_epoch(settings, self.model, self.optimizer, paintings, order, self.loss_of, 2)
+        wikiart._train_epoch(settings, self.model, self.optimizer, paintings, order, self.loss_of, number)
 
 
-def make_trainee(network: str, classes: int, image_size: int, device: torch.device) -> Trainee:
+def make_trainee(
+    network: str,
+    classes: int,
+    image_size: int,
+    device: torch.device,
+    seed: int = 0,
+    mean: list[float] = MEAN,
+    std: list[float] = STD,
+) -> Trainee:
     """A classifier by its architecture, or "autoencoder", new, with the loss of its training script."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     if network == "autoencoder":
         model, rate = wikiart.Autoencoder(image_size, 128), 0.001
 
@@ -156,11 +182,18 @@ def make_trainee(network: str, classes: int, image_size: int, device: torch.devi
         model, rate = wikiart.make_classifier(network, classes, image_size), 0.002
 
         def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            logits = model(wikiart.normalise(wikiart.augment(images), MEAN, STD))
+            logits = model(wikiart.normalise(wikiart.augment(images), mean, std))
             return F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
 
     model = model.to(device, memory_format=torch.channels_last)
     return Trainee(model, wikiart.make_optimizer(model, rate), loss_of)
+
+
+def steps_that_take(seconds_wanted: float, trainee: Trainee, images: Tensor, labels: Tensor, most: int) -> int:
+    """How many steps take about so long, at least 3 and at most `most`; warms the network up on the way."""
+    trainee.steps(images, labels, 3)
+    taken = seconds(lambda: trainee.steps(images, labels, 3), images.device) / 3
+    return max(3, min(most, round(seconds_wanted / taken)))
 
 
 def one_batch(paintings: wikiart.Paintings, batch_size: int) -> tuple[Tensor, Tensor]:

@@ -168,13 +168,11 @@ def measure_case(
     paintings = wikiart.Paintings(dataset, device)
     trainee = measure.make_trainee(network, len(dataset.classes), settings.image_size, device)
     images, labels = measure.one_batch(paintings, settings.batch_size)
-    trainee.steps(images, labels, 3)  # kernels are chosen, memory is taken
     with FlopCounterMode(display=False) as counter:
         trainee.steps(images, labels, 1)
     flops = counter.get_total_flops()
-    guess = measure.seconds(lambda: trainee.steps(images, labels, 3), device) / 3
     epoch_steps = -(-len(dataset) // settings.batch_size)
-    count = max(3, min(epoch_steps, round(arguments.seconds / guess)))
+    count = measure.steps_that_take(arguments.seconds, trainee, images, labels, epoch_steps)
     turn = 0
 
     def real() -> None:

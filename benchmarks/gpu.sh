@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# All that is measured on a GPU, in one run of under ten minutes:
+#
+#     bash benchmarks/gpu.sh PAINTINGS OUTPUT
+#
+# PAINTINGS holds the folders train and test; figures, logs and checkpoints go to OUTPUT. A step that fails is named at
+# the end and does not stop the others. PYTHON chooses the interpreter; DEVICE, SIZE, EPOCHS, SECONDS_A_CASE and ROUNDS
+# make a run that only tries everything out: DEVICE=cpu SIZE=32 EPOCHS=1 SECONDS_A_CASE=0.2 ROUNDS=1.
+set -uo pipefail
+
+[ $# -eq 2 ] || { echo "usage: bash benchmarks/gpu.sh PAINTINGS OUTPUT" >&2; exit 2; }
+paintings=$(cd "$1" && pwd) && mkdir -p "$2" && output=$(cd "$2" && pwd) || exit 2
+cd "$(dirname "$0")/.." || exit 2
+python=${PYTHON:-python3} device=${DEVICE:-cuda} size=${SIZE:-128} epochs=${EPOCHS:-20}
+timing=(--seconds "${SECONDS_A_CASE:-1.5}" --rounds "${ROUNDS:-7}")
+export PYTHONUNBUFFERED=1
+failed=()
+
+# step NAME COMMAND...: runs it with its output in NAME.log too, and says how long it took from start to end.
+step() {
+    local name=$1 begun ended status
+    shift
+    echo "== $name: $*"
+    begun=$(date +%s.%N)
+    "$@" 2>&1 | tee "$output/$name.log"
+    status=$?
+    ended=$(date +%s.%N)
+    [ $status -eq 0 ] || failed+=("$name")
+    awk -v name="$name" -v a="$begun" -v b="$ended" -v s=$status \
+        'BEGIN { printf "%-24s %8.1f s, exit status %d\n", name, b - a, s }' | tee -a "$output/seconds.txt"
+}
+
+: > "$output/seconds.txt"
+if [ "$device" = cuda ]; then nvidia-smi > "$output/nvidia-smi.txt"; fi
+shared=(--trainingdir "$paintings/train" --testingdir "$paintings/test" --image_size "$size" --device "$device")
+
+# From files to checkpoint: nothing is decoded yet, for either part.
+rm -rf "$output/part1" "$output/part2" "$output"/cache[12]
+step part1 "$python" trainpart1.py "${shared[@]}" --epochs "$epochs" --outputdir "$output/part1" \
+    --cachedir "$output/cache1"
+if [ -e trainauto.py ]; then
+    step part2 "$python" trainauto.py "${shared[@]}" --epochs "$epochs" --outputdir "$output/part2" \
+        --cachedir "$output/cache2"
+fi
+step part1_test "$python" testtrainpart1.py "${shared[@]}" --outputdir "$output/part1" --cachedir "$output/cache1"
+if [ -e testtrainauto.py ]; then
+    step part2_test "$python" testtrainauto.py "${shared[@]}" --outputdir "$output/part2" --cachedir "$output/cache2"
+fi
+
+step throughput "$python" benchmarks/throughput.py --trainingdir "$paintings/train" --image_size "$size" \
+    --device "$device" "${timing[@]}" --json "$output/throughput.json"
+if [ "$device" = cuda ]; then
+    step host_memory "$python" benchmarks/throughput.py --trainingdir "$paintings/train" --image_size "$size" \
+        --device "$device" "${timing[@]}" --decode 500 --host_memory --json "$output/host_memory.json"
+fi
+step smote_loop "$python" benchmarks/smote.py --loop_only --image_size "$size" --device "$device" "${timing[@]}" \
+    --json "$output/smote_loop.json"
+step profile "$python" benchmarks/profile_step.py --image_size "$size" --device "$device" --rounds "${ROUNDS:-5}" \
+    --compile --json "$output/profile.json"
+step profile_autoencoder "$python" benchmarks/profile_step.py --network autoencoder --image_size "$size" \
+    --device "$device" --rounds "${ROUNDS:-5}" --compile --json "$output/profile_autoencoder.json"
+
+rm -rf "$output"/cache[12]
+echo "== wall time"
+cat "$output/seconds.txt"
+[ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}"; exit 1; }

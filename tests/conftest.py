@@ -1,0 +1,109 @@
+"""What the tests share: a painter of tiny data sets, a runner of scripts in this process, and the real paintings."""
+
+import colorsys
+import contextlib
+import io
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared" / "wikiart7"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """One thread a process: the same sums in the same order on any machine."""
+    torch.set_num_threads(1)
+
+
+def picture(style: int, number: int, size: tuple[int, int], seed: int = 0) -> Image.Image:
+    """A noisy picture with shapes: its hue belongs to the style, everything else to chance."""
+    random = np.random.default_rng([seed, style, number])
+    hue = style * 0.381966 % 1
+    ground = 255 * np.array(colorsys.hsv_to_rgb(hue, 0.8, 0.5 + 0.3 * random.random()))
+    noise = random.normal(0, 20, (size[1], size[0], 3))
+    image = Image.fromarray((ground + noise).clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(3):
+        x, y, r = random.integers(0, size[0]), random.integers(0, size[1]), random.integers(2, 9)
+        color = tuple(int(255 * c) for c in colorsys.hsv_to_rgb((hue + 0.1) % 1, 0.6, random.random()))
+        (draw.ellipse if style % 2 else draw.rectangle)((x - r, y - r, x + r, y + r), fill=color)
+    return image
+
+
+@pytest.fixture(scope="session")
+def paint():
+    """paint(folder, {style: number}, size, seed) makes a folder a style with that many JPEGs, and returns the folder.
+
+    A style looks the same in every folder when it stands at the same place in `counts`; `seed` varies its pictures.
+    """
+
+    def paint(folder: Path, counts: dict[str, int], size: tuple[int, int] = (40, 32), seed: int = 0) -> Path:
+        for place, (style, count) in enumerate(counts.items()):
+            (folder / style).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                picture(place, number, size, seed).save(folder / style / f"{number:03d}.jpg", quality=92)
+        return folder
+
+    return paint
+
+
+@pytest.fixture(scope="session")
+def run():
+    """run(script, *arguments) runs a script's main in this process: .status, .out, .err; a traceback is raised."""
+
+    def run(script: ModuleType, *arguments: object) -> SimpleNamespace:
+        out, err, status = io.StringIO(), io.StringIO(), 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                script.main([str(argument) for argument in arguments])
+            except SystemExit as end:
+                status = end.code or 0
+        return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def refused(run):
+    """refused(script, *arguments) expects exit status 2 and returns the one line, warnings aside, on standard error."""
+
+    def refused(script: ModuleType, *arguments: object) -> str:
+        result = run(script, *arguments)
+        assert result.status == 2, (result.status, result.out, result.err)
+        lines = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
+        assert len(lines) == 1 and lines[0].strip(), result.err
+        return lines[0]
+
+    return refused
+
+
+@pytest.fixture(scope="session")
+def listing():
+    """listing(folder): every file below it with its content and time, to show that nothing was touched."""
+
+    def listing(folder: Path) -> dict[str, tuple[bytes, int]]:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+    return listing
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch) -> Path:
+    """An empty current folder, so that relative paths touch nothing else."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def real_paintings() -> Path:
+    """The folder of real paintings, with train and test parts; a test that needs it is skipped where it is not."""
+    if not (REAL / "train").is_dir():
+        pytest.skip("needs the real paintings in ../shared/wikiart7")
+    return REAL

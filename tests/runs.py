@@ -1,0 +1,159 @@
+"""What the robustness tests share: tiny paintings, and the scripts run in this process or in processes of their own.
+
+`start` forks from a server that has imported torch once, so that a run begins in milliseconds instead of seconds.
+"""
+
+import contextlib
+import importlib
+import io
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+COUNTS = {"Baroque": 13, "Cubism": 8, "Ukiyo_e": 5}
+SCRIPTS = [name for name in ("trainpart1", "testtrainpart1", "trainauto", "testtrainauto") if (ROOT / f"{name}.py").is_file()]
+
+
+def paint(folder: str | os.PathLike, counts: dict[str, int] = COUNTS, seed: int = 0, side: int = 24) -> Path:
+    """A folder of noise paintings, each style with a brightness of its own."""
+    random = np.random.default_rng(seed)
+    for number, (style, count) in enumerate(counts.items()):
+        (Path(folder) / style).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = random.normal(60 + 130 * number / len(counts), 40, (side, side, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(Path(folder) / style / f"{i}.png")
+    return Path(folder)
+
+
+class Done(NamedTuple):
+    """How a run ended: its exit status (negative: the signal that killed it), what it printed and its error lines."""
+
+    status: int
+    out: str
+    err: str
+
+
+def call(script: str, *flags: object) -> Done:
+    """Run a script's `main` in this process. An exception that is no exit goes through, as a bug's traceback would."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            importlib.import_module(script).main([str(flag) for flag in flags])
+        except SystemExit as end:
+            status = end.code or 0
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+class Running:
+    """One or more processes that run a script together."""
+
+    def __init__(self, processes: list, output: Path) -> None:
+        self.processes, self.output = processes, output
+
+    def text(self, name: str) -> str:
+        """What has been printed so far: `name` is "out" or "err"."""
+        texts = [self.output.with_name(f"{self.output.name}.{rank}.{name}") for rank in range(len(self.processes))]
+        return "".join(path.read_text(errors="backslashreplace") for path in texts if path.exists())
+
+    def wait_for(self, happened: Callable[[], object], timeout: float = 60) -> bool:
+        """Wait until something has happened (True) or the processes have ended (False)."""
+        end = time.monotonic() + timeout
+        while not happened():
+            if not any(process.is_alive() for process in self.processes):
+                return bool(happened())
+            assert time.monotonic() < end, f"nothing happened in {timeout} s:\n{self.text('out')}{self.text('err')}"
+            time.sleep(0.001)
+        return True
+
+    def signal(self, number: int) -> None:
+        for process in self.processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    def wait(self, timeout: float = 60) -> Done:
+        """The first process's end; all are given `timeout` seconds, and the status is the first that is not 0."""
+        end = time.monotonic() + timeout
+        for process in self.processes:
+            process.join(max(0.0, end - time.monotonic()))
+        hang = any(process.is_alive() for process in self.processes)
+        for process in self.processes:
+            process.kill()
+            process.join()
+        assert not hang, f"still running after {timeout} s:\n{self.text('out')}{self.text('err')}"
+        return Done(next((p.exitcode for p in self.processes if p.exitcode), 0), self.text("out"), self.text("err"))
+
+
+def _server() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "sklearn.neighbors", "matplotlib.figure", "runs", *SCRIPTS])
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    os.environ.update(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OMP_NUM_THREADS="1")
+    from multiprocessing import forkserver
+
+    forkserver.ensure_running()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    return context
+
+
+def _child(script: str, flags: list[str], environment: dict[str, str], output: str, plant: Callable | None) -> None:
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{output}.{environment.get('RANK', 0)}.{name}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, encoding="utf-8", errors="backslashreplace") for number in (1, 2))
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    if plant:
+        plant()
+    importlib.import_module(script).main(flags)
+
+
+def start(output: Path, script: str, *flags: object, processes: int = 1, plant: Callable | None = None) -> Running:
+    """Start a script; with several processes, they share the work as under torchrun. `plant` runs in each before it.
+
+    What they print goes into files whose names begin with `output`.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context, started = _server(), []
+    for rank in range(processes):
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+        environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        arguments = (script, [str(flag) for flag in flags], environment, str(output), plant)
+        started.append(context.Process(target=_child, args=arguments))
+        started[-1].start()
+    return Running(started, output)
+
+
+def one_line(err: str) -> bool:
+    """Whether an error is exactly one line that can be printed."""
+    return err.endswith("\n") and err.count("\n") == 1 and err[:-1].isprintable() and err != "\n"
+
+
+def load(path: str | os.PathLike) -> dict[str, object]:
+    """A checkpoint's plain content."""
+    return torch.load(path, weights_only=True)
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two checkpoints' contents are equal, tensors bit by bit."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return one == other

@@ -1,0 +1,680 @@
+"""Part 1: the networks, then training and evaluation from folders to files."""
+
+import copy
+import functools
+import json
+import math
+import os
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from PIL import Image
+from torch import nn
+
+import testtrainpart1
+import trainpart1
+import wikiart
+
+S = 32
+TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
+TEST = {"Baroque": 4, "Cubism": 5, "Fauvism": 3, "Rococo": 2}
+FLAGS = ("--device", "cpu", "--image_size", S, "--epochs", 2, "--batch_size", 8)
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+
+
+# Networks
+
+
+def test_three_conv_is_the_assignments_network_layer_by_layer():
+    model = wikiart.make_classifier("three_conv", 27, 64)
+    kinds = [type(layer) for layer in model]
+    block = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+    head = [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear, nn.Dropout, nn.ReLU, nn.Linear]
+    assert kinds == 3 * block + head
+    channels = [(layer.in_channels, layer.out_channels) for layer in model if isinstance(layer, nn.Conv2d)]
+    assert channels == [(3, 16), (16, 32), (32, 64)]
+    for layer in model:
+        if isinstance(layer, nn.Conv2d):
+            assert (layer.kernel_size, layer.padding, layer.stride) == ((2, 2), (2, 2), (1, 1))
+        if isinstance(layer, nn.MaxPool2d):
+            assert (layer.kernel_size, layer.padding, layer.stride) == (4, 2, 4)
+        if isinstance(layer, nn.Dropout):
+            assert layer.p == 0.1
+    shapes, images = [], torch.rand(2, 3, 416, 416)
+    for layer in model:
+        images = layer(images)
+        shapes.append(tuple(images.shape[1:]))
+    assert shapes[3::4][:3] == [(16, 105, 105), (32, 28, 28), (64, 8, 8)]
+    assert shapes[12:] == [(64, 8, 8), (4096,), (300,), (300,), (300,), (27,)]
+
+
+def test_three_conv_has_the_parameters_counted_by_hand():
+    convolutions = (3 * 4 * 16 + 16) + (16 * 4 * 32 + 32) + (32 * 4 * 64 + 64)
+    norms = 2 * (16 + 32 + 64)
+    linear = (4096 * 300 + 300) + (300 * 27 + 27)
+    model = wikiart.make_classifier("three_conv", 27, 64)
+    assert sum(p.numel() for p in model.parameters()) == convolutions + norms + linear
+
+
+@pytest.mark.parametrize("architecture", ["three_conv", "residual"])
+@pytest.mark.parametrize("size", [16, 33, 64, 150])
+def test_our_networks_give_plain_logits_at_any_size(architecture, size):
+    model = wikiart.make_classifier(architecture, 5, size)
+    logits = model(10 * torch.randn(8, 3, size, size))
+    assert logits.shape == (8, 5)
+    assert not torch.allclose(logits.exp().sum(1), torch.ones(8), atol=1e-2)  # no softmax inside
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "architecture, size", [("resnet18", 32), ("efficientnet_b0", 32), ("convnext_tiny", 32), ("vit_b_16", 32)]
+)
+def test_torchvisions_networks_have_a_head_sized_to_the_styles(architecture, size):
+    model = wikiart.make_classifier(architecture, 5, size).eval()
+    assert model(torch.rand(1, 3, size, size)).shape == (1, 5)
+    assert model.get_submodule(wikiart.head_of(model)).out_features == 5
+
+
+@pytest.mark.parametrize(
+    "architecture, parts",
+    [
+        ("inception_v3", ["inception_v3", "plain logits"]),
+        ("googlenet", ["googlenet", "plain logits"]),
+        ("resnet81", ['"resnet81"', 'did you mean "resnet']),
+        ("three_con", ['"three_con"', 'did you mean "three_conv"?']),
+        ("fasterrcnn_resnet50_fpn", ['"fasterrcnn_resnet50_fpn"']),
+        ("vit_b_16", ["vit_b_16", "40 pixels"]),
+    ],
+)
+def test_a_network_that_cannot_be_used_is_refused_by_name(refused, workdir, paint, recwarn, architecture, parts):
+    paint(workdir / "p", {"A": 2, "B": 2})
+    size = 299 if architecture == "inception_v3" else 40
+    line = refused(trainpart1, "--trainingdir", "p", "--outputdir", "out", "--architecture", architecture,
+                   "--device", "cpu", "--image_size", size)  # fmt: skip
+    assert line.startswith("--architecture: ") and all(part in line for part in parts), line
+    assert not recwarn.list  # each would be more lines on standard error
+    assert not (workdir / "out").exists()
+
+
+# Pretrained weights
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """A state_dict of resnet18 with torchvision's 1,000 classes."""
+    from torchvision.models import resnet18
+
+    torch.manual_seed(9)
+    return resnet18().state_dict()
+
+
+def trunk_is_equal(network, weights):
+    state = network.state_dict()
+    return all(torch.equal(state[name], value) for name, value in weights.items() if not name.startswith("fc."))
+
+
+def build(**values):
+    flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    return wikiart.build_classifier(wikiart.read_settings("classifier", "", flags), 5)
+
+
+def test_a_state_dict_fills_all_but_the_head(weights, tmp_path):
+    torch.save(weights, tmp_path / "w.pth")
+    network = build(architecture="resnet18", pretrained=tmp_path / "w.pth")
+    assert trunk_is_equal(network, weights) and network.fc.out_features == 5
+    assert not trunk_is_equal(build(architecture="resnet18"), weights)
+
+
+def test_true_asks_torchvision_for_its_weights(weights, monkeypatch):
+    urls = []
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda url, **_: urls.append(url) or weights
+    )
+    assert trunk_is_equal(build(architecture="resnet18", pretrained="true"), weights)
+    assert len(urls) == 1 and "resnet18" in urls[0]
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(workdir, paint, refused, monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    paint(workdir / "p", {"A": 2, "B": 2})
+    for architecture, part in [("resnet18", "Name or service not known"), ("residual", "no weights to download")]:
+        line = refused(trainpart1, "--trainingdir", "p", "--outputdir", "out", "--image_size", S,
+                       "--architecture", architecture, "--pretrained", "true")  # fmt: skip
+        assert line.startswith("--pretrained: ") and architecture in line and part in line
+    assert not (workdir / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "a text", "a list", "another network", "a smaller network", "not finite"])
+def test_weights_that_do_not_fit_are_one_line(weights, workdir, paint, refused, kind):
+    paint(workdir / "p", {"A": 2, "B": 2})
+    if kind == "a text":
+        (workdir / "w.pth").write_text("no weights")
+    if kind == "a list":
+        torch.save([1, 2], workdir / "w.pth")
+    if kind == "another network":
+        torch.save(wikiart.make_classifier("residual", 5, S).state_dict(), workdir / "w.pth")
+    if kind == "a smaller network":
+        torch.save({n: v for n, v in weights.items() if not n.startswith("layer4")}, workdir / "w.pth")
+    if kind == "not finite":
+        torch.save(weights | {"conv1.weight": weights["conv1.weight"] / 0}, workdir / "w.pth")
+    line = refused(trainpart1, "--trainingdir", "p", "--outputdir", "out", "--image_size", S,
+                   "--architecture", "resnet18", "--pretrained", "w.pth")  # fmt: skip
+    assert line.startswith("--pretrained: ")
+    assert "w.pth" in line or "resnet18" in line or "conv1.weight" in line
+    assert not (workdir / "out").exists()
+
+
+# From folders to files
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, paint, run):
+    """A trained and evaluated classifier: .folder with train, test and out, .flags, .checkpoint, .metrics, .training,
+    .evaluation."""
+    folder = tmp_path_factory.mktemp("part1")
+    paint(folder / "train", TRAINING)
+    paint(folder / "test", TEST, seed=1)
+    flags = ("--trainingdir", folder / "train", "--testingdir", folder / "test", "--outputdir", folder / "out",
+             "--cachedir", folder / "cache", "--device", "cpu")  # fmt: skip
+    training = run(trainpart1, *flags, "--image_size", S, "--epochs", 2, "--batch_size", 8)
+    assert (training.status, training.err) == (0, "")
+    left = sorted(path.name for path in (folder / "out").iterdir())
+    evaluation = run(testtrainpart1, *flags)
+    assert (evaluation.status, evaluation.err) == (0, "")
+    return SimpleNamespace(
+        folder=folder,
+        flags=flags,
+        left=left,
+        training=training,
+        evaluation=evaluation,
+        checkpoint=torch.load(folder / "out" / "wikiart.pth", weights_only=True),
+        metrics=json.loads((folder / "out" / "metrics_part1.json").read_text()),
+    )
+
+
+def network_of(checkpoint):
+    model = wikiart.make_classifier(checkpoint["architecture"], len(checkpoint["classes"]), checkpoint["image_size"])
+    model.load_state_dict(checkpoint["model"])
+    return model.eval()
+
+
+@torch.no_grad()
+def probabilities_of(path, checkpoint, model):
+    """One painting by plain Pillow and numpy; the prediction is the mean of the painting's and its mirror image's."""
+    size = checkpoint["image_size"]
+    pixels = np.asarray(Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)) / 255
+    pixels = (pixels - checkpoint["mean"]) / checkpoint["std"]
+    both = np.stack([pixels, pixels[:, ::-1]]).transpose(0, 3, 1, 2).astype(np.float32)
+    return model(torch.from_numpy(both.copy())).mean(0).softmax(0).numpy()
+
+
+@pytest.fixture
+def observed(monkeypatch):
+    """What the evaluation measured: a list of dicts path -> probabilities, one a run."""
+    seen, paths = [], []
+    make, measure = wikiart.open_dataset, testtrainpart1.measure
+
+    def open_dataset(*arguments):
+        dataset = make(*arguments)
+        paths.append([os.path.join(*path.split(os.sep)[-2:]) for path in dataset.paths])
+        return dataset
+
+    def spy(labels, probabilities, counts):
+        if len(labels) == len(paths[-1]):
+            seen.append(dict(zip(paths[-1], zip(labels.tolist(), probabilities, strict=True), strict=True)))
+        return measure(labels, probabilities, counts)
+
+    monkeypatch.setattr(wikiart, "open_dataset", open_dataset)
+    monkeypatch.setattr(testtrainpart1, "measure", spy)
+    return seen
+
+
+def test_training_writes_checkpoint_and_curves_and_nothing_else(trained):
+    assert trained.left == ["training_part1.png", "wikiart.pth"]
+
+
+def test_evaluation_writes_what_the_contract_names(trained):
+    written = {path.name for path in (trained.folder / "out").iterdir()} - set(trained.left)
+    assert written == {"confusion_matrix.png", "metrics_part1.json", "mistakes.png"}
+
+
+@pytest.mark.parametrize("name", ["training_part1.png", "confusion_matrix.png", "mistakes.png"])
+def test_figures_are_whole_pictures_that_show_something(trained, name):
+    with Image.open(trained.folder / "out" / name) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert min(pixels.shape[:2]) > 300 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+def test_the_checkpoint_holds_the_contracts_keys_as_plain_data(trained):
+    checkpoint = trained.checkpoint
+    assert (checkpoint["part"], checkpoint["architecture"], checkpoint["image_size"]) == (1, "residual", S)
+    assert checkpoint["classes"] == list(TRAINING) and checkpoint["counts"] == TRAINING
+    assert checkpoint["settings"]["epochs"] == 2 and checkpoint["settings"]["seed"] == 2326
+    assert set(checkpoint["settings"]) >= set(wikiart.SHARED_SETTINGS) | set(wikiart.SECTIONS["classifier"])
+    assert isinstance(network_of(checkpoint), nn.Module)
+
+
+def test_mean_and_std_are_those_of_the_training_share(trained):
+    folder = trained.folder / "train"
+    images = [path for style in TRAINING for path in sorted((folder / style).iterdir())]
+    labels = torch.tensor([place for place, count in enumerate(TRAINING.values()) for _ in range(count)])
+    members, _ = wikiart.split(labels, 0.1, 2326)
+    pixels = [Image.open(images[i]).resize((S, S), Image.Resampling.BICUBIC) for i in members]
+    pixels = np.stack([np.asarray(image) / 255 for image in pixels])
+    assert trained.checkpoint["mean"] == pytest.approx(pixels.mean((0, 1, 2)), abs=1e-5)
+    assert trained.checkpoint["std"] == pytest.approx(pixels.std((0, 1, 2)), abs=1e-5)
+
+
+def test_history_has_a_row_an_epoch_and_nothing_of_the_clock(trained):
+    history = torch.load(trained.folder / "out" / "wikiart.pth", weights_only=True)["history"]
+    assert [row["epoch"] for row in history] == list(range(1, trained.checkpoint["epoch"] + 1))
+    for row in history:
+        assert set(row) == {"epoch", "training_loss", "validation_loss", "accuracy", "macro_f1"}
+        assert all(math.isfinite(value) for value in row.values())
+
+
+def test_a_line_an_epoch_says_what_the_contract_asks(trained):
+    lines = [line for line in trained.training.out.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    for line in lines:
+        for part in ["training loss", "validation loss", "accuracy", "macro F1", "paintings/s", "left"]:
+            assert part.lower() in line.lower()
+    assert lines[trained.checkpoint["epoch"] - 1].endswith("wikiart.pth")
+
+
+def test_validation_figures_are_sklearns_on_the_held_out_share(trained):
+    model = network_of(trained.checkpoint)
+    dataset = wikiart.WikiArtDataset(str(trained.folder / "train"), S, None, str(trained.folder / "cache"))
+    _, held_out = wikiart.split(dataset.labels, 0.1, 2326)
+    actual = dataset.labels[held_out].tolist()
+    found = np.stack([probabilities_of(dataset.paths[i], trained.checkpoint, model) for i in held_out])
+    predicted, present = found.argmax(1), sorted(set(actual))
+    row = trained.checkpoint["history"][-1]
+    f1 = sklearn.metrics.f1_score(actual, predicted, labels=present, average="macro", zero_division=0)
+    assert row["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(actual, predicted), abs=1e-6)
+    assert row["macro_f1"] == pytest.approx(f1, abs=1e-6)
+    loss = -np.log([p[label] for p, label in zip(found, actual, strict=True)]).mean()
+    assert row["validation_loss"] == pytest.approx(loss, rel=1e-3)
+
+
+METRICS = {"accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1",
+           "top3_accuracy", "majority_accuracy", "images", "per_class"}  # fmt: skip
+
+
+def by_sklearn(labels, probabilities, counts):
+    """The contract's figures from scikit-learn's own functions."""
+    predicted, classes = probabilities.argmax(1), list(counts)
+    present = sorted(set(labels))
+    macro = sklearn.metrics.precision_recall_fscore_support(
+        labels, predicted, labels=present, average="macro", zero_division=0
+    )
+    weighted = sklearn.metrics.f1_score(labels, predicted, average="weighted", zero_division=0)
+    rows = sklearn.metrics.precision_recall_fscore_support(
+        labels, predicted, labels=range(len(classes)), zero_division=0
+    )
+    majority = max(counts, key=counts.get)
+    return {
+        "accuracy": sklearn.metrics.accuracy_score(labels, predicted),
+        "balanced_accuracy": macro[1],
+        "macro_precision": macro[0],
+        "macro_recall": macro[1],
+        "macro_f1": macro[2],
+        "weighted_f1": weighted,
+        "top3_accuracy": sum(label in np.argsort(-p)[:3] for label, p in zip(labels, probabilities, strict=True))
+        / len(labels),
+        "majority_accuracy": sum(classes[label] == majority for label in labels) / len(labels),
+        "images": len(labels),
+        "per_class": {
+            style: dict(zip(["precision", "recall", "f1", "support"], map(float, figures), strict=True))
+            for style, *figures in zip(classes, *rows, strict=True)
+        },
+    }
+
+
+def assert_metrics(found, expected):
+    assert set(found) - {"also_in_training"} == METRICS == set(expected)
+    for name in METRICS - {"per_class"}:
+        assert found[name] == pytest.approx(expected[name], abs=1e-9), name
+    assert list(found["per_class"]) == list(expected["per_class"])
+    for style, row in expected["per_class"].items():
+        assert found["per_class"][style] == pytest.approx(row, abs=1e-9), style
+
+
+def test_metrics_are_sklearns_of_predictions_made_painting_by_painting(trained):
+    model = network_of(trained.checkpoint)
+    labels, probabilities = [], []
+    for label, style in enumerate(TEST):
+        for path in sorted((trained.folder / "test" / style).iterdir()):
+            labels.append(label)
+            probabilities.append(probabilities_of(path, trained.checkpoint, model))
+    assert_metrics(trained.metrics, by_sklearn(labels, np.stack(probabilities), TRAINING))
+
+
+def test_measure_agrees_with_sklearn_where_styles_are_missing_or_never_guessed():
+    random = np.random.default_rng(0)
+    counts = {"A": 3, "B": 9, "C": 9, "D": 1, "E": 2, "F": 2}
+    for _ in range(30):
+        labels = random.choice([0, 1, 2, 4], 25)
+        probabilities = random.dirichlet([1] * 6, 25)
+        probabilities[:, 4] /= 100
+        found = testtrainpart1.measure(labels, probabilities, counts)
+        assert_metrics(found, by_sklearn(labels.tolist(), probabilities, counts))
+
+
+def test_the_figures_are_printed_beside_the_majority_guess_with_a_row_a_style(trained):
+    out = trained.evaluation.out
+    (line,) = [line for line in out.splitlines() if "most frequent training style" in line]
+    assert f"{trained.metrics['majority_accuracy']:.1%}" in line
+    assert f"{trained.metrics['macro_f1']:.1%}" in out
+    for style, row in trained.metrics["per_class"].items():
+        (line,) = [line for line in out.splitlines() if line.startswith(style)]
+        assert line.split()[1:] == [f"{row[n]:.1%}" for n in ("precision", "recall", "f1")] + [str(row["support"])]
+
+
+def test_predict_names_the_three_likeliest_styles_with_probabilities(trained, run):
+    paths = [trained.folder / "test" / "Cubism" / "001.jpg", trained.folder / "test" / "Rococo" / "000.jpg"]
+    before = {path: path.stat().st_mtime_ns for path in (trained.folder / "out").iterdir()}
+    result = run(testtrainpart1, *trained.flags, "--predict", *paths)
+    assert (result.status, result.err) == (0, "")
+    lines, model = result.out.splitlines()[-2:], network_of(trained.checkpoint)
+    for path, line in zip(paths, lines, strict=True):
+        found = probabilities_of(path, trained.checkpoint, model)
+        assert line.startswith(f"{path}: ")
+        named = [text.rsplit(" ", 1) for text in line.removeprefix(f"{path}: ").split(", ")]
+        best = np.argsort(-found)[:3]
+        assert [style for style, _ in named] == [list(TRAINING)[i] for i in best]
+        assert [float(text.removesuffix("%")) for _, text in named] == pytest.approx(100 * found[best], abs=0.11)
+    assert {path: path.stat().st_mtime_ns for path in (trained.folder / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["missing.jpg", "text.jpg", "folder.jpg"])
+def test_predict_names_an_image_that_cannot_be_read(trained, workdir, refused, name):
+    (workdir / "text.jpg").write_text("no painting")
+    (workdir / "folder.jpg").mkdir()
+    line = refused(testtrainpart1, *trained.flags, "--predict", name)
+    assert line.startswith("--predict: ") and f'"{name}"' in line
+
+
+def test_predict_needs_a_name(trained, refused):
+    assert "--predict" in refused(testtrainpart1, *trained.flags, "--predict")
+
+
+# Labels are a promise
+
+
+def evaluate(trained, run, tmp_path, *flags):
+    result = run(testtrainpart1, *trained.flags, "--outputdir", tmp_path, "--modelfile",
+                 trained.folder / "out" / "wikiart.pth", *flags)  # fmt: skip
+    assert result.status == 0, result.err
+    return result
+
+
+def test_a_test_folder_that_lacks_styles_keeps_every_prediction(trained, run, tmp_path, observed):
+    evaluate(trained, run, tmp_path)
+    removed = shutil.copytree(trained.folder / "test", tmp_path / "removed")
+    shutil.rmtree(removed / "Baroque")
+    single = shutil.copytree(trained.folder / "test", tmp_path / "single")
+    for path in sorted((single / "Cubism").iterdir())[1:]:
+        path.unlink()
+    evaluate(trained, run, tmp_path, "--testingdir", removed)
+    metrics = json.loads((tmp_path / "metrics_part1.json").read_text())
+    assert metrics["images"] == 10 and metrics["per_class"]["Baroque"]["support"] == 0
+    evaluate(trained, run, tmp_path, "--testingdir", single)
+    full, *parts = observed
+    assert [len(full), *map(len, parts)] == [14, 10, 10]
+    for part in parts:
+        for path, (label, probabilities) in part.items():
+            assert label == full[path][0] == list(TRAINING).index(path.split(os.sep)[0])
+            assert probabilities.argmax() == full[path][1].argmax()
+            assert probabilities == pytest.approx(full[path][1], abs=1e-5)
+
+
+def test_a_test_style_that_the_model_does_not_know_is_one_line(trained, workdir, paint, refused, listing):
+    paint(workdir / "test", {"Baroque": 1, "Dada": 2})
+    before = listing(trained.folder / "out")
+    line = refused(testtrainpart1, *trained.flags, "--testingdir", "test")
+    assert line.startswith("--testingdir: ") and '"Dada"' in line
+    assert listing(trained.folder / "out") == before
+
+
+# Checkpoints that cannot be used
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hostile_code_ran",)
+
+
+def other_part(checkpoint):
+    return {**checkpoint, "part": 2, "latent_dim": 8}
+
+
+def damaged(checkpoint, **values):
+    return {**copy.deepcopy(checkpoint), **values}
+
+
+BAD_CHECKPOINTS = {
+    "other part": (other_part, "autoencoder"),
+    "state_dict": (lambda c: c["model"], "no checkpoint"),
+    "list": (lambda c: [1, 2, 3], "no checkpoint"),
+    "code": (lambda c: Hostile(), "never run"),
+    "code within": (lambda c: {**c, "settings": {"x": Hostile()}}, "never run"),
+    "lacks a key": (lambda c: {k: v for k, v in c.items() if k != "mean"}, "damaged: mean"),
+    "one style less": (lambda c: damaged(c, classes=c["classes"][:-1]), "damaged"),
+    "styles unsorted": (lambda c: damaged(c, classes=c["classes"][::-1], counts=dict(reversed(c["counts"].items()))),
+                        "damaged"),
+    "weights of another network": (lambda c: damaged(c, architecture="three_conv"), "damaged"),
+    "no such network": (lambda c: damaged(c, architecture="nothing"), "damaged"),
+    "not finite": (lambda c: damaged(c, model={k: v / 0 if v.is_floating_point() else v for k, v in
+                                               c["model"].items()}), "damaged"),
+    "std of zero": (lambda c: damaged(c, std=[0.0, 1.0, 1.0]), "damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD_CHECKPOINTS)
+def test_a_checkpoint_that_is_none_is_one_line_and_nothing_is_written(trained, workdir, refused, listing, kind):
+    spoil, part = BAD_CHECKPOINTS[kind]
+    torch.save(spoil(trained.checkpoint), workdir / "wikiart.pth")
+    (workdir / "metrics_part1.json").write_text("kept")
+    before = listing(workdir)
+    line = refused(testtrainpart1, *trained.flags, "--outputdir", ".")
+    assert line.startswith("wikiart.pth: ") and part in line, line
+    assert listing(workdir) == before
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "empty", "truncated", "folder"])
+def test_a_file_that_is_no_checkpoint_is_one_line_and_nothing_is_written(trained, workdir, refused, listing, kind):
+    whole = (trained.folder / "out" / "wikiart.pth").read_bytes()
+    path = workdir / "wikiart.pth"
+    if kind == "folder":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_bytes({"text": b"no checkpoint\n", "empty": b"", "truncated": whole[: len(whole) // 2]}[kind])
+    before = listing(workdir)
+    assert refused(testtrainpart1, *trained.flags, "--outputdir", ".").startswith("wikiart.pth: ")
+    assert listing(workdir) == before
+
+
+def test_flags_that_disagree_with_the_checkpoint_are_errors(trained, refused):
+    for name, value, has in [("architecture", "three_conv", "residual"), ("image_size", 64, str(S))]:
+        line = refused(testtrainpart1, *trained.flags, f"--{name}", value)
+        assert line.startswith(f"--{name}: ") and str(value) in line and has in line
+
+
+def test_flags_that_agree_with_the_checkpoint_are_not(trained, run, tmp_path):
+    evaluate(trained, run, tmp_path, "--architecture", "residual", "--image_size", S)
+
+
+def test_what_the_file_says_of_the_network_is_not_looked_at(trained, run, tmp_path, monkeypatch):
+    config = {"image_size": 128, "classifier": {"architecture": "no such network"}}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    evaluate(trained, run, tmp_path, "-c", tmp_path / "c.json")
+    assert json.loads((tmp_path / "metrics_part1.json").read_text()) == trained.metrics
+
+
+# Training
+
+
+@pytest.fixture
+def train(workdir, run):
+    """train(*flags) trains in the current folder and returns the checkpoint; the paintings are expected in train/."""
+
+    def train(*flags, err=""):
+        result = run(trainpart1, *FLAGS, "--trainingdir", "train", "--outputdir", "out", *flags)
+        assert result.status == 0 and (err is None or result.err == err), result.err
+        return torch.load(workdir / "out" / "wikiart.pth", weights_only=True)
+
+    return train
+
+
+def equal(one, other):
+    return all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+
+
+@pytest.mark.parametrize("imbalance", ["none", "weighted_sampler", "smote"])
+def test_one_seed_gives_bit_identical_weights_and_another_does_not(workdir, paint, train, imbalance):
+    paint(workdir / "train", {"A": 6, "B": 4, "C": 3})
+    flags = ("--epochs", 1, "--imbalance", imbalance, "--smote_target", 7, "--image_size", 16, "--validation", 0)
+    first, again, other = train(*flags), train(*flags), train(*flags, "--seed", 1)
+    assert equal(first, again) and first["history"] == again["history"]
+    assert not equal(first, other)
+
+
+def test_no_validation_trains_on_everything_and_keeps_the_latest(workdir, paint, train):
+    paint(workdir / "train", {"A": 5, "B": 1})
+    checkpoint = train("--validation", 0, "--epochs", 3)
+    assert checkpoint["epoch"] == 3
+    assert [set(row) for row in checkpoint["history"]] == 3 * [{"epoch", "training_loss"}]
+    images = [Image.open(path).resize((S, S), Image.Resampling.BICUBIC) for path in workdir.glob("train/*/*.jpg")]
+    assert checkpoint["mean"] == pytest.approx(np.mean([np.asarray(i) for i in images], (0, 1, 2)) / 255, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "score, figures, kept",
+    [
+        ("macro_f1", [0.3, 0.9, 0.5, 0.9], 2),
+        ("macro_f1", [0.0, 0.0, 0.0, 0.1], 4),
+        ("validation_mse", [0.3, 0.1, 0.2, 0.1], 2),
+        (None, [1, 2, 3, 4], 4),
+    ],
+)
+def test_modelfile_holds_the_best_epoch_so_far(tmp_path, paint, score, figures, kept, capsys):
+    paint(tmp_path / "train", {"A": 2, "B": 2})
+    dataset = wikiart.WikiArtDataset(str(tmp_path / "train"), 16, None, str(tmp_path / "cache"))
+    flags = ["--outputdir", str(tmp_path), "--epochs", "4", "--batch_size", "4", "--image_size", "16"]
+    settings = wikiart.read_settings("classifier", "", flags, wikiart.FRESH)
+    facts = {"classes": dataset.classes, "counts": dataset.counts, "fingerprints": dataset.fingerprints}
+    model, weights, kept_weights = wikiart.make_classifier("residual", 2, 16), [], []
+
+    def validate(model):
+        weights.append(copy.deepcopy(model.state_dict()))
+        if len(weights) > 1:
+            kept_weights.append(torch.load(tmp_path / "wikiart.pth", weights_only=True)["epoch"])
+        return {score: figures[len(weights) - 1]} if score else {}
+
+    history = wikiart.train(
+        settings, 1, facts, model, wikiart.Paintings(dataset, torch.device("cpu")),
+        functools.partial(wikiart.index_order, "none", dataset.labels, torch.arange(4), None, 0),
+        lambda model, images, labels: nn.functional.cross_entropy(model(images), labels), validate, score or "macro_f1",
+    )  # fmt: skip
+    checkpoint = torch.load(tmp_path / "wikiart.pth", weights_only=True)
+    assert len(history) == 4 and checkpoint["epoch"] == kept
+    assert all(torch.equal(checkpoint["model"][name], weights[kept - 1][name]) for name in checkpoint["model"])
+    sign = -1 if score == "validation_mse" else 1
+    best = [max(range(n), key=lambda i: sign * figures[i]) + 1 for n in range(1, 4)]
+    assert kept_weights == best
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    written = [i + 1 for i, line in enumerate(lines) if line.endswith("-> wikiart.pth")]
+    assert written[-1] == kept
+    assert not (tmp_path / "wikiart.resume.pth").exists()
+
+
+def test_identical_test_and_training_images_are_counted_and_named(trained, run, tmp_path, observed):
+    both = shutil.copytree(trained.folder / "test", tmp_path / "both")
+    shutil.copy(trained.folder / "train" / "Cubism" / "003.jpg", both / "Cubism" / "known.jpg")
+    shutil.copy(trained.folder / "train" / "Cubism" / "004.jpg", both / "Baroque" / "other_style.jpg")
+    result = evaluate(trained, run, tmp_path, "--testingdir", both)
+    metrics = json.loads((tmp_path / "metrics_part1.json").read_text())
+    report = metrics["also_in_training"]
+    expected = [str(both / "Baroque" / "other_style.jpg"), str(both / "Cubism" / "known.jpg")]
+    assert (metrics["images"], report["images"], report["paths"]) == (16, 2, expected)
+    assert_metrics(report["metrics_without"], {k: v for k, v in trained.metrics.items() if k in METRICS})
+    (line,) = result.err.splitlines()
+    assert line.startswith("warning: 2 test paintings") and all(path in line for path in expected)
+
+
+def test_a_test_folder_of_nothing_but_training_paintings_has_no_figures_without_them(trained, run, tmp_path):
+    result = evaluate(trained, run, tmp_path, "--testingdir", trained.folder / "train")
+    report = json.loads((tmp_path / "metrics_part1.json").read_text())["also_in_training"]
+    assert (report["images"], report["metrics_without"]) == (31, None)
+    assert "31 test paintings" in result.err
+
+
+def test_twins_under_two_styles_are_warned_of(workdir, paint, run):
+    paint(workdir / "train", {"A": 3, "B": 3})
+    shutil.copy(workdir / "train" / "A" / "001.jpg", workdir / "train" / "B" / "twin.jpg")
+    shutil.copy(workdir / "train" / "A" / "002.jpg", workdir / "train" / "A" / "same_style.jpg")
+    flags = ("--epochs", 1, "--image_size", 16)
+    result = run(trainpart1, *FLAGS, "--trainingdir", "train", "--outputdir", "out", *flags)
+    (line,) = result.err.splitlines()
+    assert result.status == 0 and line.startswith("warning: ") and "two styles" in line
+    assert "A/001.jpg" in line and "B/twin.jpg" in line and "same_style" not in line
+
+
+def test_training_goes_on_without_broken_images(workdir, paint, train, run):
+    paint(workdir / "train", {"A": 3, "B": 3})
+    (workdir / "train" / "A" / "text.jpg").write_text("no painting")
+    checkpoint = train("--epochs", 1, "--image_size", 16, err=None)
+    assert checkpoint["counts"] == {"A": 3, "B": 3}
+
+
+def test_an_error_in_training_overwrites_nothing(workdir, paint, train, refused, listing):
+    paint(workdir / "train", {"A": 3, "B": 3})
+    train("--epochs", 1, "--image_size", 16)
+    before = listing(workdir / "out")
+    for flags in [("--learning_rate", 20), ("--architecture", "nothing"), ("--trainingdir", "nothing")]:
+        refused(trainpart1, *FLAGS, "--trainingdir", "train", "--outputdir", "out", *flags)
+    assert listing(workdir / "out") == before
+
+
+def test_pretrained_weights_are_trained_from_with_their_own_normalisation(workdir, paint, train):
+    paint(workdir / "train", {"A": 3, "B": 3})
+    first = train("--epochs", 1, "--validation", 0)
+    (workdir / "out" / "wikiart.pth").rename(workdir / "first.pth")
+    paint(workdir / "train", {"A": 3, "B": 3, "C": 3})
+    second = train("--epochs", 1, "--validation", 0, "--pretrained", "first.pth", "--learning_rate", 1e-7)
+    assert (second["mean"], second["std"]) == (wikiart.IMAGENET_MEAN, wikiart.IMAGENET_STD)
+    for name, value in first["model"].items():
+        if name.endswith("weight") and not name.startswith("head"):
+            assert torch.allclose(second["model"][name], value, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture, epochs", [("residual", 6), ("three_conv", 10)])
+def test_styles_that_are_easy_to_tell_apart_are_learnt(workdir, paint, train, run, architecture, epochs):
+    counts = {"A": 40, "B": 40, "C": 40, "D": 10}
+    paint(workdir / "train", counts)
+    paint(workdir / "test", dict.fromkeys(counts, 10), seed=1)
+    train("--epochs", epochs, "--architecture", architecture)
+    run(testtrainpart1, "--testingdir", "test", "--outputdir", "out", "--device", "cpu")
+    metrics = json.loads((workdir / "out" / "metrics_part1.json").read_text())
+    assert metrics["majority_accuracy"] == 0.25 and metrics["accuracy"] > 0.9 and metrics["macro_f1"] > 0.9
+
+
+def test_real_paintings_from_folders_to_figures(workdir, real_paintings, train, run):
+    for part, count in [("train", 10), ("test", 4)]:
+        for style in sorted(path for path in (real_paintings / part).iterdir() if path.is_dir()):
+            (workdir / part / style.name).mkdir(parents=True)
+            for path in sorted(style.iterdir())[:count]:
+                (workdir / part / style.name / path.name).symlink_to(path)
+    checkpoint = train("--epochs", 1, err=None)
+    assert len(checkpoint["classes"]) == 7 and sum(checkpoint["counts"].values()) == 70
+    result = run(testtrainpart1, "--testingdir", "test", "--outputdir", "out", "--device", "cpu")
+    assert result.status == 0 and json.loads((workdir / "out" / "metrics_part1.json").read_text())["images"] == 28

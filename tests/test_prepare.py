@@ -1,0 +1,311 @@
+"""Laying out real WikiArt: the split, the lists, what is left out, and that the folders are whole or absent."""
+
+import importlib.util
+import os
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "data" / "wikiart" / "prepare.py"
+COUNTS = {"Baroque": 20, "Pop Art's": 10, "Живопись": 5}  # a plain name, one with a space and a quote, a non-Latin one
+
+
+@pytest.fixture
+def prepare():
+    """The script as a fresh module."""
+    spec = importlib.util.spec_from_file_location("prepare_wikiart", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def paint(path, seed):
+    """A small picture that only this seed paints, kept without loss."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder of three styles, every picture another one."""
+    folder = tmp_path / "source"
+    for number, (style, count) in enumerate(COUNTS.items()):
+        for i in range(count):
+            paint(folder / style / f"painting {i:02d}.png", 1000 * number + i)
+    return folder
+
+
+def layout(out):
+    """Side -> the paths below it, each of which has to be a relative link to a picture."""
+    for path in out.rglob("*"):
+        if not path.is_dir():
+            assert path.is_symlink() and path.is_file()
+            assert not os.path.isabs(os.readlink(path))
+    return {
+        side: sorted(str(p.relative_to(out / side)) for p in (out / side).rglob("*.*") if p.is_file())
+        for side in ("train", "test")
+    }
+
+
+def per_style(paths):
+    return {style: sum(Path(path).parts[0] == style for path in paths) for style in COUNTS}
+
+
+def refused(prepare, capsys, *arguments):
+    """The one line of an error with exit status 2."""
+    with pytest.raises(SystemExit) as stop:
+        prepare.main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_split_is_stratified_seeded_and_whole(prepare, source, tmp_path, capsys):
+    sides = {}
+    for name, options in {"a": [], "b": [], "c": ["--seed", "7"], "d": ["--test_share", "0.4"]}.items():
+        prepare.main([str(source), str(tmp_path / name), *options])
+        sides[name] = layout(tmp_path / name)
+    everything = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
+    for each in sides.values():
+        assert sorted(each["train"] + each["test"]) == everything
+    assert per_style(sides["a"]["test"]) == {"Baroque": 2, "Pop Art's": 1, "Живопись": 1}
+    assert per_style(sides["d"]["test"]) == {"Baroque": 8, "Pop Art's": 4, "Живопись": 2}
+    assert sides["a"] == sides["b"] != sides["c"]
+    out = capsys.readouterr().out
+    assert f'"{source}": 35 images, 3 styles' in out
+    assert f'"{tmp_path / "a" / "train"}": 31 links, 3 styles' in out
+    assert f'"{tmp_path / "a" / "test"}": 4 links, 3 styles' in out
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "a", "b", "c", "d"}
+
+
+def test_links_survive_a_move_of_both_folders_and_nesting(prepare, source, tmp_path):
+    (source / "Baroque" / "deep" / "er").mkdir(parents=True)
+    (source / "Baroque" / "painting 00.png").rename(source / "Baroque" / "deep" / "er" / "a\nb.png")
+    (tmp_path / "elsewhere").mkdir()
+    prepare.main([str(source), str(tmp_path / "elsewhere" / "out")])
+    (tmp_path / "moved").mkdir()
+    source.rename(tmp_path / "moved" / "source")
+    (tmp_path / "elsewhere").rename(tmp_path / "moved" / "elsewhere")
+    sides = layout(tmp_path / "moved" / "elsewhere" / "out")
+    assert os.path.join("Baroque", "deep", "er", "a\nb.png") in sides["train"] + sides["test"]
+
+
+def test_a_style_with_one_painting_trains(prepare, source, tmp_path):
+    paint(source / "Rococo" / "only.png", 9000)
+    prepare.main([str(source), str(tmp_path / "out"), "--test_share", "0.9"])
+    sides = layout(tmp_path / "out")
+    assert "Rococo/only.png" in sides["train"]
+    assert per_style(sides["train"]) == {"Baroque": 2, "Pop Art's": 1, "Живопись": 1}
+
+
+def test_identical_images_stand_once_and_contradictions_nowhere(prepare, source, tmp_path, capsys):
+    for i in range(20):  # every picture of the style twice: a draw that forgot to compare would put some on both sides
+        paint(source / "Baroque" / f"copy {i:02d}.png", i)
+    shutil.copy(source / "Pop Art's" / "painting 03.png", source / "Живопись" / "also here.png")
+    prepare.main([str(source), str(tmp_path / "out"), "--test_share", "0.5"])
+    sides = layout(tmp_path / "out")
+    every = [Path(path) for path in sides["train"] + sides["test"]]
+    assert sum(path.parts[0] == "Baroque" for path in every) == 20
+    assert not {"also here.png"} & {path.name for path in every}
+    assert Path("Pop Art's/painting 03.png") not in every
+    out = capsys.readouterr().out
+    assert "copies of another image of their style: 20 (" in out
+    assert 'identical under two styles: 2 ("Pop Art\'s/painting 03.png", "Живопись/also here.png")' in out
+
+
+def test_undecodable_images_are_named_and_left_out(prepare, source, tmp_path, capsys):
+    (source / "Baroque" / "broken.jpg").write_bytes(b"no picture at all")
+    whole = (source / "Baroque" / "painting 01.png").read_bytes()
+    (source / "Baroque" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    prepare.main([str(source), str(tmp_path / "out")])
+    printed = capsys.readouterr()
+    for name in ("broken.jpg", "cut.png"):
+        assert sum(f'{name}" is left out: ' in line for line in printed.err.splitlines()) == 1
+        assert not list((tmp_path / "out").rglob(name))
+    assert 'cannot be decoded: 2 ("Baroque/broken.jpg", "Baroque/cut.png")' in printed.out
+
+
+def test_mostly_undecodable_is_an_error(prepare, source, tmp_path, capsys):
+    for i in range(36):
+        (source / "Baroque" / f"broken {i}.jpg").write_bytes(b"")
+    assert "36 of 71 images cannot be decoded" in refused(prepare, capsys, source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def write_lists(folder, train, test):
+    """Two lists as ArtGAN has them; returns the options that name them."""
+    options = []
+    for name, rows in (("train", train), ("test", test)):
+        (folder / f"{name}.csv").write_text("".join(f"{row},{i % 3}\n" for i, row in enumerate(rows)))
+        options += [f"--{name}_list", str(folder / f"{name}.csv")]
+    return options
+
+
+def test_lists_are_honoured(prepare, source, tmp_path, capsys):
+    names = [str(path.relative_to(source)) for path in source.rglob("*.png")]
+    random.Random(1).shuffle(names)
+    missing = [f"Baroque/gone {i}.png" for i in range(7)]
+    options = write_lists(tmp_path, names[:15] + missing, names[15:25] + ["Baroque/away.png"])
+    prepare.main([str(source), str(tmp_path / "out"), *options])
+    trained = {Path(name).parts[0] for name in names[:15]}
+    wanted = sorted(name for name in names[15:25] if Path(name).parts[0] in trained)
+    assert layout(tmp_path / "out") == {"train": sorted(names[:15]), "test": wanted}
+    out = capsys.readouterr().out
+    assert "train.csv: 22 images" in out
+    assert "train.csv: missing files: 7 (" + ", ".join(f'"{name}"' for name in missing[:5]) + ", ...)" in out
+    assert 'test.csv: missing files: 1 ("Baroque/away.png")' in out
+    assert "left out, in no list: 10 (" in out
+
+
+def test_lists_with_copies_conflicts_and_a_style_for_test_alone(prepare, source, tmp_path, capsys):
+    shutil.copy(source / "Baroque" / "painting 00.png", source / "Baroque" / "twin.png")
+    baroque = [f"Baroque/painting {i:02d}.png" for i in range(6)]
+    options = write_lists(tmp_path, baroque[:4] + ["Baroque/painting 05.png"], baroque[3:] + ["Baroque/twin.png"])
+    with open(tmp_path / "test.csv", "a") as file:
+        file.write("Живопись/painting 00.png,2\n")
+    prepare.main([str(source), str(tmp_path / "out"), *options])
+    assert layout(tmp_path / "out") == {"train": baroque[1:3], "test": [*baroque[3:], "Baroque/twin.png"]}
+    out = capsys.readouterr().out
+    assert 'copies of another image of their style: 1 ("Baroque/painting 00.png")' in out
+    assert 'in both lists, taken for test: 2 ("Baroque/painting 03.png", "Baroque/painting 05.png")' in out
+    assert 'no training image of their style: 1 ("Живопись/painting 00.png")' in out
+    assert "styles without an image: 2 (" in out
+
+
+def test_rows_find_files_whose_accents_were_garbled(prepare, source, tmp_path, capsys):
+    rows = ["Baroque/joaqu\xe3\xadn-beach.png", "Baroque/cafe\u0301.png", "Baroque/dürer.png"]
+    files = ["Baroque/joaquπ¡n-beach.png", "Baroque/caf\xe9.png", "Baroque/dürer.png"]
+    for i, file in enumerate(files):
+        paint(source / file, 9000 + i)
+    options = write_lists(tmp_path, rows, ["Baroque/painting 01.png"])
+    prepare.main([str(source), str(tmp_path / "out"), *options])
+    assert layout(tmp_path / "out")["train"] == sorted(files)
+    assert "matched by their letters without accents: 2 (" in capsys.readouterr().out
+
+
+def test_rows_that_could_mean_several_files_are_missing(prepare, source, tmp_path, capsys):
+    for i, name in enumerate(["one é", "one è", "two é", "two è", "three é", "plain", "accented é"]):
+        paint(source / "Baroque" / f"{name}.png", 9000 + i)
+    missing = [
+        f"Baroque/{name}.png" for name in ("one ö", "two ö", "two ø", "three ö", "three ø", "plainü", "accented ")
+    ]
+    options = write_lists(tmp_path, ["Baroque/painting 00.png", *missing], ["Baroque/painting 01.png"])
+    prepare.main([str(source), str(tmp_path / "out"), *options])
+    assert layout(tmp_path / "out")["train"] == ["Baroque/painting 00.png"]
+    assert "missing files: 7 (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("Baroque/painting 00.png\n", 'train.csv: line 1: found "Baroque/painting 00.png", meant path,class index'),
+        ("Baroque/painting 00.png,0\n\npath,class\n", 'train.csv: line 3: found "path,class"'),
+        ("Baroque/gone.png,0\n", "train.csv: none of its 1 images is in SOURCE"),
+        ("", "train.csv: none of its 0 images is in SOURCE"),
+    ],
+)
+def test_bad_lists(prepare, source, tmp_path, capsys, rows, said):
+    options = write_lists(tmp_path, [], ["Baroque/painting 01.png"])
+    (tmp_path / "train.csv").write_text(rows)
+    assert said in refused(prepare, capsys, source, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_arguments(prepare, source, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "belong together" in refused(prepare, capsys, source, out, "--test_list", "x.csv")
+    both = ["--train_list", tmp_path / "none.csv", "--test_list", tmp_path / "none.csv"]
+    assert "none.csv: cannot be read: No such file" in refused(prepare, capsys, source, out, *both)
+    for share in ("0", "1", "half", "nan"):
+        assert f'--test_share: found "{share}"' in refused(prepare, capsys, source, out, "--test_share", share)
+    assert '--seed: found "-1"' in refused(prepare, capsys, source, out, "--seed=-1")
+    assert "prepare.py: " in refused(prepare, capsys, source)
+    assert "lies in SOURCE" in refused(prepare, capsys, source, source / "out")
+    missing = tmp_path / "missing"
+    assert f'"{missing}" cannot be read: No such file' in refused(prepare, capsys, missing, out)
+    (tmp_path / "flat").mkdir()
+    paint(tmp_path / "flat" / "a.png", 1)
+    assert "no style folders" in refused(prepare, capsys, tmp_path / "flat", out)
+    assert "No such file" in refused(prepare, capsys, source, tmp_path / "no" / "parent")
+    paint(tmp_path / "split" / "train" / "Baroque" / "a.png", 1)
+    paint(tmp_path / "split" / "test" / "Baroque" / "b.png", 2)
+    assert "train and test already" in refused(prepare, capsys, tmp_path / "split", out)
+    for i in range(2):
+        paint(tmp_path / "few" / f"style {i}" / "a.png", i)
+    assert "too few" in refused(prepare, capsys, tmp_path / "few", out)
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_out_must_be_new_or_empty(prepare, source, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    assert "is not empty" in refused(prepare, capsys, source, out)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    assert "cannot be written: Not a directory" in refused(prepare, capsys, source, out / "mine.txt")
+    assert (out / "mine.txt").read_text() == "mine"
+    (out / "mine.txt").unlink()
+    prepare.main([str(source), str(out)])
+    assert len(layout(out)["train"]) == 31
+
+
+@pytest.mark.parametrize("place", ["decoding", "linking", "renaming"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("a bug")])
+def test_whole_or_not_at_all(prepare, source, tmp_path, monkeypatch, capsys, place, error):
+    before = sorted(tmp_path.rglob("*"))
+    calls = []
+
+    def fails_midway(real, last):
+        def call(*arguments, **options):
+            calls.append(1)
+            if len(calls) == last:
+                raise error
+            return real(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        if place == "decoding":
+            patch.setattr(prepare.wikiart, "fingerprint", fails_midway(prepare.wikiart.fingerprint, 15))
+        elif place == "linking":
+            patch.setattr(Path, "symlink_to", fails_midway(Path.symlink_to, 15))
+        else:
+            patch.setattr(Path, "rename", fails_midway(Path.rename, 1))
+        ending = RuntimeError if isinstance(error, RuntimeError) else SystemExit
+        with pytest.raises(ending) as stop:
+            prepare.main([str(source), str(tmp_path / "out")])
+    if isinstance(error, OSError):
+        assert stop.value.code == 2
+        assert f'"{tmp_path / "out"}" cannot be written: No space left' in capsys.readouterr().err
+    elif isinstance(error, KeyboardInterrupt):
+        assert stop.value.code == 130
+    assert sorted(tmp_path.rglob("*")) == before
+    # A killed run can tidy nothing: what it has left is not in the way of the next, nor in its result.
+    paint(tmp_path / ".out.part" / "train" / "Baroque" / "left over.png", 1)
+    prepare.main([str(source), str(tmp_path / "out")])
+    assert len(layout(tmp_path / "out")["train"]) == 31
+    assert not (tmp_path / ".out.part").exists()
+
+
+def test_result_loads_and_no_image_is_on_both_sides(prepare, source, tmp_path):
+    for style in COUNTS:
+        for i in range(0, 5):
+            shutil.copy(source / style / f"painting {i:02d}.png", source / style / f"copy {i:02d}.png")
+    prepare.main([str(source), str(tmp_path / "out"), "--test_share", "0.5"])
+    size = prepare.wikiart.read_config(ROOT / "data" / "wikiart" / "config.json")["image_size"]
+    assert size == prepare.COMPARED_SIZE
+    cache = str(tmp_path / "cache")
+    train = prepare.wikiart.WikiArtDataset(tmp_path / "out" / "train", size, cachedir=cache)
+    test = prepare.wikiart.WikiArtDataset(tmp_path / "out" / "test", size, train.classes, cachedir=cache)
+    assert train.classes == sorted(COUNTS)
+    assert train.counts == {"Baroque": 10, "Pop Art's": 5, "Живопись": 3}
+    assert test.counts == {"Baroque": 10, "Pop Art's": 5, "Живопись": 2}
+    prints = train.fingerprints.tolist() + test.fingerprints.tolist()
+    assert len(set(prints)) == len(prints) == 35
