@@ -157,7 +157,7 @@ def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> Figure
     for row, column in zip(*matrix.nonzero(), strict=True):
         color = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=8, color=color)
-    names = [name.replace("_", " ") for name in classes]
+    names = [wikiart.caption(name) for name in classes]
     support = [f"{name} ({number})" for name, number in zip(names, matrix.sum(1), strict=True)]
     axes.set_xticks(range(len(classes)), names, rotation=90, parse_math=False)
     axes.set_yticks(range(len(classes)), support, parse_math=False)
@@ -182,7 +182,7 @@ def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabili
     figure = Figure(figsize=(16, 9), layout="constrained", dpi=100)
     sheet, chart = figure.subfigures(1, 2, width_ratios=(5, 3))
     sheet.suptitle(f"The most confident of {int((confidence >= 0).sum()):,} wrong answers")
-    names = [name.replace("_", " ") for name in dataset.classes]
+    names = [wikiart.caption(name) for name in dataset.classes]
     for place, axes in enumerate(sheet.subplots(3, 5).flat):
         axes.axis("off")
         if place < len(worst):

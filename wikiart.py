@@ -11,7 +11,9 @@ import fcntl
 import functools
 import hashlib
 import io
+import itertools
 import json
+import logging
 import math
 import os
 import pickle
@@ -67,7 +69,12 @@ def world_size() -> int:
 def say(text: str) -> None:
     """Print a line, from the first process only."""
     if rank() == 0:
-        print(printable(text), flush=True)
+        try:
+            print(printable(text), flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(f"standard output cannot be written: {error.strerror}") from None
 
 
 def warn(text: str) -> None:
@@ -81,6 +88,8 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> None:
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # we name what cannot be read, and why
+        logging.getLogger("PIL").setLevel(logging.CRITICAL)
         try:
             main(argv)
         except UserError as error:
@@ -416,10 +425,18 @@ def write_tensors(path: str | os.PathLike, value: object) -> None:
     write_whole(path, lambda file: file.write(archive.getbuffer()))
 
 
+def caption(style: str) -> str:
+    """A style's name as figures show it: what any font can draw, and not too long for an axis."""
+    text = printable(style.replace("_", " "))
+    return text if len(text) <= 40 else text[:39] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def write_figure(path: str | os.PathLike, figure: object) -> None:
     """Write a matplotlib figure as PNG, whole or not at all."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a style's name: drawn as an empty box
+        figure.savefig(picture, format="png")
     write_whole(path, lambda file: file.write(picture.getbuffer()))
 
 
@@ -503,7 +520,7 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
 
 
 def decode_image(path: str, image_size: int) -> np.ndarray:
-    """An image file as uint8 [3, S, S], RGB: upright by its EXIF orientation, transparency on white, stretched to S x S.
+    """An image file as uint8 [3, S, S]: RGB, upright by its EXIF orientation, transparency on white, stretched.
 
     The first frame of an animation counts; 16-bit greys are scaled to 8. Raises DataError with the reason.
     """
@@ -518,9 +535,9 @@ def decode_image(path: str, image_size: int) -> np.ndarray:
                 upright = upright.convert("RGBA")
                 white = Image.new("RGBA", upright.size, "white")
                 upright = Image.alpha_composite(white, upright)
-            resized = upright.convert("RGB").resize((image_size, image_size), Image.Resampling.BICUBIC)
+            resized = upright.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
     except Exception as error:  # a hostile file can raise anything in a decoder
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(reason.replace(str(path), "file").replace(repr(path), "file")) from None
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
@@ -581,7 +598,7 @@ def _decoded(
     The cache's name holds a digest of the files' names, sizes and times: when they change, it is made anew and the old
     one removed. A lock lets one process decode while others wait, and is free again when its holder dies.
     """
-    listing = json.dumps([1, image_size, files]).encode()
+    listing = json.dumps([2, image_size, files]).encode()
     folder = f"{hashlib.sha256(os.fsencode(os.path.realpath(imgdir))).hexdigest()[:12]}-{image_size}"
     stem = f"{folder}-{hashlib.sha256(listing).hexdigest()[:20]}"
     index_path, data_path = Path(cachedir) / f"{stem}.json", Path(cachedir) / f"{stem}.uint8"
@@ -610,7 +627,7 @@ def _decoded(
         return found
     try:
         Path(cachedir).mkdir(parents=True, exist_ok=True)
-        lock = open(Path(cachedir) / f"{folder}.lock", "wb")
+        lock = open(Path(cachedir) / f"{folder}.lock", "wb")  # noqa: SIM115 - the `with` below closes it
     except OSError as error:
         raise UserError(f"{quoted(cachedir)}: cannot be written: {error.strerror}") from None
     with lock:
@@ -1056,7 +1073,7 @@ class Autoencoder(nn.Module):
         small, top = image_size // 16, 8 * width
         channels = [3, width, 2 * width, 4 * width, top]
         layers = []
-        for channels_in, channels_out in zip(channels, channels[1:], strict=False):
+        for channels_in, channels_out in itertools.pairwise(channels):
             layers += [nn.Conv2d(channels_in, channels_out, 4, 2, 1), nn.BatchNorm2d(channels_out), nn.ReLU()]
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * small**2, latent_dim))
         layers = [nn.Linear(latent_dim, top * small**2), nn.Unflatten(1, (top, small, small))]
@@ -1304,11 +1321,11 @@ def train(
                     write_tensors(modelfile, checkpoint)
                 write_tensors(resume_file, state)
             saved = epoch
+            left = (time.perf_counter() - begun) / (epoch - first_epoch + 1) * (settings.epochs - epoch)
+            _say_epoch(row, settings.epochs, speed, left, f"  -> {modelfile.name}" if best else "")
         except KeyboardInterrupt:
             stand = f"epoch {saved} is saved; the same command goes on from there" if saved else "no epoch is saved yet"
             raise KeyboardInterrupt(f"\nStopped in epoch {epoch} of {settings.epochs}: {stand}.") from None
-        left = (time.perf_counter() - begun) / (epoch - first_epoch + 1) * (settings.epochs - epoch)
-        _say_epoch(row, settings.epochs, speed, left, f"  -> {modelfile.name}" if best else "")
     if rank() == 0:
         resume_file.unlink(missing_ok=True)
     return history
@@ -1356,10 +1373,10 @@ def _train_epoch(
 
 
 def _not_finite(where: str, optimizer: torch.optim.Optimizer) -> UserError:
-    rate = max(group["lr"] for group in optimizer.param_groups)
+    rate, peak = (max(group[name] for group in optimizer.param_groups) for name in ("lr", "peak"))
     return UserError(
-        f"the loss or the weights are not finite {where}, at learning rate {rate:.3g}; what was saved before stands; "
-        f"try a lower learning_rate and --fresh"
+        f"the loss or the weights are not finite {where}, at learning rate {rate:.3g} (peak {peak:.3g}); "
+        "what was saved before stands; try a lower learning_rate and --fresh"
     )
 
 
@@ -1387,7 +1404,7 @@ _FREE_TO_CHANGE = {"trainingdir", "testingdir", "outputdir", "cachedir", "device
 
 
 def _run_identity(settings: Settings, facts: dict[str, object]) -> dict[str, object]:
-    """What has to be the same for a run to go on: every setting that shapes the result, and the paintings themselves."""
+    """What has to be the same for a run to go on: all settings that shape the result, and the paintings."""
     known = SHARED_SETTINGS | SECTIONS[settings.section]
     identity = {name: getattr(settings, name) for name in known if name not in _FREE_TO_CHANGE}
     content = facts["fingerprints"].numpy().tobytes() + json.dumps(facts["counts"]).encode()

@@ -24,7 +24,8 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 COUNTS = {"Baroque": 13, "Cubism": 8, "Ukiyo_e": 5}
-SCRIPTS = [name for name in ("trainpart1", "testtrainpart1", "trainauto", "testtrainauto") if (ROOT / f"{name}.py").is_file()]
+SCRIPTS = ["trainpart1", "testtrainpart1", "trainauto", "testtrainauto"]
+SCRIPTS = [name for name in SCRIPTS if (ROOT / f"{name}.py").is_file()]
 
 
 def paint(folder: str | os.PathLike, counts: dict[str, int] = COUNTS, seed: int = 0, side: int = 24) -> Path:
@@ -112,7 +113,7 @@ def _server() -> multiprocessing.context.ForkServerContext:
 def _child(script: str, flags: list[str], environment: dict[str, str], output: str, plant: Callable | None) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{output}.{environment.get('RANK', 0)}.{name}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, encoding="utf-8", errors="backslashreplace") for number in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(i, "w", 1, encoding="utf-8", errors="backslashreplace") for i in (1, 2))
     os.environ.update(environment)
     torch.set_num_threads(1)
     if plant:

@@ -14,9 +14,8 @@ import psutil
 import pytest
 import runs
 import torch
-import wikiart
 
-PARTS = {"trainpart1": ("wikiart", "macro_f1"), "trainauto": ("autoencoder", "validation_mse")}
+import wikiart
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +49,7 @@ def torchrun(script: str, command: list[object], timeout: float = 90) -> subproc
     return subprocess.CompletedProcess(launcher, process.returncode, out, err)
 
 
-@pytest.mark.parametrize(
-    "script", ["trainpart1", pytest.param("trainauto", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("script", ["trainpart1", pytest.param("trainauto", marks=pytest.mark.slow)])
 def test_torchrun_trains(script, paintings, tmp_path):
     if script not in runs.SCRIPTS:
         pytest.skip("not there yet")
@@ -119,7 +116,8 @@ def test_shares_make_up_the_whole(paintings, tmp_path):
     for number in 1, 2:
         out = tmp_path / str(number)
         command = flags(paintings, out, "--imbalance", "smote", "--smote_target", 11)
-        running = runs.start(tmp_path / "log", "trainpart1", *command, processes=number, plant=Saw(tmp_path / f"n{number}"))
+        saw = Saw(tmp_path / f"n{number}")
+        running = runs.start(tmp_path / "log", "trainpart1", *command, processes=number, plant=saw)
         assert running.wait().status == 0
         notes[number] = [json.loads((tmp_path / f"n{number}.{rank}").read_text()) for rank in range(number)]
     (one,), (first, second) = notes[1], notes[2]

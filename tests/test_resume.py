@@ -9,21 +9,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
 import runs
 import torch
-import wikiart
 from PIL import Image
 
+import wikiart
+
 EPOCHS = 3
-CASES = {
-    "none": ("trainpart1", "--imbalance", "none"),
-    "weighted": ("trainpart1", "--imbalance", "weighted_sampler"),
-    "smote": ("trainpart1", "--imbalance", "smote", "--smote_target", "12", "--architecture", "three_conv"),
-    "all": ("trainpart1", "--validation", "0"),
-    "auto": ("trainauto", "--latent_dim", "8"),
+THREE_CONV = ("--architecture", "three_conv")  # has dropout, which draws random numbers
+CASES = {  # where nothing is held out, the checkpoint is that of the last epoch
+    "none": ("trainpart1", "--imbalance", "none", "--validation", "0"),
+    "weighted": ("trainpart1", "--imbalance", "weighted_sampler", "--validation", "0.3"),
+    "smote": ("trainpart1", "--imbalance", "smote", "--smote_target", "12", "--validation", "0", *THREE_CONV),
+    "auto": ("trainauto", "--latent_dim", "8", "--validation", "0.3"),
 }
 cases = pytest.mark.parametrize(
     "case", [pytest.param(n, marks=pytest.mark.skipif(c[0] not in runs.SCRIPTS, reason=c[0])) for n, c in CASES.items()]
@@ -51,17 +53,32 @@ def flags(paintings: Path, out: Path, *more: object) -> list[object]:
     return [*folders, "--device", "cpu", "--image_size", 16, "--batch_size", 8, "--epochs", EPOCHS, *more]
 
 
+class Ending(NamedTuple):
+    """What a run leaves: its checkpoint, and each epoch's printed figures without the clock's."""
+
+    checkpoint: dict[str, object]
+    figures: list[str]
+
+
+def ending(done: runs.Done, out: Path) -> Ending:
+    """The end of a run that wrote into `out`; its settings, which name that folder, are left out."""
+    assert (done.status, done.err) == (0, "")
+    checkpoint = runs.load(next(out.glob("*.pth")))
+    figures = re.findall(r"^(epoch .*)  [\d,]+ paintings/s", done.out, re.MULTILINE)
+    return Ending(checkpoint | {"settings": None}, figures)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(paintings, tmp_path_factory):
-    """uninterrupted(case): the checkpoint of a case's run that nothing disturbed, made once."""
+    """uninterrupted(case): the ending of a case's run that nothing disturbed, made once."""
     made = {}
 
-    def uninterrupted(case: str) -> dict[str, object]:
+    def uninterrupted(case: str) -> Ending:
         if case not in made:
             out = tmp_path_factory.mktemp(case)
             script, *more = CASES[case]
-            assert runs.call(script, *flags(paintings, out, *more)).status == 0
-            made[case] = runs.load(next(out.glob("*.pth")))
+            made[case] = ending(runs.call(script, *flags(paintings, out, *more)), out)
+            assert len(made[case].figures) == EPOCHS
         return made[case]
 
     return uninterrupted
@@ -73,17 +90,14 @@ def saved_epochs(out: Path) -> int:
     return len(runs.load(files[0])["history"]) if files else 0
 
 
-def check_ending(done: runs.Done, out: Path, before: int, expected: dict[str, object], epochs: int = EPOCHS) -> None:
-    """The resumed run said where it goes on, trained the missing epochs alone and left one file, equal to `expected`."""
-    assert (done.status, done.err) == (0, "")
-    said = re.findall(rf"going on after epoch (\d+) of {epochs}", done.out)
+def check_ending(done: runs.Done, out: Path, before: int, expected: Ending) -> None:
+    """The resumed run said where it goes on, trained the missing epochs alone and ended as the `expected` run did."""
+    found = ending(done, out)
+    said = re.findall(rf"going on after epoch (\d+) of {EPOCHS}", done.out)
     assert said == ([str(before)] if before else [])
-    trained = [int(number) for number in re.findall(rf"^epoch (\d+)/{epochs} ", done.out, re.MULTILINE)]
-    assert trained == list(range(before + 1, epochs + 1))
+    assert found.figures == expected.figures[before:]
+    assert runs.same(found.checkpoint, expected.checkpoint)
     assert not [path.name for path in out.iterdir() if path.suffix not in (".png", ".pth") or "resume" in path.name]
-    checkpoint = runs.load(next(out.glob("*.pth")))
-    checkpoint["settings"] = expected["settings"]  # holds the output folder
-    assert runs.same(checkpoint, expected)
 
 
 def raise_at(monkeypatch, name: str, count: int, error: BaseException) -> None:
@@ -138,14 +152,14 @@ def interrupted(paintings: Path, out: Path, monkeypatch, *more: object) -> Path:
     """A run of part 1 that was killed in its second epoch; returns its resume file."""
     with monkeypatch.context() as patch, pytest.raises(Killed):
         raise_at(patch, "_share_buffers", 2, Killed())
-        runs.call("trainpart1", *flags(paintings, out, *more))
+        runs.call("trainpart1", *flags(paintings, out, *CASES["weighted"][1:], *more))
     return out / "wikiart.resume.pth"
 
 
 def test_fresh_starts_anew_and_so_does_a_complete_run(paintings, uninterrupted, tmp_path, monkeypatch):
     interrupted(paintings, tmp_path, monkeypatch)
     for more in ["--fresh"], []:
-        done = runs.call("trainpart1", *flags(paintings, tmp_path, *more))
+        done = runs.call("trainpart1", *flags(paintings, tmp_path, *CASES["weighted"][1:], *more))
         check_ending(done, tmp_path, 0, uninterrupted("weighted"))
 
 
@@ -160,11 +174,11 @@ def test_another_run_is_refused(paintings, tmp_path, monkeypatch):
         "learning_rate": 0.001,
         "epochs": 5,
         "imbalance": "none",
-        "validation": 0.3,
+        "validation": 0.4,
         "smote_target": 9,
     }
     for name, value in changes.items():
-        done = runs.call("trainpart1", *flags(paintings, tmp_path, f"--{name}", value))
+        done = runs.call("trainpart1", *flags(paintings, tmp_path, *CASES["weighted"][1:], f"--{name}", value))
         assert done.status == 2 and runs.one_line(done.err), done
         assert f"{name} was " in done.err and f" and is {wikiart._found(value)}" in done.err and "--fresh" in done.err
         assert str(resume_file) in done.err
@@ -176,7 +190,7 @@ def test_other_paintings_are_refused(paintings, tmp_path, monkeypatch):
     interrupted(paintings, out, monkeypatch)
 
     def refused() -> bool:
-        done = runs.call("trainpart1", *flags(other, out))
+        done = runs.call("trainpart1", *flags(other, out, *CASES["weighted"][1:]))
         return done.status == 2 and runs.one_line(done.err) and "paintings was" in done.err
 
     def changed(change) -> bool:
@@ -191,7 +205,7 @@ def test_other_paintings_are_refused(paintings, tmp_path, monkeypatch):
     assert changed(lambda: (other / "Cubism" / "7.png").rename(other / "Ukiyo_e" / "-.png"))
     shutil.rmtree(other)
     shutil.copytree(paintings, other)  # the same paintings elsewhere are the same run
-    assert "going on after epoch 1" in runs.call("trainpart1", *flags(other, out)).out
+    assert "going on after epoch 1" in runs.call("trainpart1", *flags(other, out, *CASES["weighted"][1:])).out
 
 
 def test_the_best_epoch_must_still_be_there(paintings, tmp_path, monkeypatch):
@@ -202,16 +216,17 @@ def test_the_best_epoch_must_still_be_there(paintings, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_says_what_is_saved(paintings, uninterrupted, tmp_path, monkeypatch):
-    moments = [("train_step", 2, 0), ("write_tensors", 2, 0), ("_share_buffers", 2, 1), ("write_whole", 4, 1)]
+    moments = [("train_step", 2, 0), ("write_tensors", 2, 0), ("_say_epoch", 1, 1), ("_share_buffers", 2, 1)]
     for number, (name, count, saved) in enumerate(moments):
         out = tmp_path / str(number)
         with monkeypatch.context() as patch:
             raise_at(patch, name, count, KeyboardInterrupt())
-            done = runs.call("trainpart1", *flags(paintings, out))
+            done = runs.call("trainpart1", *flags(paintings, out, *CASES["weighted"][1:]))
         assert done.status == 130 and runs.one_line(done.err.removeprefix("\n")), done.err
         expected = "epoch 1 is saved; the same command goes on from there" if saved else "no epoch is saved yet"
         assert expected in done.err and saved_epochs(out) == saved
-        check_ending(runs.call("trainpart1", *flags(paintings, out)), out, saved, uninterrupted("weighted"))
+        resumed = runs.call("trainpart1", *flags(paintings, out, *CASES["weighted"][1:]))
+        check_ending(resumed, out, saved, uninterrupted("weighted"))
 
 
 def test_ctrl_c_in_a_real_process(paintings, tmp_path):
@@ -240,8 +255,8 @@ def kill_when(running: runs.Running, phase: str, out: Path, cache: Path, chance:
         running.wait_for(lambda: list(cache.glob(".*.uint8.part")) or list(cache.glob("*.uint8")))
         time.sleep(chance.uniform(0, 0.05))
     elif phase == "writing":
-        name = chance.choice([".wikiart.pth.part", ".wikiart.resume.pth.part"])
-        running.wait_for(lambda: (out / name).exists())
+        seen = chance.choice(["", "epoch 1/", "epoch 2/"])
+        running.wait_for(lambda: seen in running.text("out") and list(out.glob(".*.part")))
         time.sleep(chance.uniform(0, 0.01))
     elif phase == "training":
         seen = f"epoch {chance.randint(1, EPOCHS - 1)}/"
@@ -258,11 +273,10 @@ def killed_and_resumed(tmp_path: Path, kills: int, seed: int, processes: int = 1
     paintings = runs.paint(tmp_path / "train", {"Baroque": 60, "Cubism": 40, "Ukiyo_e": 20}, side=200)
 
     def begin(name: str) -> runs.Running:
-        command = flags(paintings, tmp_path / name, "--cachedir", tmp_path / name / "cache")
+        command = flags(paintings, tmp_path / name, "--cachedir", tmp_path / name / "cache", "--validation", 0)
         return runs.start(tmp_path / f"{name}.log", "trainpart1", *command, processes=processes)
 
-    assert begin("whole").wait(120).status == 0
-    expected = runs.load(tmp_path / "whole" / "wikiart.pth")
+    expected = ending(begin("whole").wait(120), tmp_path / "whole")
     seen = {}
     for number in range(kills):
         phase, out = ["decode", "training", "writing", "any"][number % 4], tmp_path / str(number)
@@ -311,8 +325,10 @@ def kill_in_second_epoch() -> None:
     wikiart._share_buffers = planted
 
 
-@pytest.mark.parametrize("case", ["weighted", pytest.param("auto", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", ["none", pytest.param("auto", marks=pytest.mark.slow)])
 def test_two_processes_resume(case, paintings, tmp_path):
+    if CASES[case][0] not in runs.SCRIPTS:
+        pytest.skip("not there yet")
     script, *more = CASES[case]
     for name in "whole", "parts":
         if name == "parts":
@@ -320,5 +336,6 @@ def test_two_processes_resume(case, paintings, tmp_path):
             killed = runs.start(tmp_path / "killed", script, *command, processes=2, plant=kill_in_second_epoch).wait()
             assert killed.status == -signal.SIGKILL and saved_epochs(tmp_path / name) == 1
         done = runs.start(tmp_path / name, script, *flags(paintings, tmp_path / name, *more), processes=2).wait()
-    file = next((tmp_path / "whole").glob("*.pth"))
-    check_ending(done, tmp_path / "parts", 1, runs.load(file))
+        if name == "whole":
+            expected = ending(done, tmp_path / name)
+    check_ending(done, tmp_path / "parts", 1, expected)

@@ -1,0 +1,556 @@
+"""Disks that are full, folders that are gone, files that lie, numbers that explode: one line each, and nothing lost."""
+
+import csv
+import io
+import json
+import math
+import os
+import pickle
+import re
+import resource
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from functools import partial
+from pathlib import Path
+
+import fuzz
+import matplotlib.figure
+import pytest
+import runs
+import torch
+from PIL import Image
+
+import trainpart1
+import wikiart
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(pickle protocol|sparse tensor|quantiz|nested tensors|TypedStorage)")
+FAULTS = ["full at once", "full midway", "full at the end", "read-only", "rename", "folder gone"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Paintings, their decoded cache and a trained part 1, to be copied or read."""
+    home = tmp_path_factory.mktemp("home")
+    runs.paint(home / "train")
+    runs.paint(home / "test", seed=1)
+    assert runs.call("trainpart1", *flags(home, home / "out")).status == 0
+    assert runs.call("testtrainpart1", *flags(home, home / "out")[:8]).status == 0
+    return home
+
+
+def flags(home: Path, out: Path, *more: object) -> list[object]:
+    folders = ["--trainingdir", home / "train", "--testingdir", home / "test", "--outputdir", out]
+    folders += ["--cachedir", home / "cache"]
+    return [*folders, "--image_size", 16, "--device", "cpu", "--batch_size", 8, "--epochs", 2, *more]
+
+
+def measuring(home: Path, out: Path, *more: object) -> list[object]:
+    """Flags of the test scripts, which take the size from the checkpoint."""
+    return [*flags(home, out)[:8], "--device", "cpu", *more]
+
+
+def refused(done: runs.Done, *words: str) -> bool:
+    return done.status == 2 and runs.one_line(done.err) and all(word in done.err for word in words)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Files are written whole or not at all
+
+
+def write_pixels(path: Path) -> None:
+    wikiart.write_whole(path, lambda file: [file.write(bytes(1000)) for _ in range(100)])
+
+
+def write_figure(path: Path) -> None:
+    figure = matplotlib.figure.Figure()
+    figure.subplots().plot([1, 2])
+    wikiart.write_figure(path, figure)
+
+
+WRITERS = {
+    "checkpoint": lambda path: wikiart.write_tensors(path, {"weights": torch.zeros(30_000)}),
+    "metrics": lambda path: wikiart.write_json(path, {"numbers": list(range(9000))}),
+    "figure": write_figure,
+    "cache": write_pixels,
+}
+
+
+class FullDisk:
+    """A file on which only so many bytes find room."""
+
+    def __init__(self, file, room: int) -> None:
+        self.file, self.room = file, room
+
+    def __getattr__(self, name: str):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *end) -> None:
+        self.file.close()
+
+    def write(self, data) -> int:
+        if self.file.tell() + memoryview(data).nbytes > self.room:
+            self.file.write(bytes(max(0, self.room - self.file.tell())))
+            raise OSError(28, "No space left on device")
+        return self.file.write(data)
+
+
+def fail(error: int, *_: object) -> None:
+    raise OSError(error, os.strerror(error))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failed_write_leaves_what_was_there(kind, fault, tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "file"
+    WRITERS[kind](path)
+    before, real_open = contents(tmp_path), open
+    room = {"full at once": 0, "full midway": 5000}.get(fault)
+    with monkeypatch.context() as patch:
+        if room is not None:
+            patch.setattr("builtins.open", lambda name, mode: FullDisk(real_open(name, mode), room))
+        elif fault == "full at the end":
+            patch.setattr(os, "fsync", partial(fail, 28))
+        elif fault == "read-only":
+            patch.setattr("builtins.open", partial(fail, 13))
+        elif fault == "rename":
+            patch.setattr(os, "replace", partial(fail, 5))
+        else:  # taken away while the file is written; nobody makes it anew behind the writer's back
+            patch.setattr(os, "fsync", lambda _: shutil.rmtree(tmp_path / "folder"))
+        with pytest.raises(wikiart.UserError) as caught:
+            WRITERS[kind](path)
+    assert str(caught.value).startswith(f"{path}: cannot be written: ") and str(caught.value).isprintable()
+    assert contents(tmp_path) == ({} if fault == "folder gone" else before)
+
+
+def limit_files(size: int) -> None:
+    """No file may grow beyond `size` bytes: a full disk, as a process can have it for itself."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def limit_metrics() -> None:
+    """As above, but only while the metrics are written: they are smaller than what is printed."""
+    real = wikiart.write_json
+
+    def write_json(*arguments) -> None:
+        limit_files(100)
+        try:
+            real(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)
+
+    wikiart.write_json = write_json
+
+
+def test_a_full_disk_stops_each_script_with_a_line(home, tmp_path):
+    """The same with real limits: cache, checkpoint, resume file and figures; what stood there before still loads."""
+    cases = [
+        ("trainpart1", 5000, ".uint8: cannot be written", "cache"),
+        ("trainpart1", 2_000_000, "wikiart.pth: cannot be written", "out"),
+        ("trainpart1", 6_000_000, "wikiart.resume.pth: cannot be written", "out"),
+        ("testtrainpart1", 0, "metrics_part1.json: cannot be written", "out"),
+        ("testtrainpart1", 15_000, "confusion_matrix.png: cannot be written", "out"),
+    ]
+    for script, size, words, kind in cases:
+        out = tmp_path / f"{script}{size}"
+        shutil.copytree(home / "out", out)
+        before = contents(out)
+        command = flags(home, out, "--seed", 5) if script == "trainpart1" else measuring(home, out)
+        command += ["--cachedir", tmp_path / "cache"] if kind == "cache" else []
+        plant = partial(limit_files, size) if size else limit_metrics
+        done = runs.start(tmp_path / "log", script, *command, plant=plant).wait()
+        assert refused(done, words), done
+        after = contents(out)
+        assert after.keys() == before.keys()
+        changed = {name for name in before if after[name] != before[name]}
+        assert changed <= {"wikiart.pth"} and bool(changed) == (size == 6_000_000)  # that epoch's best is whole
+        wikiart.load_checkpoint(out / "wikiart.pth", 1)
+        assert not [path for path in (tmp_path / "cache").glob("*") if path.suffix != ".lock"]
+
+
+class FullOutput(io.StringIO):
+    """Standard output that goes into a file on a full disk."""
+
+    def write(self, text: str) -> int:
+        fail(28)
+
+
+def test_a_log_on_a_full_disk(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", FullOutput())
+    with pytest.raises(SystemExit) as end:
+        trainpart1.main([str(flag) for flag in flags(home, tmp_path)])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "standard output cannot be written: No space left on device\n"
+
+
+def test_places_that_cannot_be_written(home, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    blocked = tmp_path / "file" / "out"
+    assert refused(runs.call("trainpart1", *flags(home, blocked)), f"{blocked}/wikiart.pth: cannot be written")
+    assert refused(runs.call("trainpart1", *flags(home, tmp_path, "--cachedir", blocked)), "cannot be written")
+    assert refused(runs.call("trainpart1", *flags(home, tmp_path, "--modelfile", "x" * 300)), "cannot be written")
+    assert refused(runs.call("trainpart1", *flags(home, tmp_path, "--modelfile", ".")), "--modelfile")
+    (tmp_path / "model").mkdir()
+    assert refused(runs.call("trainpart1", *flags(home, tmp_path, "--modelfile", "model")), "cannot be written")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
+    real = wikiart._train_epoch
+
+    def take_away(*arguments):
+        shutil.rmtree(tmp_path / "gone", ignore_errors=True)
+        (tmp_path / "gone").write_text("")
+        return real(*arguments)
+
+    monkeypatch.setattr(wikiart, "_train_epoch", take_away)
+    assert refused(runs.call("trainpart1", *flags(home, tmp_path / "gone")), "gone/wikiart.pth: cannot be written")
+
+
+# What is read is not trusted
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+def test_code_in_a_file_of_weights_never_runs(home, tmp_path):
+    planted = tmp_path / "planted"
+    good = runs.load(home / "out" / "wikiart.pth")
+    for name, write in {
+        "torch": lambda value, path: torch.save(value, path),
+        "legacy": lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False),
+        "pickle": lambda value, path: path.write_bytes(pickle.dumps(value)),
+    }.items():
+        for value in [Hostile(planted), good | {"history": Hostile(planted)}, {"model": Hostile(planted)}]:
+            out = tmp_path / "out"
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            write(value, out / "evil.pth")
+            shutil.copy(out / "evil.pth", out / "wikiart.pth")
+            shutil.copy(out / "evil.pth", out / "wikiart.resume.pth")
+            words = "is no file of weights"
+            assert refused(runs.call("testtrainpart1", *measuring(home, out)), words), name
+            assert refused(runs.call("trainpart1", *flags(home, out)), words, "--fresh")
+            evil = flags(home, out, "--fresh", "--pretrained", out / "evil.pth")
+            assert refused(runs.call("trainpart1", *evil), words)
+            assert not planted.exists()
+            trust = pickle.loads if name == "pickle" else lambda data: torch.load(io.BytesIO(data), weights_only=False)
+            trust((out / "evil.pth").read_bytes())  # it does work on those who trust it
+            assert planted.exists()
+            planted.unlink()
+
+
+def lies(good: dict[str, object]) -> dict[str, dict[str, object]]:
+    """Checkpoints that are not what they seem."""
+    model = good["model"]
+    name = next(name for name, value in model.items() if value.ndim == 4)
+    huge = [torch.zeros(1).expand(2**20, 2**20), torch.zeros(1).expand(2**14, 2**15)]  # 4 TiB and 2 GiB out of 4 bytes
+
+    def with_weights(value: object) -> dict[str, object]:
+        return good | {"model": model | {name: value}}
+
+    changes = {
+        "part": [2, 3, True, "1", None, torch.ones(2)],
+        "classes": [[], ["b", "a", "c"], ["a", "a", "b"], [1, 2, 3], ["a"] * 10**6, "abc", ["Baroque", "Cubism"]],
+        "counts": [{}, {"a": 1}, {name: -1 for name in good["counts"]}, {name: 1.5 for name in good["counts"]}, []],
+        "image_size": [0, -16, 10**9, 16.0, True, "16", torch.tensor(16)],
+        "architecture": ["", "three_conv", "resnet18", "vit_h_14", "no_such", 5, "../x", "residual\n"],
+        "mean": [[0.5], [math.nan] * 3, [0.5, 0.5, "x"], torch.zeros(3), [10**400] * 3],
+        "std": [[0.0] * 3, [-1.0] * 3, [math.inf] * 3, [0.5] * 4],
+        "fingerprints": [torch.zeros(1, dtype=torch.int64).expand(2**40), torch.zeros(3), [1]],
+        "model": [{}, [], {name: model[name]}, {1: torch.zeros(1)}, model | {"more": torch.zeros(1)}, model | {7: 7}],
+        "epoch": [None, "1", 1.5],
+        "history": [None, {}],
+        "settings": [None],
+    }
+    result = {f"{key} {i}": good | {key: value} for key, values in changes.items() for i, value in enumerate(values)}
+    result |= {f"without {key}": {k: v for k, v in good.items() if k != key} for key in good}
+    weights = model[name]
+    odd = [
+        weights.double(), weights.half(), weights.long(), weights.to(torch.complex64), weights.to_sparse(),
+        weights.flatten(), weights[:1], *huge, weights.to("meta"), weights * math.nan, weights + math.inf,
+        torch.quantize_per_tensor(weights, 0.1, 0, torch.qint8), None, 5, [1.0], "text", torch.zeros(0),
+        torch.zeros(weights.shape, dtype=torch.float8_e5m2), torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    ]  # fmt: skip
+    result |= {f"weights {i}": with_weights(value) for i, value in enumerate(odd)}
+    others = [None, 5, [good], model[name], "text", {}]
+    return result | {f"no checkpoint {i}": value for i, value in enumerate(others)}
+
+
+def test_a_checkpoint_that_lies_is_refused(home, tmp_path, monkeypatch):
+    """Wrong keys, kinds, shapes and numbers, and claims that would take terabytes: a line, and no memory."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    monkeypatch.setattr(wikiart, "WikiArtDataset", partial(pytest.fail, "it has gone on"))
+    good = runs.load(home / "out" / "wikiart.pth")
+    for name, value in lies(good).items():
+        torch.save(value, tmp_path / "wikiart.pth")
+        done = runs.call("testtrainpart1", *measuring(home, tmp_path))
+        assert refused(done, "wikiart.pth"), (name, done)
+    whole = (home / "out" / "wikiart.pth").read_bytes()
+    for end in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "wikiart.pth").write_bytes(whole[:end])
+        assert refused(runs.call("testtrainpart1", *measuring(home, tmp_path)), "is no file of weights"), end
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # KiB
+
+
+def test_a_resume_file_that_lies_is_refused(home, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(wikiart, "_say_epoch", partial(fail, 5))
+        with pytest.raises(OSError, match="error"):
+            runs.call("trainpart1", *flags(home, out))
+    file = out / "wikiart.resume.pth"
+    good = runs.load(file)
+    row, moments = good["history"][0], good["moments"]
+    odd = {
+        "run": [None, {}, good["run"] | {"seed": torch.zeros(3)}, good["run"] | {"seed": "2326"}],
+        "model": [{}, [], {1: 2}, good["model"] | {1: torch.zeros(1)}, good["model"] | {"head.bias": torch.ones(3) / 0},
+                  {name: value[:0] for name, value in good["model"].items() if value.ndim}],
+        "moments": [
+            [], {"x": 1}, {0: 1}, {0: {}}, {99999: moments[0]}, {0: moments[1]}, {0: moments[0] | {"step": 5}},
+            {0: moments[0] | {"exp_avg": torch.zeros(1)}},
+            {0: moments[0] | {"exp_avg": moments[0]["exp_avg"] * math.nan}},
+        ],
+        "history": [
+            {}, [1], [[]], [row, row], [{}], [row | {"macro_f1": "x"}], [row | {"macro_f1": math.nan}],
+            [row | {"epoch": 2}], [row | {"epoch": i} for i in range(1, 9)], [row | {"epoch": torch.ones(2)}],
+        ],
+    }  # fmt: skip
+    values = [good | {key: value} for key, options in odd.items() for value in options]
+    values += [{k: v for k, v in good.items() if k != key} for key in good] + [None, [], "text", torch.ones(2)]
+    for value in values:
+        torch.save(value, file)
+        done = runs.call("trainpart1", *flags(home, out))
+        assert refused(done, "wikiart.resume.pth", "--fresh"), (value, done)
+    torch.save(good | {"history": [{"epoch": 1}]}, file)  # other columns, as another version might write them
+    assert runs.call("trainpart1", *flags(home, out)).status == 0
+
+
+def test_pretrained_weights_that_do_not_fit_are_refused(home, tmp_path):
+    model = runs.load(home / "out" / "wikiart.pth")["model"]
+    name = next(iter(model))
+    odd = [None, [], 5, {}, {1: 2}, model | {1: 2}, {name: model[name]}, model | {name: "text"}, model | {name: None}]
+    odd += [model | {name: value} for value in (model[name] * math.nan, model[name][:1], model[name].to_sparse())]
+    odd += [model | {name: model[name].to("meta")}, {"model": 5}, {"model": {"model": model}}]
+    for value in odd:
+        torch.save(value, tmp_path / "weights.pth")
+        done = runs.call("trainpart1", *flags(home, tmp_path, "--pretrained", tmp_path / "weights.pth"))
+        assert refused(done, "--pretrained: "), (value, done)
+    done = runs.call("trainpart1", *flags(home, tmp_path / "out", "--pretrained", home / "out" / "wikiart.pth"))
+    assert done.status == 0, done.err
+
+
+# Numbers gone wrong
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_loss_that_is_not_finite_stops(processes, home, tmp_path):
+    """Planted into epoch 2: where, at which learning rate; the first epoch stays, and nothing else is saved."""
+    running = runs.start(tmp_path / "log", "trainpart1", *flags(home, tmp_path), processes=processes, plant=plant_nan)
+    running.wait()
+    errors = [(tmp_path / f"log.{rank}.err").read_text() for rank in range(processes)]
+    own = [text for text in errors if "not finite" in text]
+    assert own and all(runs.one_line(text) for text in errors), errors
+    assert re.search(r"in epoch 2, between steps 1 and \d of \d, at learning rate \S+ \(peak 0.002\); ", own[0])
+    for name in "wikiart.pth", "wikiart.resume.pth":
+        content = runs.load(tmp_path / name)
+        assert len(content["history"]) == 1
+        assert all(value.isfinite().all() for value in content["model"].values())
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".pth", ".out", ".err"}
+
+
+def plant_nan() -> None:
+    real, planted = wikiart._train_epoch, wikiart.train_step
+
+    def train_epoch(*arguments):
+        wikiart.train_step = planted_step if arguments[-1] == 2 else planted
+        return real(*arguments)
+
+    def planted_step(model, optimizer, loss_of, images, labels):
+        return planted(model, optimizer, lambda *batch: loss_of(*batch) * math.nan, images, labels)
+
+    wikiart._train_epoch = train_epoch
+
+
+def test_weights_that_explode_after_the_last_loss_are_not_saved(home, tmp_path, monkeypatch):
+    """The last step's loss is finite, what the step makes of the weights is not."""
+    real = wikiart._share_buffers
+
+    def explode(model: torch.nn.Module) -> None:
+        real(model)
+        with torch.no_grad():
+            next(model.parameters()).mul_(math.inf)
+
+    monkeypatch.setattr(wikiart, "_share_buffers", explode)
+    for validation in 0.3, 0:
+        done = runs.call("trainpart1", *flags(home, tmp_path / "out", "--validation", validation))
+        assert refused(done, "not finite in epoch 1", "learning rate")
+        assert not (tmp_path / "out").exists()
+
+
+def test_training_that_diverges(home, tmp_path):
+    command = flags(home, tmp_path, "--learning_rate", 10, "--epochs", 6, "--imbalance", "none")
+    done = runs.call("trainpart1", *command)
+    assert done.status == 0 or refused(done, "not finite in epoch", "learning rate")
+    for path in tmp_path.glob("*.pth"):
+        assert all(value.isfinite().all() for value in runs.load(path)["model"].values())
+
+
+# Junk in
+
+
+def test_an_enormous_image_is_left_out(tmp_path):
+    runs.paint(tmp_path / "train")
+    Image.new("1", (9, 9)).save(tmp_path / "small.png")
+    data = (tmp_path / "small.png").read_bytes()
+    header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + data[24:29]
+    data = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+    (tmp_path / "train" / "Cubism" / "bomb.png").write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        begun = time.monotonic()
+        done = runs.call("trainpart1", *flags(tmp_path, tmp_path / "out"))
+    assert done.status == 0 and time.monotonic() - begun < 10
+    assert runs.one_line(done.err) and 'Cubism/bomb.png" is left out: Image size (900000000 pixels) exceeds' in done.err
+
+
+NAMES = [
+    "two words", "it's", 'a "quoted" one', "new\nline", "tab\tand\x1b[31mred", "Ναΐφ", "浮世絵", "لوحة", "é", "e\u0301",
+    "🎨", "$a_b^c$", "%s %d {0}", "-rf", "a\\b", "<b>&amp;", os.fsdecode(b"latin\xe9"), os.fsdecode(b"\xff\xfe"),
+    "x" * 200,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_name_goes_through_a_whole_run(tmp_path):
+    """Styles and paintings of any name: each line stays a line, every figure is drawn, the metrics name the styles."""
+    for part, seed in ("train", 0), ("test", 1):
+        runs.paint(tmp_path / part, dict.fromkeys(NAMES, 4), seed)
+        for number, name in enumerate(NAMES):
+            folder = tmp_path / part / NAMES[-1 - number]
+            (folder / "0.png").rename(folder / f"{name}.PNG")
+            (folder / f"broken {name}.jpg").write_bytes(b"junk")
+    out = tmp_path / "out"
+    scripts = [script for script in runs.SCRIPTS if script in ("trainpart1", "testtrainpart1")]
+    scripts += [script for script in runs.SCRIPTS if script not in scripts]
+    for script in scripts:
+        more = flags(tmp_path, out) if script.startswith("train") else measuring(tmp_path, out)
+        done = runs.call(script, *more, *(["--latent_dim", 8] if script == "trainauto" else []))
+        assert done.status == 0, done.err
+        for line in [*done.out.splitlines(), *done.err.splitlines()]:
+            assert line.isprintable()
+            line.encode()
+        warned = [line for line in done.err.splitlines() if "left out" in line]
+        assert len(warned) == len(NAMES) and all(line.startswith("warning: ") for line in done.err.splitlines())
+    for picture in out.glob("*.png"):
+        with Image.open(picture) as image:
+            image.load()
+    assert {"confusion_matrix.png", "mistakes.png", "training_part1.png"} <= {path.name for path in out.glob("*.png")}
+    assert sorted(json.loads((out / "metrics_part1.json").read_text())["per_class"]) == sorted(NAMES)
+    if (out / "clusters.csv").exists():
+        with open(out / "clusters.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            assert len(list(csv.reader(file))) == 1 + len(NAMES) * 4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, whom a closed folder holds back")
+def test_an_unreadable_folder_is_named(home):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        runs.paint(folder / "train")
+        shutil.copytree(folder / "train" / "Cubism", folder / "train" / "Baroque" / "closed")
+        (folder / "train" / "Baroque" / "closed").chmod(0)
+        (folder / "train" / "Ukiyo_e" / "0.png").chmod(0)
+        command = flags(folder, folder / "out", "--cachedir", folder / "out" / "cache")
+        folder.chmod(0o777)
+        os.seteuid(65534)
+        try:
+            done = runs.call("trainpart1", *command)
+        finally:
+            os.seteuid(0)
+        assert done.status == 0, done.err
+        first, second = done.err.splitlines()
+        assert first.endswith('Baroque/closed" is left out: Permission denied')
+        assert "Ukiyo_e/0.png" in second and second.endswith("is left out: Permission denied")
+
+
+def test_a_refusal_to_read_is_not_remembered(tmp_path, monkeypatch):
+    runs.paint(tmp_path / "train")
+    real = Image.open
+
+    def closed(path, **more):
+        if str(path).endswith("Ukiyo_e/0.png"):
+            fail(13)
+        return real(path, **more)
+
+    for patched, count in (True, 25), (True, 25), (False, 26), (False, 26):
+        with monkeypatch.context() as patch:
+            if patched:
+                patch.setattr(Image, "open", closed)
+            dataset = wikiart.WikiArtDataset(tmp_path / "train", 16, cachedir=tmp_path / "cache")
+        assert len(dataset) == count
+
+
+def many(folder: Path, count: int) -> Path:
+    """That many tiny paintings, hard links to a few files."""
+    runs.paint(folder, {"Cubism": 1, "Rococo": 1}, side=4)
+    for style in "Cubism", "Rococo":
+        for i in range(count // 2 - 1):
+            os.link(folder / style / "0.png", folder / style / f"painting-{i}.png")
+    return folder
+
+
+def test_finding_files_costs_the_same_for_each(tmp_path):
+    folder = many(tmp_path / "train", 20_000)
+    begun = time.monotonic()
+    found = wikiart.find_images(str(folder))
+    assert sum(map(len, found.values())) == 20_000 and time.monotonic() - begun < 4
+    assert [file.path for file in found["Cubism"]] == sorted(file.path for file in found["Cubism"])
+
+
+@pytest.mark.slow
+def test_a_folder_of_100_000_files(tmp_path):
+    folder = many(tmp_path / "train", 100_000)
+    begun = time.monotonic()
+    assert sum(map(len, wikiart.find_images(str(folder)).values())) == 100_000
+    found = time.monotonic() - begun
+    dataset = wikiart.WikiArtDataset(folder, 16, cachedir=tmp_path / "cache")
+    decoded = time.monotonic() - begun - found
+    assert len(wikiart.WikiArtDataset(folder, 16, cachedir=tmp_path / "cache")) == len(dataset) == 100_000
+    again = time.monotonic() - begun - found - decoded
+    print(f"100,000 files: found in {found:.1f} s, decoded in {decoded:.1f} s, opened again in {again:.1f} s")
+    assert found < 10 and again < 20
+
+
+# Anything in
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fuzz(tmp_path):
+    """A small share of `python tests/fuzz.py`."""
+    report = fuzz.fuzz(images=200, settings=200, scripts=4, seed=1, folder=tmp_path)
+    assert not report.failures, report.failures[0]
+    for kind in "image", "settings file", "settings and flags":
+        assert report.counts[f"{kind} accepted"] > 10 and report.counts[f"{kind} refused"] > 10, report.counts
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_fuzz_in_full(tmp_path):
+    report = fuzz.fuzz(images=2000, settings=2000, scripts=36, seed=0, folder=tmp_path)
+    assert not report.failures, report.failures[0]
