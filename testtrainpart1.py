@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from tqdm import tqdm
 
 import wikiart
 
@@ -29,11 +30,12 @@ def main(argv: list[str] | None = None) -> None:
     classes = checkpoint["classes"]
     dataset = wikiart.open_dataset(settings, "testingdir", checkpoint["image_size"], classes)
     paintings = wikiart.Paintings(dataset, device)
-    everything = torch.arange(len(dataset))
-    statistics = checkpoint["mean"], checkpoint["std"]
-    batches = wikiart.classify(model, paintings, everything, settings.batch_size, *statistics)
-    logits = torch.cat([logits.cpu() for logits, _ in batches])
-    probabilities = logits.softmax(1).numpy()
+    logits = []
+    with tqdm(total=len(dataset), unit="painting", disable=None, leave=False) as bar:
+        for images, _ in paintings.batches(torch.arange(len(dataset)), settings.batch_size):
+            logits.append(wikiart.classify(model, images, checkpoint["mean"], checkpoint["std"], many_views=True).cpu())
+            bar.update(len(images))
+    probabilities = torch.cat(logits).softmax(1).numpy()
     labels = dataset.labels.numpy()
 
     metrics = measure(labels, probabilities, checkpoint["counts"])
@@ -64,7 +66,7 @@ def name_styles(
         except wikiart.DataError as error:
             raise wikiart.UserError(f"--predict: {wikiart.quoted(path)} cannot be read: {error}") from None
         image = pixels[None].to(device) / 255
-        logits = wikiart.mirrored_logits(model, image, checkpoint["mean"], checkpoint["std"])
+        logits = wikiart.classify(model, image, checkpoint["mean"], checkpoint["std"], many_views=True)
         likeliest = logits[0].softmax(0).cpu().topk(min(3, len(checkpoint["classes"])))
         named = [
             f"{checkpoint['classes'][i]} {p:.1%}" for p, i in zip(*map(torch.Tensor.tolist, likeliest), strict=True)

@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> None:
             return {}
         styles = len(dataset.classes)
         confusion, loss = torch.zeros(styles**2, device=device), torch.zeros((), device=device)
-        for logits, labels in wikiart.classify(model, paintings, held_out, settings.batch_size, mean, std):
+        for images, labels in paintings.batches(held_out, settings.batch_size):
+            logits = wikiart.classify(model, images, mean, std)
             confusion += torch.bincount(labels * styles + logits.argmax(1), minlength=styles**2)
             loss += F.cross_entropy(logits, labels, reduction="sum")
         confusion = wikiart.total(confusion).view(styles, styles).cpu()

@@ -648,7 +648,9 @@ def _decoded(
                     fingerprints.append(result[1])
 
         begun = time.perf_counter()
-        write_whole(data_path, write_pixels)
+        with warnings.catch_warnings():  # Pillow refuses images of twice its limit; up to there is no need to warn
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            write_whole(data_path, write_pixels)
         write_whole(
             index_path,
             lambda file: file.write(json.dumps({"left_out": left_out, "fingerprints": fingerprints}).encode()),
@@ -866,7 +868,7 @@ class Paintings:
                 yield parts, chosen
 
 
-def augment(images: Tensor, smallest: float = 0.35) -> Tensor:
+def augment(images: Tensor, smallest: float = 0.5) -> Tensor:
     """A random crop of each image, stretched back, and a mirror image of every other: float [B, 3, S, S] in and out.
 
     The crop takes from `smallest` to all of the area at aspect ratios from 3:4 to 4:3, so that brushwork stays visible
@@ -1047,39 +1049,104 @@ def build_classifier(settings: Settings, classes: int) -> nn.Module:
     return network
 
 
+VIEW_SIDE = 0.8  # of a painting's side is what a partial view shows
+
+
+def views(images: Tensor) -> Iterator[Tensor]:
+    """Twelve views of images [B, 3, S, S], of that shape: corners, middle and all of it, and their mirror images.
+
+    Training sees crops, so that the mean over crops is worth more than the whole picture alone.
+    """
+    side = images.shape[2]
+    part = round(VIEW_SIDE * side)
+    end = side - part
+    for y, x in [(0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2), (None, None)]:
+        view = images
+        if y is not None:
+            view = F.interpolate(images[:, :, y : y + part, x : x + part], size=(side, side), mode="bilinear")
+        yield view
+        yield view.flip(3)
+
+
 @torch.no_grad()
-def mirrored_logits(model: nn.Module, images: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    """Float32 logits [B, classes] of images [B, 3, S, S] in [0, 1]: the mean over each image and its mirror image."""
+def classify(model: nn.Module, images: Tensor, mean: list[float], std: list[float], many_views: bool = False) -> Tensor:
+    """Logits, float32 [B, classes], of images [B, 3, S, S] in [0, 1]; with `many_views` the mean over twelve views."""
     images = normalise(images, mean, std)
+    looks = list(views(images)) if many_views else [images]
     with autocast(images.device):
-        return (model(images).float() + model(images.flip(3)).float()) / 2
+        return sum(model(look.contiguous(memory_format=torch.channels_last)).float() for look in looks) / len(looks)
 
 
-def classify(
-    model: nn.Module, paintings: Paintings, members: Tensor, batch_size: int, mean: list[float], std: list[float]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits (float32 [B, classes]) and labels (int64 [B]) of this process's share of the members, batch by batch."""
-    for images, labels in paintings.batches(members, batch_size):
-        yield mirrored_logits(model, images, mean, std), labels
+def colour_histogram(images: Tensor) -> Tensor:
+    """Square roots of each image's 8x8x8 RGB histogram, which sums to 1: float [B, 3, S, S] in [0, 1] -> [B, 512]."""
+    red, green, blue = ((images * 255 + 0.5).long() >> 5).flatten(2).unbind(1)
+    return _root_histogram(64 * red + 8 * green + blue, 512)
+
+
+def texture_histogram(greys: Tensor) -> Tensor:
+    """Square roots of each image's histogram of local binary patterns: float [B, S, S] in [0, 1] -> [B, 256].
+
+    A pixel's pattern says which of its eight neighbours are clearly lighter (Ojala et al., 2002,
+    doi:10.1109/TPAMI.2002.1017623): flat paint, edges and the grain of brushwork differ in it.
+    """
+    side, middle = greys.shape[-1], greys[:, 1:-1, 1:-1]
+    around = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
+    pattern = torch.zeros_like(middle, dtype=torch.int64)
+    for bit, (y, x) in enumerate(around):
+        pattern += (greys[:, y : side - 2 + y, x : side - 2 + x] > middle + 0.01).long() << bit
+    return _root_histogram(pattern.flatten(1), 256)
+
+
+def _root_histogram(values: Tensor, bins: int) -> Tensor:
+    counts = torch.zeros(len(values), bins, device=values.device)
+    return counts.scatter_add_(1, values, torch.ones_like(values, dtype=counts.dtype)).div_(values.shape[1]).sqrt_()
+
+
+def style_statistics(images: Tensor) -> Tensor:
+    """What a painting looks like wherever things stand in it: float [B, 3, S, S] in [0, 1] -> [B, STATISTICS].
+
+    Its colours, and its textures at full and at half size, scaled so that each of the three varies alike over paintings.
+    """
+    greys = images.mean(1)
+    blocks = [colour_histogram(images), texture_histogram(greys), texture_histogram(F.avg_pool2d(greys, 2))]
+    return torch.cat([block * scale for block, scale in zip(blocks, STATISTICS_SCALES, strict=True)], 1)
+
+
+STATISTICS = 512 + 256 + 256
+STATISTICS_SCALES = (1.0, 2.0, 2.0)  # 1 / standard deviation over WikiArt's training paintings
 
 
 class Autoencoder(nn.Module):
-    """Images [B, 3, S, S] in [0, 1] to a vector of `latent_dim` numbers and back; S is a multiple of 16."""
+    """Images [B, 3, S, S] in [0, 1] to a vector of `latent_dim` numbers and back; S is a multiple of 16.
+
+    A linear head reads the painting's `style_statistics` from the same vector, so that colour and texture shape it too.
+    """
 
     def __init__(self, image_size: int, latent_dim: int, width: int = 32) -> None:
         super().__init__()
         if image_size % 16:
             raise UserError(f"the autoencoder halves images four times: {image_size} is not a multiple of 16")
         small, top = image_size // 16, 8 * width
-        channels = [3, width, 2 * width, 4 * width, top]
         layers = []
-        for channels_in, channels_out in itertools.pairwise(channels):
-            layers += [nn.Conv2d(channels_in, channels_out, 4, 2, 1), nn.BatchNorm2d(channels_out), nn.ReLU()]
+        for channels_in, channels_out in itertools.pairwise([3, width, 2 * width, 4 * width, top]):
+            layers += [
+                nn.Conv2d(channels_in, channels_out, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(channels_out),
+                nn.ReLU(inplace=True),
+                ResidualBlock(channels_out, channels_out, 1),
+            ]
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * small**2, latent_dim))
         layers = [nn.Linear(latent_dim, top * small**2), nn.Unflatten(1, (top, small, small))]
-        for channels_in, channels_out in zip(channels[:1:-1], channels[-2:0:-1], strict=True):
-            layers += [nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1), nn.BatchNorm2d(channels_out), nn.ReLU()]
-        self.decoder = nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1))
+        for channels_in, channels_out in itertools.pairwise([top, 4 * width, 2 * width, width, width]):
+            layers += [
+                nn.Conv2d(channels_in, 4 * channels_out, 3, 1, 1, bias=False),
+                nn.PixelShuffle(2),
+                nn.BatchNorm2d(channels_out),
+                nn.ReLU(inplace=True),
+                ResidualBlock(channels_out, channels_out, 1),
+            ]
+        self.decoder = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, 1, 1))
+        self.statistics = nn.Linear(latent_dim, STATISTICS)
 
     def encode(self, images: Tensor) -> Tensor:
         """Float [B, 3, S, S] in [0, 1] -> latents [B, latent_dim]."""
@@ -1089,9 +1156,26 @@ class Autoencoder(nn.Module):
         """Latents [B, latent_dim] -> float32 images [B, 3, S, S] in [0, 1]."""
         return (self.decoder(latents).float() + 0.5).clamp(0, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The reconstruction before it is cut off to [0, 1]: there the error still tells where to go."""
-        return self.decoder(self.encode(images)).float() + 0.5
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The reconstruction before it is cut off to [0, 1], where the error still tells where to go; the statistics."""
+        latents = self.encode(images)
+        return self.decoder(latents).float() + 0.5, self.statistics(latents).float()
+
+
+@torch.no_grad()
+def reconstruct(
+    model: Autoencoder, paintings: Paintings, members: Tensor, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """This process's share of the members, batch by batch: images and reconstructions in [0, 1], and latents, float32.
+
+    A latent is the mean over the painting and its mirror image; the reconstruction is made from the painting alone.
+    """
+    for images, _ in paintings.batches(members, batch_size):
+        with autocast(images.device):
+            latents = model.encode(images)
+            mirrored = model.encode(images.flip(3))
+            decoded = model.decode(latents)
+        yield images, decoded, (latents.float() + mirrored.float()) / 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------

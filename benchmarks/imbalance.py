@@ -108,10 +108,8 @@ def train_and_test(
     trainee.epoch(settings, paintings, order[:wanted], number=1)
     trainee.model.eval()
     confusion = torch.zeros(styles**2)
-    everything = torch.arange(len(test))
-    for logits, labels in wikiart.classify(
-        trainee.model, wikiart.Paintings(test, device), everything, settings.batch_size, mean, std
-    ):
+    for images, labels in wikiart.Paintings(test, device).batches(torch.arange(len(test)), settings.batch_size):
+        logits = wikiart.classify(trainee.model, images, mean, std)
         confusion += torch.bincount((labels * styles + logits.argmax(1)).cpu(), minlength=styles**2)
     return confusion.view(styles, styles)
 

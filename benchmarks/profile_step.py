@@ -56,7 +56,7 @@ def compare_compiled(
 
     def validate() -> None:
         compiled.model.eval()
-        wikiart.mirrored_logits(compiled.model, images, measure.MEAN, measure.STD)
+        wikiart.classify(compiled.model, images, measure.MEAN, measure.STD)
 
     first = measure.seconds(lambda: compiled.steps(images, labels, 1), device)
     if arguments.network != "autoencoder":

@@ -28,7 +28,7 @@ LEAST = 6  # paintings a style: imbalanced-learn refuses fewer than its five nei
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     parser = measure.parser(
-        __doc__, image_size=128, budget_mib=6144, seed=2326, device="auto", rounds=7, seconds=3.0, share=1.0
+        __doc__, image_size=128, budget_mib=6656, seed=2326, device="auto", rounds=7, seconds=3.0, share=1.0
     )
     parser.add_argument("--loop_only", action="store_true", help="only loop_ratio, which needs no scikit-learn")
     parser.add_argument("--probe", nargs=2, metavar=("WAY", "FILE"), help="measure one way in this process")

@@ -14,6 +14,7 @@ import sklearn.metrics
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.transforms.v2.functional import resized_crop
 
 import testtrainpart1
 import trainpart1
@@ -24,6 +25,14 @@ TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
 TEST = {"Baroque": 4, "Cubism": 5, "Fauvism": 3, "Rococo": 2}
 FLAGS = ("--device", "cpu", "--image_size", S, "--epochs", 2, "--batch_size", 8)
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def float32():
+    """Exact enough arithmetic on every machine for comparisons with yardsticks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wikiart, "uses_bfloat16", lambda device: False)
+        yield
 
 
 # Networks
@@ -208,12 +217,16 @@ def network_of(checkpoint):
 
 @torch.no_grad()
 def probabilities_of(path, checkpoint, model):
-    """One painting by plain Pillow and numpy; the prediction is the mean of the painting's and its mirror image's."""
+    """One painting by plain Pillow and torchvision; the prediction is the mean over twelve views, made one by one."""
     size = checkpoint["image_size"]
     pixels = np.asarray(Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)) / 255
     pixels = (pixels - checkpoint["mean"]) / checkpoint["std"]
-    both = np.stack([pixels, pixels[:, ::-1]]).transpose(0, 3, 1, 2).astype(np.float32)
-    return model(torch.from_numpy(both.copy())).mean(0).softmax(0).numpy()
+    whole = torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32))
+    part, looks = round(0.8 * size), [whole]
+    far, middle = size - part, (size - part) // 2
+    for top, left in [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]:
+        looks.append(resized_crop(whole, top, left, part, part, [size, size], antialias=False))
+    return torch.stack([model(torch.stack([look, look.flip(2)])).mean(0) for look in looks]).mean(0).softmax(0).numpy()
 
 
 @pytest.fixture
@@ -358,7 +371,7 @@ def test_metrics_are_sklearns_of_predictions_made_painting_by_painting(trained):
     assert_metrics(trained.metrics, by_sklearn(labels, np.stack(probabilities), TRAINING))
 
 
-def test_probabilities_are_those_of_painting_and_mirror_image_one_by_one(trained, run, tmp_path, observed):
+def test_probabilities_are_those_of_twelve_views_one_by_one(trained, run, tmp_path, observed):
     evaluate(trained, run, tmp_path)
     model = network_of(trained.checkpoint)
     (found,) = observed
@@ -367,6 +380,14 @@ def test_probabilities_are_those_of_painting_and_mirror_image_one_by_one(trained
         expected = probabilities_of(trained.folder / "test" / path, trained.checkpoint, model)
         assert probabilities == pytest.approx(expected, abs=2e-5)
     assert len({int(probabilities.argmax()) for _, probabilities in found.values()}) > 1  # else it would show little
+
+
+def test_bfloat16_changes_probabilities_little(trained, run, tmp_path, observed, monkeypatch):
+    evaluate(trained, run, tmp_path)
+    monkeypatch.setattr(wikiart, "uses_bfloat16", lambda device: True)
+    evaluate(trained, run, tmp_path)
+    exact, rounded = (np.stack([p for _, p in found.values()]) for found in observed)
+    assert 0 < np.abs(exact - rounded).max() < 0.02 and rounded.dtype == np.float32
 
 
 def test_measure_agrees_with_sklearn_where_styles_are_missing_or_never_guessed():

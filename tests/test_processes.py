@@ -142,8 +142,8 @@ def test_validation_is_that_of_the_whole_share(paintings, tmp_path):
     assert len(held_out) % 2 == 0 or len(held_out) > 8
     model = wikiart.load_model(checkpoint, tmp_path, torch.device("cpu"))
     everything = wikiart.Paintings(dataset, torch.device("cpu"))
-    batches = wikiart.classify(model, everything, held_out, 8, checkpoint["mean"], checkpoint["std"])
-    logits, labels = (torch.cat(column) for column in zip(*batches, strict=True))
+    ((images, labels),) = everything.batches(held_out, len(held_out))
+    logits = wikiart.classify(model, images, checkpoint["mean"], checkpoint["std"])
     row = checkpoint["history"][checkpoint["epoch"] - 1]
     right = (logits.argmax(1) == labels).double().mean().item()
     loss = torch.nn.functional.cross_entropy(logits, labels).item()

@@ -215,6 +215,17 @@ def test_the_best_epoch_must_still_be_there(paintings, tmp_path, monkeypatch):
     assert done.status == 2 and runs.one_line(done.err) and "--fresh" in done.err
 
 
+def test_the_best_epoch_of_before_counts(paintings, tmp_path, monkeypatch):
+    """An epoch of before the interruption that no later one reaches stays in the checkpoint."""
+    resume_file = interrupted(paintings, tmp_path, monkeypatch)
+    state = runs.load(resume_file)
+    state["history"][0]["macro_f1"] = 1.5
+    torch.save(state, resume_file)
+    done = runs.call("trainpart1", *flags(paintings, tmp_path, *CASES["weighted"][1:]))
+    assert done.status == 0 and "-> wikiart.pth" not in done.out
+    assert runs.load(tmp_path / "wikiart.pth")["epoch"] == 1
+
+
 def test_ctrl_c_says_what_is_saved(paintings, uninterrupted, tmp_path, monkeypatch):
     moments = [("train_step", 2, 0), ("write_tensors", 2, 0), ("_say_epoch", 1, 1), ("_share_buffers", 2, 1)]
     for number, (name, count, saved) in enumerate(moments):

@@ -543,7 +543,7 @@ def test_a_folder_of_100_000_files(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_fuzz(tmp_path):
     """A small share of `python tests/fuzz.py`."""
-    report = fuzz.fuzz(images=200, settings=200, scripts=4, seed=1, folder=tmp_path)
+    report = fuzz.fuzz(images=500, settings=500, scripts=4, seed=1, folder=tmp_path)
     assert not report.failures, report.failures[0]
     for kind in "image", "settings file", "settings and flags":
         assert report.counts[f"{kind} accepted"] > 10 and report.counts[f"{kind} refused"] > 10, report.counts

@@ -1,0 +1,86 @@
+"""Part 2: train an autoencoder that squeezes a painting into a few numbers and paints it again from them.
+
+Writes the checkpoint (autoencoder.pth) and the curves (training_auto.png) into outputdir. Interrupted, the same command
+goes on from the last finished epoch. Style labels only keep the held-out paintings balanced; training never sees them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import wikiart
+
+SMALLEST_CROP = 0.8  # share of a painting's area that augmentation keeps at least
+STATISTICS_WEIGHT = 0.001  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
+
+
+@wikiart.script
+def main(argv: list[str] | None = None) -> None:
+    """Read settings, make dataset and network, train, write the files."""
+    settings = wikiart.read_settings("autoencoder", __doc__, argv, wikiart.FRESH)
+    device = wikiart.start(settings)
+    check_sizes(settings)
+
+    dataset = wikiart.open_dataset(settings, "trainingdir")
+    members, held_out = wikiart.split(dataset.labels, settings.validation, settings.seed)
+    paintings = wikiart.Paintings(dataset, device)
+    wikiart.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
+
+    model = wikiart.Autoencoder(settings.image_size, settings.latent_dim)
+    model = model.to(device, memory_format=torch.channels_last)
+    wikiart.say(
+        f"autoencoder: {sum(p.numel() for p in model.parameters()):,} parameters, "
+        f"{settings.image_size} x {settings.image_size} pixels in {settings.latent_dim} numbers"
+    )
+    measured = torch.zeros(2, device=device)  # this epoch's sum of the batches' MSE, and how many batches
+
+    def order_of(epoch: int) -> Tensor:
+        return wikiart.index_order("none", dataset.labels, members, None, settings.seed, epoch)
+
+    def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        images = wikiart.augment(images, SMALLEST_CROP)
+        pictures, statistics = model(images)
+        mse = F.mse_loss(pictures, images)
+        measured.add_(torch.stack([mse.detach(), torch.ones_like(mse)]))
+        error = (statistics - wikiart.style_statistics(images)).square().sum(1).mean()
+        return mse + STATISTICS_WEIGHT * error
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        total, steps = wikiart.total(measured).tolist()
+        measured.zero_()
+        row = {"training_mse": total / steps}
+        if len(held_out):
+            error = torch.zeros((), device=device, dtype=torch.float64)
+            for images, pictures, _ in wikiart.reconstruct(model, paintings, held_out, settings.batch_size):
+                error += (pictures - images).square().mean((1, 2, 3)).sum(dtype=torch.float64)
+            row["validation_mse"] = wikiart.total(error).item() / len(held_out)
+        return row
+
+    mean, std = wikiart.measure_pixels(dataset.images, members)
+    facts = {
+        "latent_dim": settings.latent_dim,
+        "classes": dataset.classes,
+        "counts": dataset.counts,
+        "image_size": settings.image_size,
+        "mean": mean,
+        "std": std,
+        "settings": settings.values(),
+        "fingerprints": dataset.fingerprints,
+    }
+    history = wikiart.train(settings, 2, facts, model, paintings, order_of, loss_of, validate, "validation_mse")
+    panels = {"mean squared error of pixels in [0, 1]": ["training_mse", "validation_mse"]}
+    title = f"Training of the autoencoder on {len(members):,} paintings"
+    wikiart.draw_history(history, panels, title, settings.output("training_auto.png"))
+
+
+def check_sizes(settings: wikiart.Settings) -> None:
+    """Raise UserError for an image or a batch that the network cannot take."""
+    if settings.image_size % 16:
+        problem = f"found {settings.image_size}, meant a multiple of 16, since the autoencoder halves images four times"
+        raise settings.error("image_size", problem)
+    if settings.image_size == 16 and settings.batch_size == wikiart.world_size():
+        raise settings.error("batch_size", "images of 16 pixels a side need at least 2 paintings a step and process")
+
+
+if __name__ == "__main__":
+    main()
