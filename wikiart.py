@@ -6,6 +6,7 @@ Settings -> files -> dataset (uint8) -> index order (shuffle, balance) -> batche
 
 import argparse
 import contextlib
+import ctypes
 import difflib
 import fcntl
 import functools
@@ -364,12 +365,22 @@ def start(settings: Settings) -> torch.device:
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
+    if device.type == "cpu":
+        _keep_freed_memory()
     torch.manual_seed(settings.seed)
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     sharing = "1 process does the work" if world_size() == 1 else f"{world_size()} processes share the work"
     precision = "bfloat16 where safe" if uses_bfloat16(device) else "float32"
     say(f"{sharing}, on {device.type} ({hardware} each, {precision})")
     return device
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep the blocks that a step frees: fetching them anew costs a CPU a third of a small step."""
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        library = ctypes.CDLL(None)
+        library.mallopt(-4, 0)  # M_MMAP_MAX: no block straight from the kernel
+        library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give none back
 
 
 def uses_bfloat16(device: torch.device) -> bool:
@@ -528,23 +539,25 @@ def decode_image(path: str, image_size: int) -> np.ndarray:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             # A JPEG decodes several times faster at a reduced scale; twice the target keeps the resize exact enough.
             image.draft("RGB", (2 * image_size, 2 * image_size))
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
-            elif upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright)
-            resized = upright.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
+            ImageOps.exif_transpose(image, in_place=True)
+            picture = image
+            if picture.mode.startswith("I"):
+                picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
+            elif picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+                white = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(white, picture.convert("RGBA"))
+            if picture.mode != "RGB":
+                picture = picture.convert("RGB")
+            bands = picture.resize((image_size, image_size), Image.Resampling.BILINEAR).split()
     except Exception as error:  # a hostile file can raise anything in a decoder
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(reason.replace(str(path), "file").replace(repr(path), "file")) from None
-    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+    return np.stack([np.asarray(band) for band in bands])
 
 
 def fingerprint(pixels: np.ndarray) -> int:
     """A signed 64-bit hash of an image's decoded pixels: equal images have equal fingerprints."""
-    return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "little", signed=True)
+    return int.from_bytes(hashlib.sha256(pixels).digest()[:8], "little", signed=True)
 
 
 class WikiArtDataset(Dataset):
@@ -598,7 +611,7 @@ def _decoded(
     The cache's name holds a digest of the files' names, sizes and times: when they change, it is made anew and the old
     one removed. A lock lets one process decode while others wait, and is free again when its holder dies.
     """
-    listing = json.dumps([2, image_size, files]).encode()
+    listing = json.dumps([3, image_size, files]).encode()
     folder = f"{hashlib.sha256(os.fsencode(os.path.realpath(imgdir))).hexdigest()[:12]}-{image_size}"
     stem = f"{folder}-{hashlib.sha256(listing).hexdigest()[:20]}"
     index_path, data_path = Path(cachedir) / f"{stem}.json", Path(cachedir) / f"{stem}.uint8"
@@ -910,6 +923,14 @@ def normalise(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class PaddedConv2d(nn.Conv2d):
+    """A convolution that pads beforehand: the same numbers, and on a CPU several times faster backwards."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        padding = [side for side in reversed(self.padding) for _ in range(2)]
+        return F.conv2d(F.pad(images, padding), self.weight, self.bias)
+
+
 class ThreeConv(nn.Sequential):
     """The assignment's network, the yardstick: three convolutions with 4x4 pooling, 300 hidden units, logits out."""
 
@@ -917,7 +938,7 @@ class ThreeConv(nn.Sequential):
         layers = []
         for channels_in, channels_out in [(3, 16), (16, 32), (32, 64)]:
             layers += [
-                nn.Conv2d(channels_in, channels_out, 2, padding=2),
+                PaddedConv2d(channels_in, channels_out, 2, padding=2),
                 nn.BatchNorm2d(channels_out),
                 nn.ReLU(),
                 nn.MaxPool2d(4, padding=2),
@@ -1137,7 +1158,7 @@ class Autoencoder(nn.Module):
             ]
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * small**2, latent_dim))
         layers = [nn.Linear(latent_dim, top * small**2), nn.Unflatten(1, (top, small, small))]
-        for channels_in, channels_out in itertools.pairwise([top, 4 * width, 2 * width, width, width]):
+        for channels_in, channels_out in itertools.pairwise([top, 4 * width, 2 * width, width]):
             layers += [
                 nn.Conv2d(channels_in, 4 * channels_out, 3, 1, 1, bias=False),
                 nn.PixelShuffle(2),
@@ -1145,7 +1166,7 @@ class Autoencoder(nn.Module):
                 nn.ReLU(inplace=True),
                 ResidualBlock(channels_out, channels_out, 1),
             ]
-        self.decoder = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, 1, 1))
+        self.decoder = nn.Sequential(*layers, nn.Conv2d(width, 12, 3, 1, 1), nn.PixelShuffle(2))
         self.statistics = nn.Linear(latent_dim, STATISTICS)
 
     def encode(self, images: Tensor) -> Tensor:
