@@ -42,8 +42,9 @@ def main(argv: list[str] | None = None) -> None:
         pictures, statistics = model(images)
         mse = F.mse_loss(pictures, images)
         measured.add_(torch.stack([mse.detach(), torch.ones_like(mse)]))
-        error = (statistics - wikiart.style_statistics(images)).square().sum(1).mean()
-        return mse + STATISTICS_WEIGHT * error
+        error = statistics - wikiart.style_statistics(images)
+        error = error - error.mean(0)  # only differences between paintings matter
+        return mse + STATISTICS_WEIGHT * error.square().sum(1).mean()
 
     def validate(model: nn.Module) -> dict[str, float]:
         total, steps = wikiart.total(measured).tolist()

@@ -342,6 +342,38 @@ def test_a_resume_file_that_lies_is_refused(home, tmp_path, monkeypatch):
     assert runs.call("trainpart1", *flags(home, out)).status == 0
 
 
+def test_an_autoencoder_that_lies_is_refused(home, tmp_path):
+    if not {"trainauto", "testtrainauto"} <= {*runs.SCRIPTS}:
+        pytest.skip("part 2 is not there yet")
+    assert runs.call("trainauto", *flags(home, tmp_path, "--latent_dim", 8, "--epochs", 1)).status == 0
+    good = runs.load(tmp_path / "autoencoder.pth")
+    for value in (0, -8, 9, 10**18, 2**70, 8.0, True, "8", None, torch.tensor(8)):
+        torch.save(good | {"latent_dim": value}, tmp_path / "autoencoder.pth")
+        assert refused(runs.call("testtrainauto", *measuring(home, tmp_path)), "autoencoder.pth"), value
+    for value in (32, 24, 17, 1024):
+        torch.save(good | {"image_size": value}, tmp_path / "autoencoder.pth")
+        assert refused(runs.call("testtrainauto", *measuring(home, tmp_path)), "autoencoder.pth"), value
+    shutil.copy(home / "out" / "wikiart.pth", tmp_path / "autoencoder.pth")
+    assert refused(runs.call("testtrainauto", *measuring(home, tmp_path)), "style classifier", "meant an autoencoder")
+
+
+@pytest.mark.parametrize("kind", ["clusters.csv", "metrics_auto.json", "clusters.png", "reconstruction.png"])
+def test_a_full_disk_under_part_two(kind, home, tmp_path, monkeypatch):
+    if not {"trainauto", "testtrainauto"} <= {*runs.SCRIPTS}:
+        pytest.skip("part 2 is not there yet")
+    assert runs.call("trainauto", *flags(home, tmp_path, "--latent_dim", 8, "--epochs", 1)).status == 0
+    (tmp_path / kind).write_text("of before")
+    real_open = open
+
+    def full(name, mode="r", *more, **options):
+        file = real_open(name, mode, *more, **options)
+        return FullDisk(file, 100) if str(name).endswith(f".{kind}.part") else file
+
+    monkeypatch.setattr("builtins.open", full)
+    assert refused(runs.call("testtrainauto", *measuring(home, tmp_path)), f"{kind}: cannot be written: No space left")
+    assert (tmp_path / kind).read_text() == "of before" and not list(tmp_path.glob(".*"))
+
+
 def test_pretrained_weights_that_do_not_fit_are_refused(home, tmp_path):
     model = runs.load(home / "out" / "wikiart.pth")["model"]
     name = next(iter(model))
@@ -457,7 +489,9 @@ def test_any_name_goes_through_a_whole_run(tmp_path):
             assert line.isprintable()
             line.encode()
         warned = [line for line in done.err.splitlines() if "left out" in line]
-        assert len(warned) == len(NAMES) and all(line.startswith("warning: ") for line in done.err.splitlines())
+        folders = 2 if script == "testtrainauto" else 1  # it fits its yardstick on the training paintings
+        assert len(warned) == folders * len(NAMES)
+        assert all(line.startswith("warning: ") for line in done.err.splitlines())
     for picture in out.glob("*.png"):
         with Image.open(picture) as image:
             image.load()

@@ -1,0 +1,340 @@
+"""Part 2: reconstruct the test paintings and cluster them by their latents, without a word about their styles.
+
+Prints the figures beside three yardsticks; writes metrics_auto.json, reconstruction.png, clusters.png,
+cluster_gallery.png and clusters.csv into outputdir.
+"""
+
+import csv
+import io
+
+import numpy as np
+import torch
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import Figure
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.decomposition import PCA
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    adjusted_rand_score,
+    completeness_score,
+    homogeneity_score,
+    silhouette_score,
+)
+from torch import Tensor
+
+import wikiart
+
+WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
+PCA_IMAGES = 10_000  # training images at most that the pixels' PCA is fitted on
+PCA_NUMBERS = 2**28  # and pixel values at most: a gigabyte
+FIGURES = ("ari", "ami", "homogeneity", "completeness", "silhouette")
+YARDSTICKS = {
+    "latents": "our latents",
+    "pixels": "PCA of the pixels",
+    "plane": "latents' 2-D plane",
+    "colour": "colour histogram",
+}
+
+
+@wikiart.script
+def main(argv: list[str] | None = None) -> None:
+    """Load the checkpoint, reconstruct and cluster the test folder, write the files."""
+    settings = wikiart.read_settings("autoencoder", __doc__, argv)
+    modelfile = settings.output(settings.modelfile)
+    checkpoint = wikiart.load_checkpoint(modelfile, 2)
+    wikiart.check_flags(settings, checkpoint)
+    device = wikiart.start(settings)
+    model = wikiart.load_model(checkpoint, modelfile, device)
+
+    classes, size = checkpoint["classes"], checkpoint["image_size"]
+    dataset = wikiart.open_dataset(settings, "testingdir", size, classes)
+    clusters = len(classes) if settings.clusters == "auto" else settings.clusters
+    if len(dataset) < max(clusters, 2):
+        found = f"{len(dataset)} painting{'s' * (len(dataset) > 1)} in {wikiart.quoted(settings.testingdir)}"
+        problem = (
+            f"{found} cannot make {clusters} clusters; meant: 2 paintings at least, and a cluster for each at most"
+        )
+        raise settings.error("clusters", problem)
+    known = int(torch.isin(dataset.fingerprints, checkpoint["fingerprints"]).sum())
+    if known:
+        wikiart.warn(f"{known} test paintings are identical to training paintings")
+
+    latents, colours, errors = measure_paintings(model, wikiart.Paintings(dataset, device), settings.batch_size)
+    pixels, pca_mse = pixel_yardstick(settings, dataset, checkpoint)
+    scaled = scale_latents(model, latents)
+    projection = PCA(min(2, *latents.shape), random_state=settings.seed).fit(latents)
+    plane = np.zeros((len(latents), 2))
+    plane[:, : projection.n_components_] = projection.transform(latents)
+    shares = [*projection.explained_variance_ratio_, 0.0][:2]
+
+    labels = dataset.labels.numpy()
+    spaces = {"latents": scaled, "pixels": pixels, "plane": plane, "colour": colours}
+    found = {name: cluster(space, clusters, settings.seed) for name, space in spaces.items()}
+    results = {name: measure(labels, found[name], spaces[name], settings.seed) for name in spaces}
+    metrics = {
+        "mse": float(errors.mean()),
+        "psnr": psnr(errors.mean()),
+        "pca_mse": pca_mse,
+        "images": len(dataset),
+        "latent_dim": checkpoint["latent_dim"],
+        "clusters": clusters,
+        **results.pop("latents"),
+        **results,
+    }
+    note = how_clustered(len(dataset), clusters)
+    print_metrics(metrics, note)
+
+    wikiart.write_json(settings.output("metrics_auto.json"), metrics)
+    write_clusters(settings, dataset, found["latents"], plane)
+    figure = draw_reconstructions(model, dataset, errors, metrics, device, settings.seed)
+    wikiart.write_figure(settings.output("reconstruction.png"), figure)
+    figure = draw_clusters(plane, shares, found["latents"], labels, classes, note)
+    wikiart.write_figure(settings.output("clusters.png"), figure)
+    wikiart.write_figure(settings.output("cluster_gallery.png"), draw_gallery(dataset, scaled, found["latents"]))
+    wikiart.say(
+        "wrote metrics_auto.json, reconstruction.png, clusters.png, cluster_gallery.png and clusters.csv "
+        f"into {settings.outputdir}"
+    )
+
+
+def measure_paintings(
+    model: wikiart.Autoencoder, paintings: wikiart.Paintings, batch_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every painting its latent [N, latent_dim], colour histogram [N, 512] and mean squared error [N]."""
+    latents, colours, errors = [], [], []
+    everything = torch.arange(len(paintings.labels))
+    for images, pictures, latent in wikiart.reconstruct(model, paintings, everything, batch_size):
+        latents.append(latent.cpu())
+        colours.append(wikiart.colour_histogram(images).cpu())
+        errors.append((pictures - images).double().square().mean((1, 2, 3)).cpu())
+    return torch.cat(latents).double().numpy(), torch.cat(colours).numpy(), torch.cat(errors).numpy()
+
+
+def scale_latents(model: wikiart.Autoencoder, latents: np.ndarray) -> np.ndarray:
+    """The latents [N, D], scaled so that their distances are those of the colours and textures read from them.
+
+    The statistics are linear in the latents with weights W = QR, so that R alone, at most D x D, keeps all distances.
+    """
+    weights = model.statistics.weight.detach().double().cpu().numpy()
+    return latents @ np.linalg.qr(weights, mode="r").T
+
+
+def pixel_yardstick(
+    settings: wikiart.Settings, dataset: wikiart.WikiArtDataset, checkpoint: dict[str, object]
+) -> tuple[np.ndarray, float]:
+    """The best linear autoencoder: its latents of the test paintings [N, K] and its mean squared error on them.
+
+    A PCA with as many components as the latent has numbers, fitted on training images drawn by the seed.
+    """
+    training = wikiart.open_dataset(settings, "trainingdir", checkpoint["image_size"])
+    values = training.images[0].numel()
+    count = min(len(training), PCA_IMAGES, max(1, PCA_NUMBERS // values))
+    random = np.random.default_rng(settings.seed)
+    drawn = torch.from_numpy(np.sort(random.permutation(len(training))[:count]))
+    pca = PCA(min(checkpoint["latent_dim"], count, values), svd_solver="randomized", random_state=settings.seed)
+    pca.fit((training.images[drawn].flatten(1).float() / 255).numpy())
+    codes, errors = [], []
+    for part in torch.arange(len(dataset)).split(256):
+        pixels = dataset.images[part].flatten(1).double().numpy() / 255
+        code = (pixels - pca.mean_) @ pca.components_.T
+        codes.append(code)
+        errors.append(np.square(pixels - pca.mean_ - code @ pca.components_).mean(1))
+    return np.concatenate(codes), float(np.concatenate(errors).mean())
+
+
+def cluster(points: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """Cluster numbers (int [N], 0 the largest cluster) of points [N, D] by Ward's agglomerative clustering.
+
+    Of more than `WARD_LIMIT` points it clusters a sample of so many, drawn by the seed; every other point joins the
+    cluster with the nearest mean.
+    """
+    points = np.ascontiguousarray(points, np.float64)
+    if len(points) <= WARD_LIMIT:
+        found = AgglomerativeClustering(clusters, linkage="ward").fit_predict(points)
+    else:
+        drawn = np.random.default_rng(seed).choice(len(points), WARD_LIMIT, replace=False)
+        sampled = AgglomerativeClustering(clusters, linkage="ward").fit_predict(points[drawn])
+        means = np.stack([points[drawn[sampled == number]].mean(0) for number in range(clusters)])
+        lengths = np.square(means).sum(1)  # |p - m|^2 without |p|^2, which is the same for every mean
+        parts = np.array_split(points, -(-len(points) // WARD_LIMIT))
+        found = np.concatenate([(lengths - 2 * part @ means.T).argmin(1) for part in parts])
+        found[drawn] = sampled
+    order = np.argsort(-np.bincount(found, minlength=clusters), kind="stable")
+    return np.argsort(order)[found]
+
+
+def how_clustered(count: int, clusters: int) -> str:
+    """How `count` paintings were clustered, in words."""
+    if count <= WARD_LIMIT:
+        return f"Ward clustering of {count:,} paintings into {clusters}"
+    return (
+        f"Ward clustering of {WARD_LIMIT:,} of {count:,} paintings, drawn by the seed, into {clusters}; "
+        "the others joined the nearest cluster mean"
+    )
+
+
+def measure(labels: np.ndarray, found: np.ndarray, points: np.ndarray, seed: int) -> dict[str, float | None]:
+    """The cluster figures: how `found` [N] agrees with `labels` [N], and how well it parts `points` [N, D].
+
+    The silhouette (of at most `WARD_LIMIT` points, drawn by the seed) is None where it is not defined.
+    """
+    figures = {
+        "ari": float(adjusted_rand_score(labels, found)),
+        "ami": float(adjusted_mutual_info_score(labels, found)),
+        "homogeneity": float(homogeneity_score(labels, found)),
+        "completeness": float(completeness_score(labels, found)),
+        "silhouette": None,
+    }
+    if 2 <= len(np.unique(found)) < len(points):
+        sample = WARD_LIMIT if len(points) > WARD_LIMIT else None
+        figures["silhouette"] = float(silhouette_score(points, found, sample_size=sample, random_state=seed))
+    return figures
+
+
+def psnr(mse: float) -> float:
+    """Peak signal-to-noise ratio in dB of pixels in [0, 1]; 100 where there is no error to speak of."""
+    return float(-10 * np.log10(max(mse, 1e-10)))
+
+
+def print_metrics(metrics: dict[str, object], note: str) -> None:
+    """Print the reconstruction's figures, and the clusters' beside those of the yardsticks."""
+    gain = 1 - metrics["mse"] / metrics["pca_mse"] if metrics["pca_mse"] > 0 else 0.0
+    wikiart.say(
+        f"{metrics['images']:,} test paintings in {metrics['latent_dim']} numbers each: MSE {metrics['mse']:.5f} "
+        f"(PSNR {metrics['psnr']:.1f} dB); PCA of the pixels {metrics['pca_mse']:.5f} "
+        f"({psnr(metrics['pca_mse']):.1f} dB): {abs(gain):.1%} {'less' if gain >= 0 else 'more'} error than it"
+    )
+    wikiart.say(note)
+    wikiart.say(
+        "the latents are scaled first by the weights with which the network reads colours and textures from them"
+    )
+    width = max(map(len, YARDSTICKS.values()))
+    wikiart.say(" " * width + "".join(f"{name:>14}" for name in FIGURES))
+    for name, text in YARDSTICKS.items():
+        row = metrics if name == "latents" else metrics[name]
+        numbers = "".join(f"{'-' if row[figure] is None else f'{row[figure]:.3f}':>14}" for figure in FIGURES)
+        wikiart.say(f"{text:<{width}}{numbers}")
+
+
+def write_clusters(
+    settings: wikiart.Settings, dataset: wikiart.WikiArtDataset, found: np.ndarray, plane: np.ndarray
+) -> None:
+    """Write clusters.csv: a row a painting."""
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(["path", "style", "cluster", "pc1", "pc2"])
+    for path, label, number, place in zip(dataset.paths, dataset.labels.tolist(), found, plane, strict=True):
+        rows.writerow([path, dataset.classes[label], number, *map(float, place)])
+    content = text.getvalue().encode(errors="surrogateescape")
+    wikiart.write_whole(settings.output("clusters.csv"), lambda file: file.write(content))
+
+
+def draw_reconstructions(
+    model: wikiart.Autoencoder,
+    dataset: wikiart.WikiArtDataset,
+    errors: np.ndarray,
+    metrics: dict[str, object],
+    device: torch.device,
+    seed: int,
+) -> Figure:
+    """Up to ten paintings of different styles drawn by the seed, each above its reconstruction."""
+    random = np.random.default_rng(seed)
+    labels = dataset.labels.numpy()
+    styles = random.permutation(np.unique(labels))[:10]
+    chosen = [int(random.choice(np.flatnonzero(labels == style))) for style in np.sort(styles)]
+    images = dataset.images[chosen].to(device).float() / 255
+    with torch.no_grad():
+        pictures = model.decode(model.encode(images)).cpu()
+    figure = Figure(figsize=(max(6, 1.7 * len(chosen)), 4.6), layout="constrained", dpi=110)
+    figure.suptitle(
+        f"Test paintings above what the autoencoder paints from {metrics['latent_dim']} numbers "
+        f"(PSNR of all {metrics['images']:,}: {metrics['psnr']:.1f} dB)"
+    )
+    for column, number in zip(figure.subplots(2, len(chosen), squeeze=False).T, range(len(chosen)), strict=True):
+        name = wikiart.caption(dataset.classes[labels[chosen[number]]])
+        show(column[0], images[number].cpu())
+        column[0].set_title(wrap(name), fontsize=8, parse_math=False)
+        show(column[1], pictures[number])
+        column[1].set_title(f"{psnr(errors[chosen[number]]):.1f} dB", fontsize=8)
+    return figure
+
+
+def show(axes: object, image: Tensor) -> None:
+    """Draw an image [3, S, S] without axes, pixel by pixel."""
+    axes.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.axis("off")
+
+
+def wrap(name: str) -> str:
+    """A long name on two lines."""
+    words = name.split(" ")
+    return name if len(name) <= 16 else " ".join(words[: len(words) // 2]) + "\n" + " ".join(words[len(words) // 2 :])
+
+
+def distinct_colours(count: int) -> list[np.ndarray]:
+    """As many colours that can be told apart: hues around the circle, each strong, pale and dark."""
+    hues = -(-count // 3)
+    tones = [(0.9, 0.85), (0.45, 0.95), (1.0, 0.45)]
+    return [hsv_to_rgb((number % hues / hues, *tones[number // hues])) for number in range(count)]
+
+
+def draw_clusters(
+    plane: np.ndarray, shares: list[float], found: np.ndarray, labels: np.ndarray, classes: list[str], note: str
+) -> Figure:
+    """The latents' 2-D plane [N, 2] twice: by cluster, with the number at its middle, and by true style."""
+    figure = Figure(figsize=(17, 7.5), layout="constrained", dpi=110)
+    figure.suptitle(f"The latents' first two principal components. {note}")
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    size = float(np.clip(12_000 / len(plane), 2, 30))
+    colours = distinct_colours(found.max() + 1)
+    left.scatter(*plane.T, s=size, c=[colours[number] for number in found], linewidths=0, alpha=0.8)
+    for number, colour in enumerate(colours):
+        middle = np.median(plane[found == number], axis=0)
+        box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
+        left.text(*middle, str(number), ha="center", va="center", fontsize=8, bbox=box)
+    left.set_title(f"by cluster ({len(colours)}, numbered by size)")
+    present = np.unique(labels)
+    for label, colour in zip(present, distinct_colours(len(present)), strict=True):
+        right.scatter(*plane[labels == label].T, s=size, color=colour, linewidths=0, alpha=0.8)
+    marks = [
+        right.scatter([], [], s=30, color=colour, label=str(label))
+        for label, colour in zip(present, distinct_colours(len(present)), strict=True)
+    ]
+    names = [wikiart.caption(classes[label]) for label in present]
+    legend = right.legend(marks, names, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, title="true style")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    right.set_title(f"by true style ({len(present)})")
+    for axes in (left, right):
+        axes.set_xlabel(f"first component ({shares[0]:.1%} of the variance)")
+        axes.set_ylabel(f"second component ({shares[1]:.1%} of the variance)")
+        axes.label_outer(remove_inner_ticks=False)
+    return figure
+
+
+def draw_gallery(dataset: wikiart.WikiArtDataset, points: np.ndarray, found: np.ndarray) -> Figure:
+    """A row a cluster: its size, its most frequent styles, and the eight paintings nearest its middle."""
+    count = found.max() + 1
+    figure = Figure(figsize=(11.5, 1.05 * count + 0.8), layout="constrained", dpi=100)
+    figure.suptitle("Each cluster's eight paintings nearest its middle")
+    labels = dataset.labels.numpy()
+    names = [wikiart.caption(name) for name in dataset.classes]
+    grid = figure.subplots(count, 9, squeeze=False, width_ratios=[3.2] + [1] * 8)
+    for number, row in enumerate(grid):
+        members = np.flatnonzero(found == number)
+        distance = np.square(points[members] - points[members].mean(0)).sum(1)
+        nearest = members[np.argsort(distance, kind="stable")[:8]]
+        numbers = np.bincount(labels[members], minlength=len(names))
+        styles = [label for label in np.argsort(-numbers, kind="stable")[:3] if numbers[label]]
+        text = f"cluster {number}: {len(members):,} painting{'s' * (len(members) > 1)}\n"
+        text += "\n".join(f"{names[label]} {numbers[label] / len(members):.0%}" for label in styles)
+        row[0].text(1, 0.5, text, ha="right", va="center", fontsize=8, parse_math=False)
+        for axes in row:
+            axes.axis("off")
+        for axes, i in zip(row[1:], nearest, strict=False):
+            show(axes, dataset.images[i])
+    return figure
+
+
+if __name__ == "__main__":
+    main()
