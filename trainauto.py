@@ -79,8 +79,8 @@ def check_sizes(settings: wikiart.Settings) -> None:
     if settings.image_size % 16:
         problem = f"found {settings.image_size}, meant a multiple of 16, since the autoencoder halves images four times"
         raise settings.error("image_size", problem)
-    if settings.image_size == 16 and settings.batch_size == wikiart.world_size():
-        raise settings.error("batch_size", "images of 16 pixels a side need at least 2 paintings a step and process")
+    if settings.batch_size == wikiart.world_size():
+        raise settings.error("batch_size", "batch normalisation needs at least 2 paintings a step and process")
 
 
 if __name__ == "__main__":

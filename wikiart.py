@@ -1156,7 +1156,9 @@ class Autoencoder(nn.Module):
                 nn.ReLU(inplace=True),
                 ResidualBlock(channels_out, channels_out, 1),
             ]
-        self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * small**2, latent_dim))
+        layers += [nn.Flatten(), nn.Linear(top * small**2, latent_dim)]
+        # Numbers that all vary alike: without it brightness alone takes two thirds of the latents' variance.
+        self.encoder = nn.Sequential(*layers, nn.BatchNorm1d(latent_dim, affine=False))
         layers = [nn.Linear(latent_dim, top * small**2), nn.Unflatten(1, (top, small, small))]
         for channels_in, channels_out in itertools.pairwise([top, 4 * width, 2 * width, width]):
             layers += [
