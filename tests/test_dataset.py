@@ -338,24 +338,35 @@ def test_half_broken_goes_on_and_more_is_an_error(workdir, load, refused, paint,
 
 
 @pytest.fixture
-def decoded(monkeypatch):
-    """The paths that were decoded, in no order."""
-    paths = []
+def decoded(monkeypatch, tmp_path):
+    """A function that gives the paths decoded since it was called last, in no order, whatever process did it."""
+    log = tmp_path / "decoded.log"
     decode = wikiart.decode_image
-    monkeypatch.setattr(wikiart, "decode_image", lambda path, size: paths.append(path) or decode(path, size))
-    return paths
+
+    def spy(path, size):
+        with open(log, "a") as file:
+            file.write(f"{path}\n")
+        return decode(path, size)
+
+    def since_last():
+        paths = log.read_text().splitlines() if log.exists() else []
+        log.write_text("")
+        return paths
+
+    monkeypatch.setattr(wikiart, "decode_image", spy)
+    return since_last
 
 
 def test_each_image_is_decoded_once(folder, load, decoded, monkeypatch):
     first = load(folder)
-    assert sorted(decoded) == sorted(first.paths)
+    assert sorted(decoded()) == sorted(first.paths)
 
     def never(*_, **__):
         raise AssertionError("an image was opened")
 
     monkeypatch.setattr(Image, "open", never)
     again = load(folder)
-    assert len(decoded) == 9 and torch.equal(first.images, again.images)
+    assert not decoded() and torch.equal(first.images, again.images)
     assert (first.paths, first.fingerprints.tolist()) == (again.paths, again.fingerprints.tolist())
 
 
@@ -398,10 +409,10 @@ CHANGES = [change_content, change_time, change_name, change_style, change_added,
 def test_a_changed_folder_is_decoded_anew_and_the_old_cache_removed(folder, load, tmp_path, decoded, change):
     load(folder)
     old = {path.name for path in (tmp_path / "cache").glob("*.uint8")}
-    decoded.clear()
+    decoded()
     change(folder)
     dataset = load(folder)
-    assert sorted(decoded) == sorted(dataset.paths) == sorted(map(str, folder.rglob("*.jpg")))
+    assert sorted(decoded()) == sorted(dataset.paths) == sorted(map(str, folder.rglob("*.jpg")))
     for image, path in zip(dataset.images, dataset.paths, strict=True):
         assert np.array_equal(image.numpy(), by_pillow(path))
     new = {path.name for path in (tmp_path / "cache").glob("*.uint8")}
@@ -414,7 +425,7 @@ def test_sizes_and_folders_have_caches_of_their_own(folder, load, tmp_path, pain
         assert load(folder, 16).images.shape[-1] == 16
         assert load(folder, 32).images.shape[-1] == 32
         assert not torch.equal(load(other).images, load(folder).images)
-    assert len(decoded) == 27
+    assert len(decoded()) == 27
 
 
 def test_the_cache_is_one_memory_mapped_file_of_uint8(folder, load, tmp_path):
