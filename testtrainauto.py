@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = wikiart.load_checkpoint(modelfile, 2)
     wikiart.check_flags(settings, checkpoint)
     device = wikiart.start(settings)
+    if wikiart.world_size() > 1:
+        raise wikiart.UserError("this script works in one process; start it without torchrun")
     model = wikiart.load_model(checkpoint, modelfile, device)
 
     classes, size = checkpoint["classes"], checkpoint["image_size"]
@@ -55,9 +57,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{found} cannot make {clusters} clusters; meant: 2 paintings at least, and a cluster for each at most"
         )
         raise settings.error("clusters", problem)
-    known = int(torch.isin(dataset.fingerprints, checkpoint["fingerprints"]).sum())
-    if known:
-        wikiart.warn(f"{known} test paintings are identical to training paintings")
+    known = wikiart.find_known(dataset, checkpoint)
 
     latents, colours, errors = measure_paintings(model, wikiart.Paintings(dataset, device), settings.batch_size)
     pixels, pca_mse = pixel_yardstick(settings, dataset, checkpoint)
@@ -81,6 +81,12 @@ def main(argv: list[str] | None = None) -> None:
         **results.pop("latents"),
         **results,
     }
+    if known.any():
+        rest = {"mse": float(errors[~known].mean())} if not known.all() else None
+        if rest:
+            rest |= measure(labels[~known], found["latents"][~known], scaled[~known], settings.seed)
+        paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
+        metrics["also_in_training"] = {"images": len(paths), "paths": paths, "metrics_without": rest}
     note = how_clustered(len(dataset), clusters)
     print_metrics(metrics, note)
 

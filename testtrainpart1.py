@@ -22,6 +22,8 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = wikiart.load_checkpoint(modelfile, 1)
     wikiart.check_flags(settings, checkpoint)
     device = wikiart.start(settings)
+    if wikiart.world_size() > 1:
+        raise wikiart.UserError("this script works in one process; start it without torchrun")
     model = wikiart.load_model(checkpoint, modelfile, device)
     if settings.predict:
         name_styles(settings, checkpoint, model, device)
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
     metrics = measure(labels, probabilities, checkpoint["counts"])
     print_metrics(metrics)
-    known = torch.isin(dataset.fingerprints, checkpoint["fingerprints"]).numpy()
+    known = wikiart.find_known(dataset, checkpoint)
     if known.any():
         metrics["also_in_training"] = report_known(dataset, known, labels, probabilities, checkpoint["counts"])
     title = f"{checkpoint['architecture']}, epoch {checkpoint['epoch']}: {len(labels):,} test paintings, "
@@ -132,10 +134,8 @@ def report_known(
     probabilities: np.ndarray,
     counts: dict[str, int],
 ) -> dict[str, object]:
-    """Name the test paintings that stand in training too, and return the figures without them."""
+    """List the test paintings that stand in training too, with the figures without them, which are printed."""
     paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
-    shown = "; ".join(map(wikiart.quoted, paths[:5])) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
-    wikiart.warn(f"{len(paths)} test paintings are identical to training paintings: {shown}")
     report = {"images": len(paths), "paths": paths, "metrics_without": None}
     if not known.all():
         report["metrics_without"] = measure(labels[~known], probabilities[~known], counts)

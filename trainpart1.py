@@ -19,6 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     """Read settings, make dataset and network, train, write the files."""
     settings = wikiart.read_settings("classifier", __doc__, argv, wikiart.FRESH)
     device = wikiart.start(settings)
+    if settings.batch_size == wikiart.world_size():
+        raise settings.error("batch_size", "batch normalisation needs at least 2 paintings a step and process")
 
     dataset = wikiart.open_dataset(settings, "trainingdir")
     wikiart.warn_of_twins(dataset)

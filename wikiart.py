@@ -108,7 +108,7 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except RuntimeError as error:
-            if world_size() == 1 or "gloo" not in str(error):
+            if world_size() == 1 or not ("gloo" in str(error) or isinstance(error, torch.distributed.DistError)):
                 raise
             print(f"process {rank()}: another process has ended; see its own error", file=sys.stderr, flush=True)
             sys.exit(1)
@@ -356,7 +356,9 @@ def start(settings: Settings) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.zeros(1, device=device).item()
+        probe = torch.zeros(1, device=device)
+        probe.item()
+        device = probe.device  # "cpu:0" is "cpu", "mps" is "mps:0"
     except Exception as error:  # each backend has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise settings.error("device", f"{quoted(name)} cannot be used here: {reason}") from None
@@ -484,7 +486,7 @@ def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
     """
     try:
         with os.scandir(imgdir) as entries:
-            names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+            names = sorted((e.name, os.path.isdir(e.path)) for e in entries if not e.name.startswith("."))
     except OSError as error:
         hint = " (python data/sample/prepare.py paints the sample)" if "data/sample" in imgdir else ""
         raise DataError(f"folder {quoted(imgdir)} cannot be read: {error.strerror}{hint}") from None
@@ -662,14 +664,14 @@ def _decoded(
         left_out, fingerprints = {}, []
 
         def write_pixels(output: io.BufferedWriter) -> None:
-            results = _parallel(decode, range(len(files)))
-            bar = tqdm(results, f"decoding {imgdir}", len(files), unit="painting", disable=None, leave=False)
-            for number, result in enumerate(bar):
-                if isinstance(result, str):
-                    left_out[files[number].path] = result
-                else:
-                    output.write(places[number % PARALLEL_WINDOW])
-                    fingerprints.append(result)
+            with contextlib.closing(_parallel(decode, range(len(files)))) as results:  # ends the processes at once
+                bar = tqdm(results, f"decoding {imgdir}", len(files), unit="painting", disable=None, leave=False)
+                for number, result in enumerate(bar):
+                    if isinstance(result, str):
+                        left_out[files[number].path] = result
+                    else:
+                        output.write(places[number % PARALLEL_WINDOW])
+                        fingerprints.append(result)
 
         begun = time.perf_counter()
         with warnings.catch_warnings():  # Pillow refuses images of twice its limit; up to there is no need to warn
@@ -687,9 +689,9 @@ def _decoded(
         return data_path, left_out, fingerprints
 
 
-WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+WORKERS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 PARALLEL_CHUNK = 8  # items that a process takes at a time
-PARALLEL_WINDOW = 4 * WORKERS * PARALLEL_CHUNK  # items that may be under way
+PARALLEL_WINDOW = 2 * WORKERS * PARALLEL_CHUNK  # items that may be under way
 
 
 def _parallel(function: Callable, items: Sequence) -> Iterator:
@@ -748,6 +750,16 @@ def warn_of_twins(dataset: WikiArtDataset) -> None:
     if twins:
         more = f" and {len(twins) - 5} more" if len(twins) > 5 else ""
         warn(f"{len(twins)} images stand under two styles: {'; '.join(twins[:5])}{more}")
+
+
+def find_known(dataset: WikiArtDataset, checkpoint: dict[str, object]) -> np.ndarray:
+    """Which test paintings equal training ones by their decoded pixels: bool [N]; a warning names them."""
+    known = torch.isin(dataset.fingerprints, checkpoint["fingerprints"]).numpy()
+    paths = [quoted(path) for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
+    if paths:
+        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+        warn(f"{len(paths)} test paintings are identical to training paintings: {'; '.join(paths[:5])}{more}")
+    return known
 
 
 def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -1049,7 +1061,11 @@ def make_classifier(architecture: str, classes: int, image_size: int) -> nn.Modu
         with warnings.catch_warnings():  # two models warn of how they start, which does not matter here
             warnings.simplefilter("ignore", FutureWarning)
             network = models.get_model(architecture, weights=None, num_classes=classes, **size)
-        logits = network(torch.zeros(2, 3, image_size, image_size, device=next(network.parameters()).device))
+        with torch.no_grad():
+            logits = network(torch.zeros(2, 3, image_size, image_size, device=next(network.parameters()).device))
+        for module in network.modules():  # what the trial has left in running statistics
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
     except Exception as error:  # each model has its own way to say that a size does not suit it
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{architecture} does not take images of {image_size} pixels a side: {reason}") from None
@@ -1267,7 +1283,7 @@ def _load(path: str | os.PathLike) -> object:
 
 
 def load_checkpoint(path: str | os.PathLike, part: int) -> dict[str, object]:
-    """Read and check the checkpoint of a part (1 or 2); keys as the README lists them.
+    """Read and check the checkpoint of a part (1 or 2); keys as `_CHECKPOINT_KEYS` and `_PART_KEYS` list them.
 
     Raises UserError for a file that is none, is damaged, holds code, or belongs to the other part.
     """
@@ -1470,7 +1486,8 @@ def train(
             left = (time.perf_counter() - begun) / (epoch - first_epoch + 1) * (settings.epochs - epoch)
             _say_epoch(row, settings.epochs, speed, left, f"  -> {modelfile.name}" if best else "")
         except KeyboardInterrupt:
-            stand = f"epoch {saved} is saved; the same command goes on from there" if saved else "no epoch is saved yet"
+            command = "the same command without --fresh" if settings.fresh else "the same command"
+            stand = f"epoch {saved} is saved; {command} goes on from there" if saved else "no epoch is saved yet"
             raise KeyboardInterrupt(f"\nStopped in epoch {epoch} of {settings.epochs}: {stand}.") from None
     if rank() == 0:
         resume_file.unlink(missing_ok=True)
@@ -1633,6 +1650,8 @@ def _is_sound_resume(state: dict[str, object], parameters: list[Tensor]) -> bool
 
 def draw_history(history: list[dict[str, float]], panels: dict[str, list[str]], title: str, path: Path) -> None:
     """Draw curves over epochs: a panel for each title in `panels`, a line for each of its columns in `history`."""
+    if rank() != 0:  # one process writes
+        return
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
