@@ -81,15 +81,15 @@ class Saw:
 
     def __call__(self) -> None:
         notes = {"decoded": 0, "orders": [], "shares": [], "rows": []}
-        decode, fetch, say = wikiart.decode_image, wikiart.Paintings._fetch, wikiart._say_epoch
+        parallel, fetch, say = wikiart._parallel, wikiart.Paintings._fetch, wikiart._say_epoch
         order, target = wikiart.index_order, f"{self.path}.{wikiart.rank()}"
 
         def save() -> None:
             Path(target).write_text(json.dumps(notes))
 
-        def decode_image(*arguments):
-            notes["decoded"] += 1
-            return decode(*arguments)
+        def _parallel(function, items):
+            notes["decoded"] += len(items)
+            return parallel(function, items)
 
         def index_order(*arguments):
             notes["orders"].append(order(*arguments).tolist())
@@ -106,7 +106,7 @@ class Saw:
             save()
             say(row, *rest)
 
-        wikiart.decode_image, wikiart.index_order = decode_image, index_order
+        wikiart._parallel, wikiart.index_order = _parallel, index_order
         wikiart.Paintings._fetch, wikiart._say_epoch = _fetch, _say_epoch
 
 
