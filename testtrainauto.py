@@ -25,6 +25,7 @@ from torch import Tensor
 import wikiart
 
 WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
+GALLERY_ROWS = 100  # clusters shown at most: a picture of thousands of rows helps nobody, and matplotlib refuses it
 PCA_IMAGES = 10_000  # training images at most that the pixels' PCA is fitted on
 PCA_NUMBERS = 2**28  # and pixel values at most: a gigabyte
 FIGURES = ("ari", "ami", "homogeneity", "completeness", "silhouette")
@@ -111,7 +112,7 @@ def measure_paintings(
     everything = torch.arange(len(paintings.labels))
     for images, pictures, latent in wikiart.reconstruct(model, paintings, everything, batch_size):
         latents.append(latent.cpu())
-        colours.append(wikiart.colour_histogram(images).cpu())
+        colours.append(wikiart.colour_histogram(4 * images - 2).cpu())
         errors.append((pictures - images).double().square().mean((1, 2, 3)).cpu())
     return torch.cat(latents).double().numpy(), torch.cat(colours).numpy(), torch.cat(errors).numpy()
 
@@ -319,10 +320,14 @@ def draw_clusters(
 
 
 def draw_gallery(dataset: wikiart.WikiArtDataset, points: np.ndarray, found: np.ndarray) -> Figure:
-    """A row a cluster: its size, its most frequent styles, and the eight paintings nearest its middle."""
-    count = found.max() + 1
+    """A row a cluster: its size, its most frequent styles, and the eight paintings nearest its middle.
+
+    Of more clusters than `GALLERY_ROWS` it shows the largest.
+    """
+    count, clusters = min(found.max() + 1, GALLERY_ROWS), found.max() + 1
     figure = Figure(figsize=(11.5, 1.05 * count + 0.8), layout="constrained", dpi=100)
-    figure.suptitle("Each cluster's eight paintings nearest its middle")
+    shown = "Each cluster's" if count == clusters else f"The {count} largest of {clusters:,} clusters, each one's"
+    figure.suptitle(f"{shown} eight paintings nearest its middle")
     labels = dataset.labels.numpy()
     names = [wikiart.caption(name) for name in dataset.classes]
     grid = figure.subplots(count, 9, squeeze=False, width_ratios=[3.2] + [1] * 8)

@@ -1014,10 +1014,56 @@ class ResidualBlock(nn.Module):
         return F.relu(self.body(images) + self.shortcut(images))
 
 
-class Residual(nn.Module):
-    """Our compact residual network: float [B, 3, S, S] -> logits [B, classes].
+def colour_histogram(images: Tensor) -> Tensor:
+    """Square roots of each image's 8x8x8 histogram of colours, which sums to 1: float [B, 3, S, S] -> [B, 512].
 
-    It halves the side five times, so that at 128 pixels a last unit sees the whole painting.
+    The bins share the range from -2 to 2 evenly; the outermost take what lies beyond.
+    """
+    red, green, blue = ((images + 2) * 2).clamp(0, 7).floor().unbind(1)
+    return _root_histogram((64 * red + 8 * green + blue).long(), 512)
+
+
+def texture_histogram(greys: Tensor) -> Tensor:
+    """Square roots of each image's histogram of local binary patterns: float [B, S, S] -> [B, 256].
+
+    A pixel's pattern says which of its eight neighbours are clearly lighter, by a hundredth of the range from -2 to 2
+    (Ojala et al., 2002, doi:10.1109/TPAMI.2002.1017623): flat paint, edges and the grain of brushwork differ in it.
+    """
+    side, threshold = greys.shape[-1], greys[:, 1:-1, 1:-1] + 0.04
+    around = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
+    pattern = torch.zeros_like(threshold, dtype=torch.uint8)
+    for bit, (y, x) in enumerate(around):
+        lighter = greys[:, y : side - 2 + y, x : side - 2 + x] > threshold
+        pattern |= lighter.view(torch.uint8) << bit
+    return _root_histogram(pattern.long(), 256)
+
+
+def _root_histogram(values: Tensor, bins: int) -> Tensor:
+    values = values.flatten(1)
+    counts = torch.zeros(len(values), bins, device=values.device)
+    return counts.scatter_add_(1, values, torch.ones_like(values, dtype=counts.dtype)).div_(values.shape[1]).sqrt_()
+
+
+def style_statistics(images: Tensor) -> Tensor:
+    """What a painting looks like wherever things stand in it: float [B, 3, S, S] -> [B, STATISTICS].
+
+    Its colours, and its textures at full and at half size; the images' range is `colour_histogram`'s.
+    """
+    red, green, blue = images.unbind(1)  # on a CPU their mean is several times faster than images.mean(1)
+    greys = (red + green + blue) / 3
+    blocks = [colour_histogram(images), texture_histogram(greys), texture_histogram(F.avg_pool2d(greys, 2))]
+    return torch.cat([block * scale for block, scale in zip(blocks, STATISTICS_SCALES, strict=True)], 1)
+
+
+STATISTICS = 512 + 256 + 256
+STATISTICS_SCALES = (0.87, 2.02, 1.4)  # over WikiArt, each block then has a third of a total variance of 1
+
+
+class Residual(nn.Module):
+    """Our network: normalised images, float [B, 3, S, S] -> logits [B, classes].
+
+    A compact residual trunk halves the side five times, so that at 128 pixels a last unit sees the whole painting. A
+    second branch reads palette and brushwork from the `style_statistics`, which convolutions are slow to learn.
     """
 
     def __init__(self, classes: int, width: int = 32) -> None:
@@ -1032,12 +1078,19 @@ class Residual(nn.Module):
             ResidualBlock(4 * width, 8 * width, 2),
             ResidualBlock(8 * width, 8 * width, 2),
         )
-        self.head = nn.Linear(8 * width, classes)
+        self.statistics = nn.Sequential(
+            nn.BatchNorm1d(STATISTICS, affine=False),
+            nn.Linear(STATISTICS, 4 * width, bias=False),
+            nn.BatchNorm1d(4 * width),
+            nn.ReLU(inplace=True),
+        )
+        self.head = nn.Linear(12 * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[2] < 32:  # else the last level halves single pixels, where oneDNN leaves gradients unset
             images = F.interpolate(images, size=(32, 32), mode="bilinear")
-        return self.head(self.trunk(images).mean((2, 3)))
+        features = [self.trunk(images).mean((2, 3)), self.statistics(style_statistics(images))]
+        return self.head(torch.cat(features, 1))
 
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what torchvision's weights were trained on
@@ -1152,45 +1205,6 @@ def classify(model: nn.Module, images: Tensor, mean: list[float], std: list[floa
     looks = list(views(images)) if many_views else [images]
     with autocast(images.device):
         return sum(model(look.contiguous(memory_format=torch.channels_last)).float() for look in looks) / len(looks)
-
-
-def colour_histogram(images: Tensor) -> Tensor:
-    """Square roots of each image's 8x8x8 RGB histogram, which sums to 1: float [B, 3, S, S] in [0, 1] -> [B, 512]."""
-    red, green, blue = ((images * 255 + 0.5).long() >> 5).flatten(2).unbind(1)
-    return _root_histogram(64 * red + 8 * green + blue, 512)
-
-
-def texture_histogram(greys: Tensor) -> Tensor:
-    """Square roots of each image's histogram of local binary patterns: float [B, S, S] in [0, 1] -> [B, 256].
-
-    A pixel's pattern says which of its eight neighbours are clearly lighter (Ojala et al., 2002,
-    doi:10.1109/TPAMI.2002.1017623): flat paint, edges and the grain of brushwork differ in it.
-    """
-    side, middle = greys.shape[-1], greys[:, 1:-1, 1:-1]
-    around = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
-    pattern = torch.zeros_like(middle, dtype=torch.int64)
-    for bit, (y, x) in enumerate(around):
-        pattern += (greys[:, y : side - 2 + y, x : side - 2 + x] > middle + 0.01).long() << bit
-    return _root_histogram(pattern.flatten(1), 256)
-
-
-def _root_histogram(values: Tensor, bins: int) -> Tensor:
-    counts = torch.zeros(len(values), bins, device=values.device)
-    return counts.scatter_add_(1, values, torch.ones_like(values, dtype=counts.dtype)).div_(values.shape[1]).sqrt_()
-
-
-def style_statistics(images: Tensor) -> Tensor:
-    """What a painting looks like wherever things stand in it: float [B, 3, S, S] in [0, 1] -> [B, STATISTICS].
-
-    Its colours, and its textures at full and at half size, scaled so that the three vary alike over paintings.
-    """
-    greys = images.mean(1)
-    blocks = [colour_histogram(images), texture_histogram(greys), texture_histogram(F.avg_pool2d(greys, 2))]
-    return torch.cat([block * scale for block, scale in zip(blocks, STATISTICS_SCALES, strict=True)], 1)
-
-
-STATISTICS = 512 + 256 + 256
-STATISTICS_SCALES = (0.87, 2.02, 1.4)  # over WikiArt, each block then has a third of a total variance of 1
 
 
 class Autoencoder(nn.Module):

@@ -178,7 +178,7 @@ def make_trainee(
         def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             images = wikiart.augment(images)
             pictures, statistics = model(images)
-            return F.mse_loss(pictures, images) + F.mse_loss(statistics, wikiart.style_statistics(images))
+            return F.mse_loss(pictures, images) + F.mse_loss(statistics, wikiart.style_statistics(4 * images - 2))
     else:
         model, rate = wikiart.make_classifier(network, classes, image_size), 0.002
 

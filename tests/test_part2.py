@@ -62,7 +62,7 @@ def test_any_multiple_of_16_goes_through_the_latent_and_back(size):
     far = model.decode(1000 * torch.randn(3, 7))
     assert far.min() >= 0 and far.max() <= 1
     pictures, statistics = model(images)
-    assert pictures.shape == images.shape and statistics.shape == wikiart.style_statistics(images).shape
+    assert pictures.shape == images.shape and statistics.shape == wikiart.style_statistics(4 * images - 2).shape
 
 
 def test_black_and_white_are_both_reached():
@@ -94,9 +94,9 @@ def test_the_latent_is_all_that_the_decoder_gets():
 def test_statistics_count_colours_and_patterns_as_loops_do():
     images = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(3)).float() / 255
     images[0, :, :8] = 0.5  # flat paint
-    colours = wikiart.colour_histogram(images).numpy()
+    colours = wikiart.colour_histogram(4 * images - 2).numpy()
     greys = images.mean(1)
-    textures = wikiart.texture_histogram(greys).numpy()
+    textures = wikiart.texture_histogram(4 * greys - 2).numpy()
     for number in range(2):
         expected = np.zeros(512)
         for y in range(16):
