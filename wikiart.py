@@ -1327,7 +1327,7 @@ def _is_sound(checkpoint: dict[str, object]) -> bool:
         and SHARED_SETTINGS["image_size"].accepts(checkpoint["image_size"])
         and all(len(checkpoint[name]) == 3 for name in ("mean", "std"))
         and all(type(value) is float and math.isfinite(value) for value in checkpoint["mean"])
-        and all(type(value) is float and 0 < value < math.inf for value in checkpoint["std"])
+        and all(type(value) is float and 1e-6 < value < math.inf for value in checkpoint["std"])
         and (checkpoint["part"] == 1 or SECTIONS["autoencoder"]["latent_dim"].accepts(checkpoint["latent_dim"]))
         and all(isinstance(name, str) for name in checkpoint["model"])
         and all(_is_plain(value) for value in [*checkpoint["model"].values(), checkpoint["fingerprints"]])

@@ -72,6 +72,18 @@ def test_three_conv_has_the_parameters_counted_by_hand():
     assert sum(p.numel() for p in model.parameters()) == convolutions + norms + linear
 
 
+def test_residual_tells_palettes_and_textures_apart_without_its_convolutions():
+    torch.manual_seed(0)
+    model = wikiart.make_classifier("residual", 300, 64).eval()
+    model.trunk.register_forward_hook(lambda trunk, images, features: torch.zeros_like(features))
+    flat, red = torch.zeros(3, 64, 64), torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, 64, 64)
+    rough = (0.25 + 0.2 * torch.randn(64, 64).sign()).expand(3, 64, 64)  # all of it in the flat one's bin of colour
+    moved = torch.cat([rough[:, 32:], rough[:, :32]], 1)  # the same brushwork elsewhere
+    logits = model(torch.stack([flat, red, rough, moved]))
+    apart = torch.cdist(logits, logits)
+    assert min(apart[0, 1], apart[0, 2], apart[1, 2]) > 4 * apart[2, 3]
+
+
 @pytest.mark.parametrize("architecture", ["three_conv", "residual"])
 @pytest.mark.parametrize("size", [16, 33, 64, 150])
 def test_our_networks_give_plain_logits_at_any_size(architecture, size):

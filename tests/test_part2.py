@@ -95,6 +95,8 @@ def test_statistics_count_colours_and_patterns_as_loops_do():
     images = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(3)).float() / 255
     images[0, :, :8] = 0.5  # flat paint
     colours = wikiart.colour_histogram(4 * images - 2).numpy()
+    ends = (8 * images - 4).clamp(-2, 2)  # what lies beyond the range counts as its ends
+    assert torch.equal(wikiart.colour_histogram(8 * images - 4), wikiart.colour_histogram(ends))
     greys = images.mean(1)
     textures = wikiart.texture_histogram(4 * greys - 2).numpy()
     for number in range(2):
