@@ -26,8 +26,6 @@ import wikiart
 
 WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
 GALLERY_ROWS = 100  # clusters shown at most: a picture of thousands of rows helps nobody, and matplotlib refuses it
-PCA_IMAGES = 10_000  # training images at most that the pixels' PCA is fitted on
-PCA_NUMBERS = 2**28  # and pixel values at most: a gigabyte
 FIGURES = ("ari", "ami", "homogeneity", "completeness", "silhouette")
 YARDSTICKS = {
     "latents": "our latents",
@@ -134,12 +132,7 @@ def pixel_yardstick(
     A PCA with as many components as the latent has numbers, fitted on training images drawn by the seed.
     """
     training = wikiart.open_dataset(settings, "trainingdir", checkpoint["image_size"])
-    values = training.images[0].numel()
-    count = min(len(training), PCA_IMAGES, max(1, PCA_NUMBERS // values))
-    random = np.random.default_rng(settings.seed)
-    drawn = torch.from_numpy(np.sort(random.permutation(len(training))[:count]))
-    pca = PCA(min(checkpoint["latent_dim"], count, values), svd_solver="randomized", random_state=settings.seed)
-    pca.fit((training.images[drawn].flatten(1).float() / 255).numpy())
+    pca = wikiart.fit_pca(training.images, torch.arange(len(training)), checkpoint["latent_dim"], settings.seed)
     codes, errors = [], []
     for part in torch.arange(len(dataset)).split(256):
         pixels = dataset.images[part].flatten(1).double().numpy() / 255

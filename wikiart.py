@@ -31,7 +31,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import Dataset, WeightedRandomSampler
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Talking to the person at the keyboard
@@ -1207,17 +1210,38 @@ def classify(model: nn.Module, images: Tensor, mean: list[float], std: list[floa
         return sum(model(look.contiguous(memory_format=torch.channels_last)).float() for look in looks) / len(looks)
 
 
+PCA_IMAGES = 10_000  # images at most that a PCA is fitted on
+PCA_NUMBERS = 2**28  # and pixel values at most: a gigabyte
+
+
+def fit_pca(images: Tensor, members: Tensor, components: int, seed: int) -> "PCA":
+    """The best linear autoencoder: scikit-learn's PCA of the `members` of uint8 images [N, 3, S, S], pixels in [0, 1].
+
+    It is fitted on at most `PCA_IMAGES` of them, drawn by the seed, and has fewer components where those allow no more.
+    """
+    from sklearn.decomposition import PCA  # takes a second to import, and only part 2 needs it
+
+    values = images[0].numel()
+    count = min(len(members), PCA_IMAGES, max(1, PCA_NUMBERS // values))
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(members))[:count])
+    pixels = images[members[torch.from_numpy(drawn)]].flatten(1).float().div_(255).numpy()
+    pca = PCA(min(components, count, values), copy=False, svd_solver="randomized", random_state=seed)
+    with np.errstate(invalid="ignore"):  # a single painting has no variance to explain
+        return pca.fit(pixels)
+
+
 class Autoencoder(nn.Module):
     """Images [B, 3, S, S] in [0, 1] to a vector of `latent_dim` numbers and back; S is a multiple of 16.
 
-    A linear head reads from the same vector how the painting's `style_statistics` differ from the average painting's.
+    It holds the best linear autoencoder, which `start_from` gives it, and its convolutions learn what that leaves. A
+    linear head reads from the same vector how the painting's `style_statistics` differ from the average painting's.
     """
 
     def __init__(self, image_size: int, latent_dim: int, width: int = 32) -> None:
         super().__init__()
         if image_size % 16:
             raise UserError(f"the autoencoder halves images four times: {image_size} is not a multiple of 16")
-        small, top = image_size // 16, 8 * width
+        small, top, values = image_size // 16, 8 * width, 3 * image_size**2
         layers = []
         for channels_in, channels_out in itertools.pairwise([3, width, 2 * width, 4 * width, top]):
             layers += [
@@ -1226,9 +1250,7 @@ class Autoencoder(nn.Module):
                 nn.ReLU(inplace=True),
                 ResidualBlock(channels_out, channels_out, 1),
             ]
-        layers += [nn.Flatten(), nn.Linear(top * small**2, latent_dim)]
-        # Numbers that all vary alike: without it brightness alone takes two thirds of the latents' variance.
-        self.encoder = nn.Sequential(*layers, nn.BatchNorm1d(latent_dim, affine=False))
+        self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * small**2, latent_dim))
         layers = [nn.Linear(latent_dim, top * small**2), nn.Unflatten(1, (top, small, small))]
         for channels_in, channels_out in itertools.pairwise([top, 4 * width, 2 * width, width]):
             layers += [
@@ -1240,20 +1262,38 @@ class Autoencoder(nn.Module):
             ]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(width, 12, 3, 1, 1), nn.PixelShuffle(2))
         self.statistics = nn.Linear(latent_dim, STATISTICS, bias=False)
-        nn.init.zeros_(self.statistics.weight)  # the pixels alone shape the latent until the head has learnt something
+        for layer in (self.encoder[-1], self.decoder[-2], self.statistics):  # at first the linear part stands alone
+            nn.init.zeros_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        self.register_buffer("mean", torch.full((values,), 0.5))
+        self.register_buffer("components", torch.zeros(latent_dim, values))
+        self.register_buffer("scales", torch.ones(latent_dim))
+
+    def start_from(self, pca: "PCA") -> None:
+        """Take a PCA of pixels in [0, 1] as the linear part, its codes scaled to a variance of 1."""
+        count = int((np.nan_to_num(pca.explained_variance_) > 1e-6).sum())  # few or equal paintings have few directions
+        self.mean.copy_(torch.from_numpy(pca.mean_))
+        self.components[:count] = torch.from_numpy(pca.components_[:count])
+        self.scales[:count] = torch.from_numpy(pca.explained_variance_[:count]).sqrt()
 
     def encode(self, images: Tensor) -> Tensor:
         """Float [B, 3, S, S] in [0, 1] -> latents [B, latent_dim]."""
-        return self.encoder((images - 0.5).contiguous(memory_format=torch.channels_last))
+        linear = F.linear(images.contiguous().flatten(1) - self.mean, self.components) / self.scales
+        return linear + self.encoder((images - 0.5).contiguous(memory_format=torch.channels_last))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, latent_dim] -> float32 images [B, 3, S, S] in [0, 1]."""
-        return (self.decoder(latents).float() + 0.5).clamp(0, 1)
+        return self._paint(latents).clamp(0, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The reconstruction, not cut off to [0, 1] so that errors beyond count, and the statistics read."""
         latents = self.encode(images)
-        return self.decoder(latents).float() + 0.5, self.statistics(latents).float()
+        return self._paint(latents), self.statistics(latents).float()
+
+    def _paint(self, latents: Tensor) -> Tensor:
+        learnt = self.decoder(latents).float()
+        return learnt + (F.linear(latents * self.scales, self.components.T).float() + self.mean).view(learnt.shape)
 
 
 @torch.no_grad()
@@ -1466,6 +1506,8 @@ def train(
     history = _resume(resume_file, modelfile, run, model, optimizer, settings.fresh)
     distributed = model
     if world_size() > 1:
+        for buffer in model.buffers():  # DistributedDataParallel gives all processes the first one's parameters alone
+            torch.distributed.broadcast(buffer, 0)
         ids = [paintings.device] if paintings.device.type == "cuda" else None
         with warnings.catch_warnings():  # newer versions of torch call broadcast_buffers something else
             warnings.simplefilter("ignore", FutureWarning)

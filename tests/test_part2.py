@@ -84,6 +84,26 @@ def test_black_and_white_are_both_reached():
     assert pictures[4:].mean((1, 2, 3)).min() > 0.98
 
 
+@pytest.mark.parametrize("count, latent_dim", [(60, 20), (12, 20), (1, 3)])
+def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
+    random = np.random.RandomState(4)
+    codes = random.randn(count + 3, 30) * 0.8 ** np.arange(30)  # pictures with some directions that matter more
+    pixels = np.clip(128 + 30 * codes @ random.randn(30, 768), 0, 255).astype(np.uint8)
+    images = torch.from_numpy(pixels).view(-1, 3, 16, 16)
+    model = wikiart.Autoencoder(16, latent_dim).eval()
+    model.start_from(wikiart.fit_pca(images, torch.arange(3, count + 3), latent_dim, seed=0))  # three are held out
+    with torch.no_grad():
+        pictures, statistics = model(images / 255)
+        latents = model.encode(images[3:] / 255)
+    pixels = pixels / 255
+    centred = pixels - pixels[3:].mean(0)
+    axes = np.linalg.svd(centred[3:], full_matrices=False)[2][: min(latent_dim, count - 1)]
+    expected = pixels - centred + centred @ axes.T @ axes
+    assert np.allclose(pictures.flatten(1).numpy(), expected, atol=0.01)
+    assert (statistics == 0).all()
+    assert count == 1 or torch.allclose(latents.std(0)[: len(axes)], torch.ones(len(axes)), atol=0.01)
+
+
 def test_the_latent_is_all_that_the_decoder_gets():
     model = wikiart.Autoencoder(32, 5).eval()
     images = torch.rand(2, 3, 32, 32)
@@ -123,7 +143,7 @@ def test_training_learns_and_keeps_its_best_epoch(trained):
     assert set(history[0]) == {"epoch", "training_loss", "training_mse", "validation_mse"}
     lines = [line for line in trained.training.out.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 16 and "validation mse" in lines[0]
-    assert history[-1]["training_mse"] < 0.5 * history[0]["training_mse"]
+    assert history[-1]["training_mse"] < 0.9 * history[0]["training_mse"]  # it starts at what a PCA reaches
     assert all(row["training_mse"] < row["training_loss"] for row in history)
     assert trained.checkpoint["epoch"] == min(history, key=lambda row: row["validation_mse"])["epoch"]
     assert trained.checkpoint["latent_dim"] == 6 and trained.checkpoint["image_size"] == 32
