@@ -944,14 +944,15 @@ def augment(images: Tensor, smallest: float = 0.5) -> Tensor:
     theta = torch.zeros(count, 2, 3, device=device)
     theta[:, 0, 0], theta[:, 0, 2] = width * mirror, shift[0] * (1 - width)
     theta[:, 1, 1], theta[:, 1, 2] = height, shift[1] * (1 - height)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    with torch.autocast(device.type, enabled=False):  # bfloat16 is too coarse for places in an image
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def measure_pixels(images: Tensor, members: Tensor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel over the `members` of uint8 images [N, 3, S, S], in [0, 1]."""
     total, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    for part in members.split(256):
+    for part in members.split(32):  # few at a time: what they take is never given back
         pixels = images[part].float() / 255
         total += pixels.sum((0, 2, 3), dtype=torch.float64)
         squares += pixels.square().sum((0, 2, 3), dtype=torch.float64)
@@ -1082,11 +1083,12 @@ class Residual(nn.Module):
             ResidualBlock(8 * width, 8 * width, 2),
         )
         self.statistics = nn.Sequential(
-            nn.BatchNorm1d(STATISTICS, affine=False),
+            nn.BatchNorm1d(STATISTICS, eps=1e-3, affine=False),  # a number's variance is about that; less is noise
             nn.Linear(STATISTICS, 4 * width, bias=False),
             nn.BatchNorm1d(4 * width),
             nn.ReLU(inplace=True),
         )
+        self.statistics[0].running_var.fill_(1e-3)  # so that a few steps are enough to find it
         self.head = nn.Linear(12 * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -1366,7 +1368,7 @@ def _is_sound(checkpoint: dict[str, object]) -> bool:
         and all(type(count) is int and count >= 0 for count in counts.values())
         and SHARED_SETTINGS["image_size"].accepts(checkpoint["image_size"])
         and all(len(checkpoint[name]) == 3 for name in ("mean", "std"))
-        and all(type(value) is float and math.isfinite(value) for value in checkpoint["mean"])
+        and all(type(value) is float and 0 <= value <= 1 for value in checkpoint["mean"])
         and all(type(value) is float and 1e-6 < value < math.inf for value in checkpoint["std"])
         and (checkpoint["part"] == 1 or SECTIONS["autoencoder"]["latent_dim"].accepts(checkpoint["latent_dim"]))
         and all(isinstance(name, str) for name in checkpoint["model"])
@@ -1407,6 +1409,8 @@ def load_model(checkpoint: dict[str, object], path: str | os.PathLike, device: t
         if any(state[name].dtype != wanted[name].dtype for name in wanted if name in state):
             raise RuntimeError("numbers of another kind")
         model.load_state_dict(state, assign=True)
+        if checkpoint["part"] == 2 and not (model.scales > 0).all():
+            raise RuntimeError("a scale that is not positive")
     except (RuntimeError, UserError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{quoted(path)[1:-1]}: is damaged: its weights do not fit: {reason}") from None
@@ -1603,8 +1607,8 @@ def _not_finite(where: str, optimizer: torch.optim.Optimizer) -> UserError:
 
 def _share_buffers(model: nn.Module) -> None:
     """Give all processes the mean of their running statistics, so that all of them measure the same network."""
-    for buffer in model.buffers():
-        if world_size() > 1 and buffer.is_floating_point():
+    for name, buffer in model.named_buffers():
+        if world_size() > 1 and name.endswith(("running_mean", "running_var")):
             total(buffer).div_(world_size())
 
 

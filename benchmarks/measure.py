@@ -170,7 +170,7 @@ def make_trainee(
     mean: list[float] = MEAN,
     std: list[float] = STD,
 ) -> Trainee:
-    """A classifier by its architecture, or "autoencoder", new, with the loss of its training script."""
+    """A classifier by its architecture, or "autoencoder", new, with a loss of its training script's cost."""
     torch.manual_seed(seed)
     if network == "autoencoder":
         model, rate = wikiart.Autoencoder(image_size, 128), 0.001

@@ -636,6 +636,15 @@ def test_augmentation_invents_no_value(crops):
     assert crops.out[:, :2].min() >= 0.5 / 32 - 1e-5 and crops.out[:, :2].max() <= 1 - 0.5 / 32 + 1e-5
 
 
+def test_augmentation_finds_its_places_in_full_precision():
+    images = torch.rand(4, 3, 256, 256)
+    torch.manual_seed(5)
+    plain = wikiart.augment(images)
+    torch.manual_seed(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(wikiart.augment(images), plain)
+
+
 def test_augmentation_follows_torchs_seed_and_differs_from_image_to_image():
     images = torch.rand(1, 3, S, S).expand(6, -1, -1, -1).contiguous()
     torch.manual_seed(1)

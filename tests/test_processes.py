@@ -62,6 +62,10 @@ def test_torchrun_trains(script, paintings, tmp_path):
     assert sum(line.startswith("decoded") for line in lines) <= 1
     names = sorted(path.suffix for path in tmp_path.iterdir() if path.is_file())
     assert names == [".png", ".pth"]
+    if script == "trainauto":  # its linear part is one process's and has reached the other
+        model = wikiart.load_checkpoint(tmp_path / "autoencoder.pth", 2)["model"]
+        lengths = model["components"].norm(dim=1)
+        assert torch.allclose(lengths[lengths > 0], torch.ones(()), atol=1e-4) and (lengths > 0).sum() > 1
 
 
 def test_bad_batch_and_bad_folder(paintings, tmp_path):
