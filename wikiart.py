@@ -667,9 +667,17 @@ def _decoded(
         left_out, fingerprints = {}, []
 
         def write_pixels(output: io.BufferedWriter) -> None:
-            with contextlib.closing(_parallel(decode, range(len(files)))) as results:  # ends the processes at once
+            with (
+                contextlib.closing(_parallel(decode, range(len(files)))) as results,  # ends the processes at once
+                ThreadPoolExecutor(1) as disk,
+            ):
                 bar = tqdm(results, f"decoding {imgdir}", len(files), unit="painting", disable=None, leave=False)
+                syncing = None
                 for number, result in enumerate(bar):
+                    if number % 512 == 511:  # the disk writes while others decode: little is left to wait for at the end
+                        if syncing:
+                            syncing.result()
+                        syncing = disk.submit(os.fsync, output.fileno())
                     if isinstance(result, str):
                         left_out[files[number].path] = result
                     else:
@@ -693,7 +701,7 @@ def _decoded(
 
 
 WORKERS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-PARALLEL_CHUNK = 8  # items that a process takes at a time
+PARALLEL_CHUNK = 32  # items that a process takes at a time
 PARALLEL_WINDOW = 2 * WORKERS * PARALLEL_CHUNK  # items that may be under way
 
 
