@@ -3,7 +3,7 @@
 The assignment's way: torchvision's read_image into a cache of float pictures as large as their files, filled during the
 first epoch; Resize and Normalize for each picture each time; a DataLoader without workers; batches of 32; Adam at
 0.001; float32. Ours: decoded once into the uint8 file (in the first epoch's time), then the project's own loop with
-weighted sampling, augmentation and schedule, in batches of 64 as shipped, and of 32 for comparison. Each run is a
+weighted sampling, augmentation and schedule, in batches of 32 too, and of 64 as shipped. Each run is a
 process of its own, in turns.
 """
 
@@ -27,7 +27,7 @@ from torchvision.transforms import Compose, Normalize, Resize
 
 import wikiart
 
-WAYS = ["assignment", "ours", "ours_batch_32"]
+WAYS = ["assignment", "ours", "ours_as_shipped"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,8 +57,9 @@ def main(argv: list[str] | None = None) -> None:
         **ways,
         "first_epoch_ratio": compared("first_epoch_seconds", "assignment", "ours"),
         "later_epoch_ratio": compared("later_epoch_seconds", "assignment", "ours"),
-        "later_epoch_ratio_batch_32": compared("later_epoch_seconds", "assignment", "ours_batch_32"),
         "memory_ratio": compared("peak_mib", "ours", "assignment"),
+        "later_epoch_ratio_as_shipped": compared("later_epoch_seconds", "assignment", "ours_as_shipped"),
+        "memory_ratio_as_shipped": compared("peak_mib", "ours_as_shipped", "assignment"),
     }
     measure.report(figures, arguments.json, {"later_epoch_ratio": "at least 3", "memory_ratio": "at most 0.25"})
 
@@ -121,7 +122,7 @@ def probe(arguments: argparse.Namespace) -> dict[str, float]:
         if arguments.probe == "assignment":
             epoch = assignment(arguments)
         else:
-            epoch = ours(arguments, cachedir, 64 if arguments.probe == "ours" else 32)
+            epoch = ours(arguments, cachedir, 32 if arguments.probe == "ours" else 64)
         epoch(1)
         first = time.perf_counter() - begun
         later = [measure.seconds(lambda number=number: epoch(number)) for number in range(2, arguments.epochs + 1)]
