@@ -61,10 +61,10 @@ def main(argv: list[str] | None = None) -> None:
     latents, colours, errors = measure_paintings(model, wikiart.Paintings(dataset, device), settings.batch_size)
     pixels, pca_mse = pixel_yardstick(settings, dataset, checkpoint)
     scaled = scale_latents(model, latents)
-    projection = PCA(min(2, *latents.shape), random_state=settings.seed).fit(latents)
+    projection = PCA(min(2, *scaled.shape), random_state=settings.seed).fit(scaled)
     plane = np.zeros((len(latents), 2))
-    plane[:, : projection.n_components_] = projection.transform(latents)
-    shares = [*projection.explained_variance_ratio_, 0.0][:2]
+    plane[:, : projection.n_components_] = projection.transform(scaled)
+    shares = [*np.nan_to_num(projection.explained_variance_ratio_), 0.0][:2]
 
     labels = dataset.labels.numpy()
     spaces = {"latents": scaled, "pixels": pixels, "plane": plane, "colour": colours}
@@ -281,9 +281,9 @@ def distinct_colours(count: int) -> list[np.ndarray]:
 def draw_clusters(
     plane: np.ndarray, shares: list[float], found: np.ndarray, labels: np.ndarray, classes: list[str], note: str
 ) -> Figure:
-    """The latents' 2-D plane [N, 2] twice: by cluster, with the number at its middle, and by true style."""
+    """The scaled latents' 2-D plane [N, 2] twice: by cluster, with the number at its middle, and by true style."""
     figure = Figure(figsize=(17, 7.5), layout="constrained", dpi=110)
-    figure.suptitle(f"The latents' first two principal components. {note}")
+    figure.suptitle(f"The scaled latents' first two principal components. {note}")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     size = float(np.clip(12_000 / len(plane), 2, 30))
     colours = distinct_colours(found.max() + 1)
