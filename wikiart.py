@@ -522,6 +522,7 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = os.path.relpath(folder, imgdir)
         for name in folders:
             if name.lower().endswith(IMAGE_ENDINGS):
                 warn(f"{quoted(os.path.join(folder, name))} is a folder, not an image; images in it are read")
@@ -536,7 +537,7 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
             except OSError as error:
                 warn(f"{quoted(path)} is left out: {error.strerror}")
             else:
-                yield ImageFile(os.path.relpath(path, imgdir), status.st_size, status.st_mtime_ns)
+                yield ImageFile(os.path.join(inside, name), status.st_size, status.st_mtime_ns)
 
 
 def decode_image(path: str, image_size: int) -> np.ndarray:
