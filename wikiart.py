@@ -675,7 +675,7 @@ def _decoded(
                 bar = tqdm(results, f"decoding {imgdir}", len(files), unit="painting", disable=None, leave=False)
                 syncing = None
                 for number, result in enumerate(bar):
-                    if number % 512 == 511:  # the disk writes while others decode: little is left to wait for at the end
+                    if number % 512 == 511:  # the disk writes while others decode, so that little is left for the end
                         if syncing:
                             syncing.result()
                         syncing = disk.submit(os.fsync, output.fileno())
