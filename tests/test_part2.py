@@ -73,6 +73,12 @@ def test_any_multiple_of_16_goes_through_the_latent_and_back(size):
     assert pictures.shape == images.shape and statistics.shape == wikiart.style_statistics(4 * images - 2).shape
 
 
+def test_a_checkpoint_whose_scales_are_zero_is_refused(trained):
+    model = trained.checkpoint["model"] | {"scales": torch.zeros_like(trained.checkpoint["model"]["scales"])}
+    with pytest.raises(wikiart.UserError, match=r"x: is damaged: .*scale"):
+        wikiart.load_model(trained.checkpoint | {"model": model}, "x", torch.device("cpu"))
+
+
 def test_black_and_white_are_both_reached():
     torch.manual_seed(0)
     model = wikiart.Autoencoder(16, 4, width=8)
