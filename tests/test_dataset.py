@@ -26,6 +26,11 @@ def by_pillow(path, size=S):
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
+def is_close(pixels, others):
+    """Whether two images differ by one grey level at most: two libraries round differently."""
+    return np.abs(pixels.astype(int) - others).max() <= 1
+
+
 @pytest.fixture
 def folder(tmp_path, paint):
     return paint(tmp_path / "paintings", COUNTS)
@@ -67,10 +72,10 @@ def test_the_dataset_has_what_the_contract_names(folder, load):
     assert dataset.paths[4] == str(folder / "Cubism" / "002.jpg")
 
 
-def test_pixels_are_plain_pillows(folder, load):
+def test_pixels_are_plain_pillows_up_to_one_grey_level(folder, load):
     dataset = load(folder)
     for image, path in zip(dataset.images, dataset.paths, strict=True):
-        assert np.array_equal(image.numpy(), by_pillow(path))
+        assert is_close(image.numpy(), by_pillow(path))
 
 
 def test_a_large_jpeg_decoded_at_a_reduced_scale_stays_close_to_plain_pillow(tmp_path, load, paint):
@@ -188,7 +193,7 @@ def test_every_colour_space_becomes_rgb_as_pillow_has_it(tmp_path, name):
     path = save(tmp_path, name, KINDS[name])
     image = wikiart.decode_image(str(path), S)
     assert image.shape == (3, S, S) and image.dtype == np.uint8
-    assert np.abs(image.astype(int) - by_pillow(path)).max() <= 1
+    assert is_close(image, by_pillow(path))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -203,7 +208,7 @@ def test_the_exif_orientation_is_applied(tmp_path, orientation):
     red = wikiart.decode_image(str(path), S)[0].astype(int) - wikiart.decode_image(str(path), S)[1]
     quarters = red.reshape(2, S // 2, 2, S // 2).mean((1, 3))
     assert np.unravel_index(quarters.argmax(), (2, 2)) == corners[orientation]
-    assert np.array_equal(wikiart.decode_image(str(path), S), by_pillow(path))
+    assert is_close(wikiart.decode_image(str(path), S), by_pillow(path))
 
 
 def test_sixteen_bits_are_scaled_to_eight(tmp_path):
@@ -294,7 +299,7 @@ def test_a_broken_image_is_named_in_a_warning_and_left_out(folder, load, capsys,
     assert len(dataset) == 9 and not any("001b" in path for path in dataset.paths)
     assert dataset.labels.tolist() == [0] * 2 + [1] * 3 + [2] * 4
     for image, path in zip(dataset.images, dataset.paths, strict=True):
-        assert np.array_equal(image.numpy(), by_pillow(path))
+        assert is_close(image.numpy(), by_pillow(path))
     error = capsys.readouterr().err
     assert [line.startswith("warning: ") and "001b.jpg" in line for line in error.splitlines()] == [True]
     assert "left out: " in error and not error.rstrip().endswith("left out:")
@@ -414,7 +419,7 @@ def test_a_changed_folder_is_decoded_anew_and_the_old_cache_removed(folder, load
     dataset = load(folder)
     assert sorted(decoded()) == sorted(dataset.paths) == sorted(map(str, folder.rglob("*.jpg")))
     for image, path in zip(dataset.images, dataset.paths, strict=True):
-        assert np.array_equal(image.numpy(), by_pillow(path))
+        assert is_close(image.numpy(), by_pillow(path))
     new = {path.name for path in (tmp_path / "cache").glob("*.uint8")}
     assert len(new) == 1 and not new & old and len(list((tmp_path / "cache").glob("*.json"))) == 1
 
@@ -452,7 +457,7 @@ def test_a_decode_cut_short_leaves_no_cache_that_passes_for_whole(folder, load, 
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix in (".uint8", ".json", ".part")]
     dataset = load(folder)
     for image, path in zip(dataset.images, dataset.paths, strict=True):
-        assert np.array_equal(image.numpy(), by_pillow(path))
+        assert is_close(image.numpy(), by_pillow(path))
 
 
 @pytest.mark.parametrize("suffix", [".uint8", ".json"])
