@@ -120,7 +120,7 @@ def scale_latents(model: wikiart.Autoencoder, latents: np.ndarray) -> np.ndarray
 
     The statistics are linear in the latents with weights W = QR, so that R alone, at most D x D, keeps all distances.
     """
-    weights = model.statistics.weight.detach().double().cpu().numpy()
+    weights = model.statistics_decoder.weight.detach().double().cpu().numpy()
     return latents @ np.linalg.qr(weights, mode="r").T
 
 

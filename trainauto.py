@@ -41,12 +41,10 @@ def main(argv: list[str] | None = None) -> None:
 
     def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         images = wikiart.augment(images, SMALLEST_CROP)
-        pictures, statistics = model(images)
+        pictures, statistics_error = model(images)
         mse = F.mse_loss(pictures, images)
         measured.add_(torch.stack([mse.detach(), torch.ones_like(mse)]))
-        error = statistics - wikiart.style_statistics(4 * images - 2)
-        error = error - error.mean(0)  # only differences between paintings matter
-        return mse + STATISTICS_WEIGHT * error.square().sum(1).mean()
+        return mse + STATISTICS_WEIGHT * statistics_error.square().sum(1).mean()
 
     def validate(model: nn.Module) -> dict[str, float]:
         total, steps = wikiart.total(measured).tolist()

@@ -1069,6 +1069,13 @@ STATISTICS = 512 + 256 + 256
 STATISTICS_SCALES = (0.87, 2.02, 1.4)  # over WikiArt, each block then has a third of a total variance of 1
 
 
+def statistics_layers(width: int) -> list[nn.Module]:
+    """Layers from the `style_statistics` [B, STATISTICS], each normalised over the batch, to `width` numbers."""
+    norm = nn.BatchNorm1d(STATISTICS, eps=1e-3, affine=False)  # a number's variance is about that; less is noise
+    norm.running_var.fill_(1e-3)  # so that a few steps are enough to find it
+    return [norm, nn.Linear(STATISTICS, width, bias=False)]
+
+
 class Residual(nn.Module):
     """Our network: normalised images, float [B, 3, S, S] -> logits [B, classes].
 
@@ -1088,13 +1095,7 @@ class Residual(nn.Module):
             ResidualBlock(4 * width, 8 * width, 2),
             ResidualBlock(8 * width, 8 * width, 2),
         )
-        self.statistics = nn.Sequential(
-            nn.BatchNorm1d(STATISTICS, eps=1e-3, affine=False),  # a number's variance is about that; less is noise
-            nn.Linear(STATISTICS, 4 * width, bias=False),
-            nn.BatchNorm1d(4 * width),
-            nn.ReLU(inplace=True),
-        )
-        self.statistics[0].running_var.fill_(1e-3)  # so that a few steps are enough to find it
+        self.statistics = nn.Sequential(*statistics_layers(4 * width), nn.BatchNorm1d(4 * width), nn.ReLU(inplace=True))
         self.head = nn.Linear(12 * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -1241,8 +1242,8 @@ def fit_pca(images: Tensor, members: Tensor, components: int, seed: int) -> "PCA
 class Autoencoder(nn.Module):
     """Images [B, 3, S, S] in [0, 1] to a vector of `latent_dim` numbers and back; S is a multiple of 16.
 
-    It holds the best linear autoencoder, which `start_from` gives it, and its convolutions learn what that leaves. A
-    linear head reads from the same vector how the painting's `style_statistics` differ from the average painting's.
+    It holds the best linear autoencoder, which `start_from` gives it, and its convolutions learn what that leaves. The
+    painting's `style_statistics` go into the same vector, and are read from it again, by a linear layer each.
     """
 
     def __init__(self, image_size: int, latent_dim: int, width: int = 32) -> None:
@@ -1259,6 +1260,7 @@ class Autoencoder(nn.Module):
                 ResidualBlock(channels_out, channels_out, 1),
             ]
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * small**2, latent_dim))
+        self.statistics_encoder = nn.Sequential(*statistics_layers(latent_dim))
         layers = [nn.Linear(latent_dim, top * small**2), nn.Unflatten(1, (top, small, small))]
         for channels_in, channels_out in itertools.pairwise([top, 4 * width, 2 * width, width]):
             layers += [
@@ -1269,8 +1271,9 @@ class Autoencoder(nn.Module):
                 ResidualBlock(channels_out, channels_out, 1),
             ]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(width, 12, 3, 1, 1), nn.PixelShuffle(2))
-        self.statistics = nn.Linear(latent_dim, STATISTICS, bias=False)
-        for layer in (self.encoder[-1], self.decoder[-2], self.statistics):  # at first the linear part stands alone
+        self.statistics_decoder = nn.Linear(latent_dim, STATISTICS, bias=False)
+        ends = (self.encoder[-1], self.statistics_encoder[-1], self.decoder[-2], self.statistics_decoder)
+        for layer in ends:  # at first the linear part stands alone
             nn.init.zeros_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
@@ -1287,17 +1290,25 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Float [B, 3, S, S] in [0, 1] -> latents [B, latent_dim]."""
-        linear = F.linear(images.contiguous().flatten(1) - self.mean, self.components) / self.scales
-        return linear + self.encoder((images - 0.5).contiguous(memory_format=torch.channels_last))
+        return self._encode(images, style_statistics(4 * images - 2))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, latent_dim] -> float32 images [B, 3, S, S] in [0, 1]."""
         return self._paint(latents).clamp(0, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The reconstruction, not cut off to [0, 1] so that errors beyond count, and the statistics read."""
-        latents = self.encode(images)
-        return self._paint(latents), self.statistics(latents).float()
+        """The reconstruction, not cut off to [0, 1] so that errors beyond count, and the error [B, STATISTICS] of the
+        statistics read, which are to tell how a painting differs from the others.
+        """
+        statistics = style_statistics(4 * images - 2)
+        latents = self._encode(images, statistics)
+        error = self.statistics_decoder(latents).float() - statistics
+        return self._paint(latents), error - error.mean(0)
+
+    def _encode(self, images: Tensor, statistics: Tensor) -> Tensor:
+        linear = F.linear(images.contiguous().flatten(1) - self.mean, self.components) / self.scales
+        learnt = self.encoder((images - 0.5).contiguous(memory_format=torch.channels_last))
+        return linear + learnt + self.statistics_encoder(statistics)
 
     def _paint(self, latents: Tensor) -> Tensor:
         learnt = self.decoder(latents).float()

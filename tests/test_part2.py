@@ -55,7 +55,8 @@ def trained(tmp_path_factory, paint, run):
 def lively(model):
     """A network whose every part has a say: a new one's are zero where its training begins."""
     torch.manual_seed(0)
-    for weights in [model.encoder[-1].weight, model.decoder[-2].weight, model.statistics.weight, model.components]:
+    ends = [model.encoder[-1], model.statistics_encoder[-1], model.decoder[-2], model.statistics_decoder]
+    for weights in [*(layer.weight for layer in ends), model.components]:
         torch.nn.init.normal_(weights, std=0.1)
     return model.eval()
 
@@ -69,8 +70,8 @@ def test_any_multiple_of_16_goes_through_the_latent_and_back(size):
     assert model.decode(latents).shape == images.shape
     far = model.decode(1000 * torch.randn(3, 7))
     assert far.min() == 0 and far.max() == 1
-    pictures, statistics = model(images)
-    assert pictures.shape == images.shape and statistics.shape == wikiart.style_statistics(4 * images - 2).shape
+    pictures, error = model(images)
+    assert pictures.shape == images.shape and error.shape == wikiart.style_statistics(4 * images - 2).shape
 
 
 def test_a_checkpoint_whose_scales_are_zero_is_refused(trained):
@@ -107,14 +108,15 @@ def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     model = wikiart.Autoencoder(16, latent_dim).eval()
     model.start_from(wikiart.fit_pca(images, torch.arange(3, count + 3), latent_dim, seed=0))  # three are held out
     with torch.no_grad():
-        pictures, statistics = model(images / 255)
+        pictures, error = model(images / 255)
         latents = model.encode(images[3:] / 255)
     pixels = pixels / 255
     centred = pixels - pixels[3:].mean(0)
     axes = np.linalg.svd(centred[3:], full_matrices=False)[2][: min(latent_dim, count - 1)]
     expected = pixels - centred + centred @ axes.T @ axes
     assert np.allclose(pictures.flatten(1).numpy(), expected, atol=0.01)
-    assert (statistics == 0).all()
+    statistics = wikiart.style_statistics(images / 255 * 4 - 2)
+    assert torch.allclose(error, statistics.mean(0) - statistics)  # nothing is read yet
     assert count == 1 or torch.allclose(latents.std(0)[: len(axes)], torch.ones(len(axes)), atol=0.01)
 
 
@@ -123,7 +125,20 @@ def test_the_latent_is_all_that_the_decoder_gets():
     images = torch.rand(2, 3, 32, 32)
     assert len(model(images)[0].unique()) > 1000 and len(model(images)[1].unique()) > 1000
     assert torch.equal(model(images)[0].clamp(0, 1), model.decode(model.encode(images)))
-    assert torch.equal(model(images)[1], model.statistics(model.encode(images)))
+    error = model.statistics_decoder(model.encode(images)) - wikiart.style_statistics(4 * images - 2)
+    assert torch.equal(model(images)[1], error - error.mean(0))
+
+
+def test_the_statistics_go_into_the_latent():
+    model = lively(wikiart.Autoencoder(32, 5))
+    images = torch.rand(2, 3, 32, 32)
+    before = model.encode(images)
+    weight, norm = model.statistics_encoder[1].weight, model.statistics_encoder[0]
+    normed = (wikiart.style_statistics(4 * images - 2) - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+    with torch.no_grad():
+        expected = before - normed @ weight.T
+        weight.zero_()
+    assert torch.allclose(model.encode(images), expected, atol=1e-4)
 
 
 def test_statistics_count_colours_and_patterns_as_loops_do():
@@ -232,7 +247,7 @@ def test_our_clusters_are_ward_on_what_the_head_reads(trained):
     images = trained.test.images.float() / 255
     with torch.no_grad(), wikiart.autocast(torch.device("cpu")):
         latents = (trained.model.encode(images).float() + trained.model.encode(images.flip(3)).float()) / 2
-    read = (latents.double() @ trained.model.statistics.weight.double().T).numpy()
+    read = (latents.double() @ trained.model.statistics_decoder.weight.double().T).numpy()
     found = AgglomerativeClustering(4).fit_predict(read)
     ours = [int(row["cluster"]) for row in trained.rows]
     assert sklearn_metrics.adjusted_rand_score(found, ours) == 1
@@ -345,9 +360,9 @@ def test_the_sample_is_told_of_in_output_and_figure(trained, run, monkeypatch, t
 def test_scaling_keeps_the_distances_of_what_is_read():
     torch.manual_seed(1)
     model = wikiart.Autoencoder(16, 5)
-    torch.nn.init.normal_(model.statistics.weight)  # it starts at zero
+    torch.nn.init.normal_(model.statistics_decoder.weight)  # it starts at zero
     latents = np.random.default_rng(1).normal(size=(9, 5))
-    read = latents @ model.statistics.weight.detach().double().numpy().T
+    read = latents @ model.statistics_decoder.weight.detach().double().numpy().T
     scaled = testtrainauto.scale_latents(model, latents)
     distances = [np.linalg.norm(x[:, None] - x[None], axis=2) for x in (read, scaled)]
     assert np.allclose(*distances)
