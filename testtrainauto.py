@@ -116,12 +116,16 @@ def measure_paintings(
 
 
 def scale_latents(model: wikiart.Autoencoder, latents: np.ndarray) -> np.ndarray:
-    """The latents [N, D], scaled so that their distances are those of the colours and textures read from them.
+    """The latents [N, D] as they are clustered, [N, min(N, D)]: by the colours and textures that are read from them.
 
     The statistics are linear in the latents with weights W = QR, so that R alone, at most D x D, keeps all distances.
+    What is hard to read is read too faintly: along each principal axis the spread is therefore replaced by its root,
+    half-way to whitening (docs/recipe.md has the trials).
     """
     weights = model.statistics_decoder.weight.detach().double().cpu().numpy()
-    return latents @ np.linalg.qr(weights, mode="r").T
+    read = latents @ np.linalg.qr(weights, mode="r").T
+    axes, lengths, _ = np.linalg.svd(read - read.mean(0), full_matrices=False)
+    return axes * np.sqrt(lengths) * len(read) ** 0.25  # lengths are spreads times the root of N, axes their inverse
 
 
 def pixel_yardstick(
@@ -206,7 +210,8 @@ def print_metrics(metrics: dict[str, object], note: str) -> None:
     )
     wikiart.say(note)
     wikiart.say(
-        "the latents are scaled first by the weights with which the network reads colours and textures from them"
+        "the latents are scaled first: by the weights with which the network reads colours and textures from them, "
+        "then half-way to equal spread along all axes"
     )
     width = max(map(len, YARDSTICKS.values()))
     wikiart.say(" " * width + "".join(f"{name:>14}" for name in FIGURES))

@@ -1069,13 +1069,6 @@ STATISTICS = 512 + 256 + 256
 STATISTICS_SCALES = (0.87, 2.02, 1.4)  # over WikiArt, each block then has a third of a total variance of 1
 
 
-def statistics_layers(width: int) -> list[nn.Module]:
-    """Layers from the `style_statistics` [B, STATISTICS], each normalised over the batch, to `width` numbers."""
-    norm = nn.BatchNorm1d(STATISTICS, eps=1e-3, affine=False)  # a number's variance is about that; less is noise
-    norm.running_var.fill_(1e-3)  # so that a few steps are enough to find it
-    return [norm, nn.Linear(STATISTICS, width, bias=False)]
-
-
 class Residual(nn.Module):
     """Our network: normalised images, float [B, 3, S, S] -> logits [B, classes].
 
@@ -1095,7 +1088,13 @@ class Residual(nn.Module):
             ResidualBlock(4 * width, 8 * width, 2),
             ResidualBlock(8 * width, 8 * width, 2),
         )
-        self.statistics = nn.Sequential(*statistics_layers(4 * width), nn.BatchNorm1d(4 * width), nn.ReLU(inplace=True))
+        self.statistics = nn.Sequential(
+            nn.BatchNorm1d(STATISTICS, eps=1e-3, affine=False),  # a number's variance is about that; less is noise
+            nn.Linear(STATISTICS, 4 * width, bias=False),
+            nn.BatchNorm1d(4 * width),
+            nn.ReLU(inplace=True),
+        )
+        self.statistics[0].running_var.fill_(1e-3)  # so that a few steps are enough to find it
         self.head = nn.Linear(12 * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -1260,7 +1259,7 @@ class Autoencoder(nn.Module):
                 ResidualBlock(channels_out, channels_out, 1),
             ]
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * small**2, latent_dim))
-        self.statistics_encoder = nn.Sequential(*statistics_layers(latent_dim))
+        self.statistics_encoder = nn.Linear(STATISTICS, latent_dim, bias=False)
         layers = [nn.Linear(latent_dim, top * small**2), nn.Unflatten(1, (top, small, small))]
         for channels_in, channels_out in itertools.pairwise([top, 4 * width, 2 * width, width]):
             layers += [
@@ -1272,7 +1271,7 @@ class Autoencoder(nn.Module):
             ]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(width, 12, 3, 1, 1), nn.PixelShuffle(2))
         self.statistics_decoder = nn.Linear(latent_dim, STATISTICS, bias=False)
-        ends = (self.encoder[-1], self.statistics_encoder[-1], self.decoder[-2], self.statistics_decoder)
+        ends = (self.encoder[-1], self.statistics_encoder, self.decoder[-2], self.statistics_decoder)
         for layer in ends:  # at first the linear part stands alone
             nn.init.zeros_(layer.weight)
             if layer.bias is not None:
