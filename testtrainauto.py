@@ -116,7 +116,7 @@ def measure_paintings(
 
 
 def scale_latents(model: wikiart.Autoencoder, latents: np.ndarray) -> np.ndarray:
-    """The latents [N, D] as they are clustered, [N, min(N, D)]: by the colours and textures that are read from them.
+    """The latents [N, D] as they are clustered, [N, at most D]: by the colours and textures that are read from them.
 
     The statistics are linear in the latents with weights W = QR, so that R alone, at most D x D, keeps all distances.
     What is hard to read is read too faintly: along each principal axis the spread is therefore replaced by its root,
@@ -124,8 +124,9 @@ def scale_latents(model: wikiart.Autoencoder, latents: np.ndarray) -> np.ndarray
     """
     weights = model.statistics_decoder.weight.detach().double().cpu().numpy()
     read = latents @ np.linalg.qr(weights, mode="r").T
-    axes, lengths, _ = np.linalg.svd(read - read.mean(0), full_matrices=False)
-    return axes * np.sqrt(lengths) * len(read) ** 0.25  # lengths are spreads times the root of N, axes their inverse
+    coordinates, lengths, _ = np.linalg.svd(read - read.mean(0), full_matrices=False)
+    whitened, spreads = coordinates * len(read) ** 0.5, lengths / len(read) ** 0.5
+    return whitened * np.sqrt(spreads)
 
 
 def pixel_yardstick(

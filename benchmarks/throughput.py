@@ -118,13 +118,12 @@ def measure_decode(trainingdir: str, image_size: int, count: int, rounds: int) -
         for file, link in zip(files, links, strict=True):
             os.makedirs(os.path.dirname(link), exist_ok=True)
             os.symlink(os.path.abspath(os.path.join(trainingdir, file)), link)
-        if not any(is_same_work(link, image_size) for link in links[:100]):
+        if sum(is_same_work(link, image_size) for link in links[:100]) < len(links[:100]) / 2:
             raise SystemExit(
                 "the yardstick no longer does what wikiart.decode_image does: bring bare_decode up to date"
             )
         processes = measure.cores()
         work = [(link, image_size) for link in links]
-
         caches = []
 
         def by_dataset() -> None:

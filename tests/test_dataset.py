@@ -1,6 +1,7 @@
 """From files to batches: dataset, cache, split, order, augmentation, normalisation."""
 
 import os
+import resource
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,6 +195,19 @@ def test_every_colour_space_becomes_rgb_as_pillow_has_it(tmp_path, name):
     image = wikiart.decode_image(str(path), S)
     assert image.shape == (3, S, S) and image.dtype == np.uint8
     assert is_close(image, by_pillow(path))
+
+
+def test_a_tall_thin_image_takes_no_more_memory_than_it_has_pixels(tmp_path):
+    """Its rows stretched first would take 3 GB."""
+    path = save(tmp_path, "thin.png", Image.new("RGB", (1, 1_000_000), (200, 100, 0)))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, limits[1]))
+    try:
+        image = wikiart.decode_image(str(path), 1024)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert image.shape == (3, 1024, 1024) and np.unique(image[0]).tolist() == [200]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -173,7 +173,7 @@ def test_training_learns_and_keeps_its_best_epoch(trained):
     assert set(history[0]) == {"epoch", "training_loss", "training_mse", "validation_mse"}
     lines = [line for line in trained.training.out.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 16 and "validation mse" in lines[0]
-    losses = [float(re.search(r"training loss ([\d.]+)", line)[1]) for line in lines]
+    losses = [float(re.search(r"training loss ([\d.e-]+)", line)[1]) for line in lines]
     assert losses[-1] < 0.8 * losses[0]
     assert all(row["training_mse"] < row["training_loss"] for row in history)
     assert trained.checkpoint["epoch"] == min(history, key=lambda row: row["validation_mse"])["epoch"]
