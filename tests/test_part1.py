@@ -14,7 +14,7 @@ import sklearn.metrics
 import torch
 from PIL import Image
 from torch import nn
-from torchvision.transforms.v2.functional import resized_crop
+from torchvision.transforms.v2.functional import pil_to_tensor, resize, resized_crop
 
 import testtrainpart1
 import trainpart1
@@ -230,13 +230,17 @@ def network_of(checkpoint):
     return model.eval()
 
 
+def stretched(path, size=S):
+    """An image file by Pillow and torchvision: float64 [3, S, S] in [0, 1]."""
+    return resize(pil_to_tensor(Image.open(path).convert("RGB")), [size, size]).double() / 255
+
+
 @torch.no_grad()
 def probabilities_of(path, checkpoint, model, views=12):
-    """One painting by plain Pillow and torchvision; the prediction is the mean over the views, made one by one."""
+    """One painting by Pillow and torchvision alone; the prediction is the mean over the views, made one by one."""
     size = checkpoint["image_size"]
-    pixels = np.asarray(Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)) / 255
-    pixels = (pixels - checkpoint["mean"]) / checkpoint["std"]
-    whole = torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32))
+    mean, std = (torch.tensor(checkpoint[name], dtype=torch.float64).view(3, 1, 1) for name in ("mean", "std"))
+    whole = ((stretched(path, size) - mean) / std).float()
     if views == 1:
         return model(whole[None])[0].softmax(0).numpy()
     part, looks = round(0.8 * size), [whole]
@@ -297,10 +301,9 @@ def test_mean_and_std_are_those_of_the_training_share(trained):
     images = [path for style in TRAINING for path in sorted((folder / style).iterdir())]
     labels = torch.tensor([place for place, count in enumerate(TRAINING.values()) for _ in range(count)])
     members, _ = wikiart.split(labels, 0.1, 2326)
-    pixels = [Image.open(images[i]).resize((S, S), Image.Resampling.BILINEAR) for i in members]
-    pixels = np.stack([np.asarray(image) / 255 for image in pixels])
-    assert trained.checkpoint["mean"] == pytest.approx(pixels.mean((0, 1, 2)), abs=1e-5)
-    assert trained.checkpoint["std"] == pytest.approx(pixels.std((0, 1, 2)), abs=1e-5)
+    pixels = np.stack([stretched(images[i]) for i in members])
+    assert trained.checkpoint["mean"] == pytest.approx(pixels.mean((0, 2, 3)), abs=1e-5)
+    assert trained.checkpoint["std"] == pytest.approx(pixels.std((0, 2, 3)), abs=1e-5)
 
 
 def test_history_has_a_row_an_epoch_and_nothing_of_the_clock(trained):
@@ -602,8 +605,8 @@ def test_no_validation_trains_on_everything_and_keeps_the_latest(workdir, paint,
     checkpoint = train("--validation", 0, "--epochs", 3)
     assert checkpoint["epoch"] == 3
     assert [set(row) for row in checkpoint["history"]] == 3 * [{"epoch", "training_loss"}]
-    images = [Image.open(path).resize((S, S), Image.Resampling.BILINEAR) for path in workdir.glob("train/*/*.jpg")]
-    assert checkpoint["mean"] == pytest.approx(np.mean([np.asarray(i) for i in images], (0, 1, 2)) / 255, abs=1e-5)
+    pixels = np.stack([stretched(path) for path in workdir.glob("train/*/*.jpg")])
+    assert checkpoint["mean"] == pytest.approx(pixels.mean((0, 2, 3)), abs=1e-5)
 
 
 @pytest.mark.parametrize(
