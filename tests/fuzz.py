@@ -25,8 +25,8 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import jobs
 import numpy as np
-import runs
 from PIL import Image
 
 import wikiart
@@ -195,7 +195,7 @@ PIECES = [
 
 def mutated_settings(chance: random.Random) -> bytes:
     """The shipped settings with values, keys or text changed."""
-    config = json.loads((runs.ROOT / "config.json").read_text())
+    config = json.loads((jobs.ROOT / "config.json").read_text())
     for _ in range(chance.randint(0, 3)):
         place = chance.choice([config, *[value for value in config.values() if isinstance(value, dict)]])
         names = list(place) or ["seed"]
@@ -254,7 +254,7 @@ def fuzz_settings(count: int, seed: int, folder: Path, report: Report) -> None:
         with report.watch("settings file", data):
             wikiart.read_config(path)
         if chance.random() < 0.5:
-            path.write_bytes((runs.ROOT / "config.json").read_bytes())
+            path.write_bytes((jobs.ROOT / "config.json").read_bytes())
         section = chance.choice(list(wikiart.SECTIONS))
         with report.watch("settings and flags", data + repr(flags).encode()):
             try:
@@ -277,12 +277,12 @@ def fuzz_scripts(count: int, seed: int, folder: Path, report: Report) -> None:
     chance = random.Random(seed)
     # No TIFF here: of damaged ones libtiff writes lines of its own to standard error, past Pillow and Python.
     seeds = {name: data for name, data in image_seeds(chance).items() if not name.endswith(".tif")}
-    good = runs.paint(folder / "good", {"Cubism": 6, "Rococo": 6})
+    good = jobs.paint(folder / "good", {"Cubism": 6, "Rococo": 6})
     small = ["--outputdir", folder / "out", "--cachedir", folder / "cache", "--device", "cpu", "--epochs", 1]
     small += ["--image_size", SIZE, "--batch_size", 8, "--validation", 0.2]
-    trainers = [script for script in runs.SCRIPTS if script.startswith("train")]
+    trainers = [script for script in jobs.SCRIPTS if script.startswith("train")]
     for number in range(count):
-        script, content = chance.choice(trainers if number % 2 else runs.SCRIPTS), b""
+        script, content = chance.choice(trainers if number % 2 else jobs.SCRIPTS), b""
         flags = ["--trainingdir", good, "--testingdir", good, *small]
         if number % 2:
             paintings = folder / f"damaged{number}"
@@ -298,7 +298,7 @@ def fuzz_scripts(count: int, seed: int, folder: Path, report: Report) -> None:
             content = mutated_settings(chance)
             (folder / "config.json").write_bytes(content)
             flags = ["-c", folder / "config.json", *flags, "--device", chance.choice(["cpu", "cpu", "cuda:99", "xla"])]
-        running = runs.start(folder / "log", script, *flags, "--fresh" if script in trainers else "--seed=1")
+        running = jobs.start(folder / "log", script, *flags, "--fresh" if script in trainers else "--seed=1")
         try:
             done = running.wait(60)
         except AssertionError as error:

@@ -10,9 +10,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import jobs
 import psutil
 import pytest
-import runs
 import torch
 
 import wikiart
@@ -20,7 +20,7 @@ import wikiart
 
 @pytest.fixture(scope="module")
 def paintings(tmp_path_factory) -> Path:
-    return runs.paint(tmp_path_factory.mktemp("paintings") / "train")
+    return jobs.paint(tmp_path_factory.mktemp("paintings") / "train")
 
 
 def flags(paintings: Path, out: Path, *more: object) -> list[object]:
@@ -32,7 +32,7 @@ def flags(paintings: Path, out: Path, *more: object) -> list[object]:
 def torchrun(script: str, command: list[object], timeout: float = 90) -> subprocess.CompletedProcess:
     """Run a script as the README says, in two processes; nothing of it outlives the call."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    launcher += [runs.ROOT / f"{script}.py", *command]
+    launcher += [jobs.ROOT / f"{script}.py", *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [str(word) for word in launcher], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -51,7 +51,7 @@ def torchrun(script: str, command: list[object], timeout: float = 90) -> subproc
 
 @pytest.mark.parametrize("script", ["trainpart1", pytest.param("trainauto", marks=pytest.mark.slow)])
 def test_torchrun_trains(script, paintings, tmp_path):
-    if script not in runs.SCRIPTS:
+    if script not in jobs.SCRIPTS:
         pytest.skip("not there yet")
     done = torchrun(script, flags(paintings, tmp_path))
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def test_torchrun_trains(script, paintings, tmp_path):
 def test_bad_batch_and_bad_folder(paintings, tmp_path):
     """An error that each process sees ends them all, with its line and nothing else from us."""
     for flag, value in [("--batch_size", 9), ("--trainingdir", tmp_path / "nothing")]:
-        done = runs.start(tmp_path / "log", "trainpart1", *flags(paintings, tmp_path, flag, value), processes=2).wait()
+        done = jobs.start(tmp_path / "log", "trainpart1", *flags(paintings, tmp_path, flag, value), processes=2).wait()
         assert done.status == 2
         lines = set(done.err.splitlines())
         assert len(lines) == 1 and lines.pop().startswith(f"{flag}: ")
@@ -121,7 +121,7 @@ def test_shares_make_up_the_whole(paintings, tmp_path):
         out = tmp_path / str(number)
         command = flags(paintings, out, "--imbalance", "smote", "--smote_target", 11)
         saw = Saw(tmp_path / f"n{number}")
-        running = runs.start(tmp_path / "log", "trainpart1", *command, processes=number, plant=saw)
+        running = jobs.start(tmp_path / "log", "trainpart1", *command, processes=number, plant=saw)
         assert running.wait().status == 0
         notes[number] = [json.loads((tmp_path / f"n{number}.{rank}").read_text()) for rank in range(number)]
     (one,), (first, second) = notes[1], notes[2]
@@ -131,7 +131,7 @@ def test_shares_make_up_the_whole(paintings, tmp_path):
         assert len(whole) == len(a) == len(b) > 0
         for batch, left, right in zip(whole, a, b, strict=True):
             assert (batch[::2], batch[1::2]) == (left, right)
-    files = sum(runs.COUNTS.values())
+    files = sum(jobs.COUNTS.values())
     assert one["decoded"] == files and sorted([first["decoded"], second["decoded"]]) == [0, files]
     assert one["rows"][0].keys() == first["rows"][0].keys() == second["rows"][0].keys()
     assert first["rows"] == second["rows"]
@@ -139,7 +139,7 @@ def test_shares_make_up_the_whole(paintings, tmp_path):
 
 def test_validation_is_that_of_the_whole_share(paintings, tmp_path):
     """What two processes report is what one process measures with the same weights on the whole validation share."""
-    assert runs.start(tmp_path / "log", "trainpart1", *flags(paintings, tmp_path), processes=2).wait().status == 0
+    assert jobs.start(tmp_path / "log", "trainpart1", *flags(paintings, tmp_path), processes=2).wait().status == 0
     checkpoint = wikiart.load_checkpoint(tmp_path / "wikiart.pth", 1)
     dataset = wikiart.WikiArtDataset(paintings, 16, cachedir=tmp_path / "cache")
     _, held_out = wikiart.split(dataset.labels, 0.4, checkpoint["settings"]["seed"])
@@ -174,7 +174,7 @@ def test_one_that_fails_ends_them_all(rank, how, paintings, tmp_path):
     """No process waits for one that is gone, and the only traceback, if any, is that of the one that failed."""
     command = flags(paintings, tmp_path / "out", "--epochs", 50)
     plant = partial(fail_in_training, rank, how)
-    running = runs.start(tmp_path / "log", "trainpart1", *command, processes=2, plant=plant)
+    running = jobs.start(tmp_path / "log", "trainpart1", *command, processes=2, plant=plant)
     done = running.wait(60)
     statuses = [process.exitcode for process in running.processes]
     assert statuses[rank] == {"error": 2, "bug": 1, "kill": -signal.SIGKILL}[how] and statuses[1 - rank] == 1

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import jobs
 import psutil
 import pytest
-import runs
 import torch
 from PIL import Image
 
@@ -28,7 +28,7 @@ CASES = {  # where nothing is held out, the checkpoint is that of the last epoch
     "auto": ("trainauto", "--latent_dim", "8", "--validation", "0.3"),
 }
 cases = pytest.mark.parametrize(
-    "case", [pytest.param(n, marks=pytest.mark.skipif(c[0] not in runs.SCRIPTS, reason=c[0])) for n, c in CASES.items()]
+    "case", [pytest.param(n, marks=pytest.mark.skipif(c[0] not in jobs.SCRIPTS, reason=c[0])) for n, c in CASES.items()]
 )
 
 
@@ -45,7 +45,7 @@ def quick(monkeypatch):
 
 @pytest.fixture(scope="module")
 def paintings(tmp_path_factory) -> Path:
-    return runs.paint(tmp_path_factory.mktemp("paintings") / "train")
+    return jobs.paint(tmp_path_factory.mktemp("paintings") / "train")
 
 
 def flags(paintings: Path, out: Path, *more: object) -> list[object]:
@@ -60,10 +60,10 @@ class Ending(NamedTuple):
     figures: list[str]
 
 
-def ending(done: runs.Done, out: Path) -> Ending:
+def ending(done: jobs.Done, out: Path) -> Ending:
     """The end of a run that wrote into `out`; its settings, which name that folder, are left out."""
     assert (done.status, done.err) == (0, "")
-    checkpoint = runs.load(next(out.glob("*.pth")))
+    checkpoint = jobs.load(next(out.glob("*.pth")))
     figures = re.findall(r"^(epoch .*)  [\d,]+ paintings/s", done.out, re.MULTILINE)
     return Ending(checkpoint | {"settings": None}, figures)
 
@@ -77,7 +77,7 @@ def uninterrupted(paintings, tmp_path_factory):
         if case not in made:
             out = tmp_path_factory.mktemp(case)
             script, *more = CASES[case]
-            made[case] = ending(runs.call(script, *flags(paintings, out, *more)), out)
+            made[case] = ending(jobs.call(script, *flags(paintings, out, *more)), out)
             assert len(made[case].figures) == EPOCHS
         return made[case]
 
@@ -87,16 +87,16 @@ def uninterrupted(paintings, tmp_path_factory):
 def saved_epochs(out: Path) -> int:
     """How many epochs the resume file holds."""
     files = list(out.glob("*.resume.pth"))
-    return len(runs.load(files[0])["history"]) if files else 0
+    return len(jobs.load(files[0])["history"]) if files else 0
 
 
-def check_ending(done: runs.Done, out: Path, before: int, expected: Ending) -> None:
+def check_ending(done: jobs.Done, out: Path, before: int, expected: Ending) -> None:
     """The resumed run said where it goes on, trained the missing epochs alone and ended as the `expected` run did."""
     found = ending(done, out)
     said = re.findall(rf"going on after epoch (\d+) of {EPOCHS}", done.out)
     assert said == ([str(before)] if before else [])
     assert found.figures == expected.figures[before:]
-    assert runs.same(found.checkpoint, expected.checkpoint)
+    assert jobs.same(found.checkpoint, expected.checkpoint)
     assert not [path.name for path in out.iterdir() if path.suffix not in (".png", ".pth") or "resume" in path.name]
 
 
@@ -133,9 +133,9 @@ def test_resumed_equals_uninterrupted(case, paintings, uninterrupted, tmp_path, 
         command = flags(paintings, tmp_path / str(number), *more)
         with monkeypatch.context() as patch, pytest.raises(Killed):
             raise_at(patch, name, count, Killed())
-            runs.call(script, *command)
+            jobs.call(script, *command)
         assert saved_epochs(tmp_path / str(number)) == before
-        check_ending(runs.call(script, *command), tmp_path / str(number), before, expected)
+        check_ending(jobs.call(script, *command), tmp_path / str(number), before, expected)
 
 
 def test_killed_several_times(paintings, uninterrupted, tmp_path, monkeypatch):
@@ -144,22 +144,22 @@ def test_killed_several_times(paintings, uninterrupted, tmp_path, monkeypatch):
     for _ in range(EPOCHS - 1):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             raise_at(patch, "_share_buffers", 2, Killed())
-            runs.call(script, *flags(paintings, tmp_path, *more))
-    check_ending(runs.call(script, *flags(paintings, tmp_path, *more)), tmp_path, 2, uninterrupted("weighted"))
+            jobs.call(script, *flags(paintings, tmp_path, *more))
+    check_ending(jobs.call(script, *flags(paintings, tmp_path, *more)), tmp_path, 2, uninterrupted("weighted"))
 
 
 def interrupted(paintings: Path, out: Path, monkeypatch, *more: object) -> Path:
     """A run of part 1 that was killed in its second epoch; returns its resume file."""
     with monkeypatch.context() as patch, pytest.raises(Killed):
         raise_at(patch, "_share_buffers", 2, Killed())
-        runs.call("trainpart1", *flags(paintings, out, *CASES["weighted"][1:], *more))
+        jobs.call("trainpart1", *flags(paintings, out, *CASES["weighted"][1:], *more))
     return out / "wikiart.resume.pth"
 
 
 def test_fresh_starts_anew_and_so_does_a_complete_run(paintings, uninterrupted, tmp_path, monkeypatch):
     interrupted(paintings, tmp_path, monkeypatch)
     for more in ["--fresh"], []:
-        done = runs.call("trainpart1", *flags(paintings, tmp_path, *CASES["weighted"][1:], *more))
+        done = jobs.call("trainpart1", *flags(paintings, tmp_path, *CASES["weighted"][1:], *more))
         check_ending(done, tmp_path, 0, uninterrupted("weighted"))
 
 
@@ -178,8 +178,8 @@ def test_another_run_is_refused(paintings, tmp_path, monkeypatch):
         "smote_target": 9,
     }
     for name, value in changes.items():
-        done = runs.call("trainpart1", *flags(paintings, tmp_path, *CASES["weighted"][1:], f"--{name}", value))
-        assert done.status == 2 and runs.one_line(done.err), done
+        done = jobs.call("trainpart1", *flags(paintings, tmp_path, *CASES["weighted"][1:], f"--{name}", value))
+        assert done.status == 2 and jobs.one_line(done.err), done
         assert f"{name} was " in done.err and f" and is {wikiart._found(value)}" in done.err and "--fresh" in done.err
         assert str(resume_file) in done.err
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -190,8 +190,8 @@ def test_other_paintings_are_refused(paintings, tmp_path, monkeypatch):
     interrupted(paintings, out, monkeypatch)
 
     def refused() -> bool:
-        done = runs.call("trainpart1", *flags(other, out, *CASES["weighted"][1:]))
-        return done.status == 2 and runs.one_line(done.err) and "paintings was" in done.err
+        done = jobs.call("trainpart1", *flags(other, out, *CASES["weighted"][1:]))
+        return done.status == 2 and jobs.one_line(done.err) and "paintings was" in done.err
 
     def changed(change) -> bool:
         shutil.rmtree(other, ignore_errors=True)
@@ -205,25 +205,25 @@ def test_other_paintings_are_refused(paintings, tmp_path, monkeypatch):
     assert changed(lambda: (other / "Cubism" / "7.png").rename(other / "Ukiyo_e" / "-.png"))
     shutil.rmtree(other)
     shutil.copytree(paintings, other)  # the same paintings elsewhere are the same run
-    assert "going on after epoch 1" in runs.call("trainpart1", *flags(other, out, *CASES["weighted"][1:])).out
+    assert "going on after epoch 1" in jobs.call("trainpart1", *flags(other, out, *CASES["weighted"][1:])).out
 
 
 def test_the_best_epoch_must_still_be_there(paintings, tmp_path, monkeypatch):
     interrupted(paintings, tmp_path, monkeypatch)
     (tmp_path / "wikiart.pth").unlink()
-    done = runs.call("trainpart1", *flags(paintings, tmp_path))
-    assert done.status == 2 and runs.one_line(done.err) and "--fresh" in done.err
+    done = jobs.call("trainpart1", *flags(paintings, tmp_path))
+    assert done.status == 2 and jobs.one_line(done.err) and "--fresh" in done.err
 
 
 def test_the_best_epoch_of_before_counts(paintings, tmp_path, monkeypatch):
     """An epoch of before the interruption that no later one reaches stays in the checkpoint."""
     resume_file = interrupted(paintings, tmp_path, monkeypatch)
-    state = runs.load(resume_file)
+    state = jobs.load(resume_file)
     state["history"][0]["macro_f1"] = 1.5
     torch.save(state, resume_file)
-    done = runs.call("trainpart1", *flags(paintings, tmp_path, *CASES["weighted"][1:]))
+    done = jobs.call("trainpart1", *flags(paintings, tmp_path, *CASES["weighted"][1:]))
     assert done.status == 0 and "-> wikiart.pth" not in done.out
-    assert runs.load(tmp_path / "wikiart.pth")["epoch"] == 1
+    assert jobs.load(tmp_path / "wikiart.pth")["epoch"] == 1
 
 
 def test_ctrl_c_says_what_is_saved(paintings, uninterrupted, tmp_path, monkeypatch):
@@ -232,11 +232,11 @@ def test_ctrl_c_says_what_is_saved(paintings, uninterrupted, tmp_path, monkeypat
         out = tmp_path / str(number)
         with monkeypatch.context() as patch:
             raise_at(patch, name, count, KeyboardInterrupt())
-            done = runs.call("trainpart1", *flags(paintings, out, *CASES["weighted"][1:]))
-        assert done.status == 130 and runs.one_line(done.err.removeprefix("\n")), done.err
+            done = jobs.call("trainpart1", *flags(paintings, out, *CASES["weighted"][1:]))
+        assert done.status == 130 and jobs.one_line(done.err.removeprefix("\n")), done.err
         expected = "epoch 1 is saved; the same command goes on from there" if saved else "no epoch is saved yet"
         assert expected in done.err and saved_epochs(out) == saved
-        resumed = runs.call("trainpart1", *flags(paintings, out, *CASES["weighted"][1:]))
+        resumed = jobs.call("trainpart1", *flags(paintings, out, *CASES["weighted"][1:]))
         check_ending(resumed, out, saved, uninterrupted("weighted"))
 
 
@@ -244,7 +244,7 @@ def test_ctrl_c_in_a_real_process(paintings, tmp_path):
     command = flags(paintings, tmp_path, "--epochs", 1000)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, runs.ROOT / "trainpart1.py", *map(str, command)],
+        [sys.executable, jobs.ROOT / "trainpart1.py", *map(str, command)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     ) as process:  # fmt: skip
         assert any(line.startswith("epoch 2/1000") for line in process.stdout)
@@ -260,7 +260,7 @@ def test_ctrl_c_in_a_real_process(paintings, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def kill_when(running: runs.Running, phase: str, out: Path, cache: Path, chance: random.Random) -> None:
+def kill_when(running: jobs.Running, phase: str, out: Path, cache: Path, chance: random.Random) -> None:
     """Kill a run in a phase: while it decodes, trains or writes a file, or at any time."""
     if phase == "decode":
         running.wait_for(lambda: list(cache.glob(".*.uint8.part")) or list(cache.glob("*.uint8")))
@@ -281,11 +281,11 @@ def kill_when(running: runs.Running, phase: str, out: Path, cache: Path, chance:
 def killed_and_resumed(tmp_path: Path, kills: int, seed: int, processes: int = 1) -> dict[str, int]:
     """Kill `kills` runs at random moments, resume each, compare; returns how many had so many epochs saved."""
     chance = random.Random(seed)
-    paintings = runs.paint(tmp_path / "train", {"Baroque": 60, "Cubism": 40, "Ukiyo_e": 20}, side=200)
+    paintings = jobs.paint(tmp_path / "train", {"Baroque": 60, "Cubism": 40, "Ukiyo_e": 20}, side=200)
 
-    def begin(name: str) -> runs.Running:
+    def begin(name: str) -> jobs.Running:
         command = flags(paintings, tmp_path / name, "--cachedir", tmp_path / name / "cache", "--validation", 0)
-        return runs.start(tmp_path / f"{name}.log", "trainpart1", *command, processes=processes)
+        return jobs.start(tmp_path / f"{name}.log", "trainpart1", *command, processes=processes)
 
     expected = ending(begin("whole").wait(120), tmp_path / "whole")
     seen = {}
@@ -297,7 +297,7 @@ def killed_and_resumed(tmp_path: Path, kills: int, seed: int, processes: int = 1
         assert status in (0, -signal.SIGKILL), running.text("err")
         before = saved_epochs(out)
         for path in out.glob("*.pth"):
-            runs.load(path)  # whole, whenever the kill came
+            jobs.load(path)  # whole, whenever the kill came
         done = begin(str(number)).wait(120)
         shutil.rmtree(out / "cache")
         check_ending(done, out, before, expected)
@@ -338,15 +338,15 @@ def kill_in_second_epoch() -> None:
 
 @pytest.mark.parametrize("case", ["none", pytest.param("auto", marks=pytest.mark.slow)])
 def test_two_processes_resume(case, paintings, tmp_path):
-    if CASES[case][0] not in runs.SCRIPTS:
+    if CASES[case][0] not in jobs.SCRIPTS:
         pytest.skip("not there yet")
     script, *more = CASES[case]
     for name in "whole", "parts":
         if name == "parts":
             command = flags(paintings, tmp_path / name, *more)
-            killed = runs.start(tmp_path / "killed", script, *command, processes=2, plant=kill_in_second_epoch).wait()
+            killed = jobs.start(tmp_path / "killed", script, *command, processes=2, plant=kill_in_second_epoch).wait()
             assert killed.status == -signal.SIGKILL and saved_epochs(tmp_path / name) == 1
-        done = runs.start(tmp_path / name, script, *flags(paintings, tmp_path / name, *more), processes=2).wait()
+        done = jobs.start(tmp_path / name, script, *flags(paintings, tmp_path / name, *more), processes=2).wait()
         if name == "whole":
             expected = ending(done, tmp_path / name)
     check_ending(done, tmp_path / "parts", 1, expected)

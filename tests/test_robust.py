@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 
 import fuzz
+import jobs
 import matplotlib.figure
 import pytest
-import runs
 import torch
 from PIL import Image
 
@@ -37,10 +37,10 @@ FAULTS = ["full at once", "full midway", "full at the end", "read-only", "rename
 def home(tmp_path_factory) -> Path:
     """Paintings, their decoded cache and a trained part 1, to be copied or read."""
     home = tmp_path_factory.mktemp("home")
-    runs.paint(home / "train")
-    runs.paint(home / "test", seed=1)
-    assert runs.call("trainpart1", *flags(home, home / "out")).status == 0
-    assert runs.call("testtrainpart1", *flags(home, home / "out")[:8]).status == 0
+    jobs.paint(home / "train")
+    jobs.paint(home / "test", seed=1)
+    assert jobs.call("trainpart1", *flags(home, home / "out")).status == 0
+    assert jobs.call("testtrainpart1", *flags(home, home / "out")[:8]).status == 0
     return home
 
 
@@ -55,8 +55,8 @@ def measuring(home: Path, out: Path, *more: object) -> list[object]:
     return [*flags(home, out)[:8], "--device", "cpu", *more]
 
 
-def refused(done: runs.Done, *words: str) -> bool:
-    return done.status == 2 and runs.one_line(done.err) and all(word in done.err for word in words)
+def refused(done: jobs.Done, *words: str) -> bool:
+    return done.status == 2 and jobs.one_line(done.err) and all(word in done.err for word in words)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -176,7 +176,7 @@ def test_a_full_disk_stops_each_script_with_a_line(home, tmp_path):
         before = contents(out)
         command = flags(home, out, "--seed", 5) if script == "trainpart1" else measuring(home, out)
         command += ["--cachedir", tmp_path / "cache"] if kind == "cache" else []
-        done = runs.start(tmp_path / "log", script, *command, plant=plant).wait()
+        done = jobs.start(tmp_path / "log", script, *command, plant=plant).wait()
         assert refused(done, words), done
         after = contents(out)
         assert after.keys() == before.keys()
@@ -204,12 +204,12 @@ def test_a_log_on_a_full_disk(home, tmp_path, monkeypatch, capsys):
 def test_places_that_cannot_be_written(home, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     blocked = tmp_path / "file" / "out"
-    assert refused(runs.call("trainpart1", *flags(home, blocked)), f"{blocked}/wikiart.pth: cannot be written")
-    assert refused(runs.call("trainpart1", *flags(home, tmp_path, "--cachedir", blocked)), "cannot be written")
-    assert refused(runs.call("trainpart1", *flags(home, tmp_path, "--modelfile", "x" * 300)), "cannot be written")
-    assert refused(runs.call("trainpart1", *flags(home, tmp_path, "--modelfile", ".")), "--modelfile")
+    assert refused(jobs.call("trainpart1", *flags(home, blocked)), f"{blocked}/wikiart.pth: cannot be written")
+    assert refused(jobs.call("trainpart1", *flags(home, tmp_path, "--cachedir", blocked)), "cannot be written")
+    assert refused(jobs.call("trainpart1", *flags(home, tmp_path, "--modelfile", "x" * 300)), "cannot be written")
+    assert refused(jobs.call("trainpart1", *flags(home, tmp_path, "--modelfile", ".")), "--modelfile")
     (tmp_path / "model").mkdir()
-    assert refused(runs.call("trainpart1", *flags(home, tmp_path, "--modelfile", "model")), "cannot be written")
+    assert refused(jobs.call("trainpart1", *flags(home, tmp_path, "--modelfile", "model")), "cannot be written")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
     real = wikiart._train_epoch
 
@@ -219,7 +219,7 @@ def test_places_that_cannot_be_written(home, tmp_path, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(wikiart, "_train_epoch", take_away)
-    assert refused(runs.call("trainpart1", *flags(home, tmp_path / "gone")), "gone/wikiart.pth: cannot be written")
+    assert refused(jobs.call("trainpart1", *flags(home, tmp_path / "gone")), "gone/wikiart.pth: cannot be written")
 
 
 # What is read is not trusted
@@ -237,7 +237,7 @@ class Hostile:
 
 def test_code_in_a_file_of_weights_never_runs(home, tmp_path):
     planted = tmp_path / "planted"
-    good = runs.load(home / "out" / "wikiart.pth")
+    good = jobs.load(home / "out" / "wikiart.pth")
     for name, write in {
         "torch": lambda value, path: torch.save(value, path),
         "legacy": lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False),
@@ -251,10 +251,10 @@ def test_code_in_a_file_of_weights_never_runs(home, tmp_path):
             shutil.copy(out / "evil.pth", out / "wikiart.pth")
             shutil.copy(out / "evil.pth", out / "wikiart.resume.pth")
             words = "is no file of weights"
-            assert refused(runs.call("testtrainpart1", *measuring(home, out)), words), name
-            assert refused(runs.call("trainpart1", *flags(home, out)), words, "--fresh")
+            assert refused(jobs.call("testtrainpart1", *measuring(home, out)), words), name
+            assert refused(jobs.call("trainpart1", *flags(home, out)), words, "--fresh")
             evil = flags(home, out, "--fresh", "--pretrained", out / "evil.pth")
-            assert refused(runs.call("trainpart1", *evil), words)
+            assert refused(jobs.call("trainpart1", *evil), words)
             assert not planted.exists()
             trust = pickle.loads if name == "pickle" else lambda data: torch.load(io.BytesIO(data), weights_only=False)
             trust((out / "evil.pth").read_bytes())  # it does work on those who trust it
@@ -303,15 +303,15 @@ def test_a_checkpoint_that_lies_is_refused(home, tmp_path, monkeypatch):
     """Wrong keys, kinds, shapes and numbers, and claims that would take terabytes: a line, and no memory."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     monkeypatch.setattr(wikiart, "WikiArtDataset", partial(pytest.fail, "it has gone on"))
-    good = runs.load(home / "out" / "wikiart.pth")
+    good = jobs.load(home / "out" / "wikiart.pth")
     for name, value in lies(good).items():
         torch.save(value, tmp_path / "wikiart.pth")
-        done = runs.call("testtrainpart1", *measuring(home, tmp_path))
+        done = jobs.call("testtrainpart1", *measuring(home, tmp_path))
         assert refused(done, "wikiart.pth"), (name, done)
     whole = (home / "out" / "wikiart.pth").read_bytes()
     for end in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         (tmp_path / "wikiart.pth").write_bytes(whole[:end])
-        assert refused(runs.call("testtrainpart1", *measuring(home, tmp_path)), "is no file of weights"), end
+        assert refused(jobs.call("testtrainpart1", *measuring(home, tmp_path)), "is no file of weights"), end
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # KiB
 
 
@@ -320,9 +320,9 @@ def test_a_resume_file_that_lies_is_refused(home, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(wikiart, "_say_epoch", partial(fail, 5))
         with pytest.raises(OSError, match="error"):
-            runs.call("trainpart1", *flags(home, out))
+            jobs.call("trainpart1", *flags(home, out))
     file = out / "wikiart.resume.pth"
-    good = runs.load(file)
+    good = jobs.load(file)
     row, moments = good["history"][0], good["moments"]
     odd = {
         "run": [None, {}, good["run"] | {"seed": torch.zeros(3)}, good["run"] | {"seed": "2326"}],
@@ -342,32 +342,32 @@ def test_a_resume_file_that_lies_is_refused(home, tmp_path, monkeypatch):
     values += [{k: v for k, v in good.items() if k != key} for key in good] + [None, [], "text", torch.ones(2)]
     for value in values:
         torch.save(value, file)
-        done = runs.call("trainpart1", *flags(home, out))
+        done = jobs.call("trainpart1", *flags(home, out))
         assert refused(done, "wikiart.resume.pth", "--fresh"), (value, done)
     torch.save(good | {"history": [{"epoch": 1}]}, file)  # other columns, as another version might write them
-    assert runs.call("trainpart1", *flags(home, out)).status == 0
+    assert jobs.call("trainpart1", *flags(home, out)).status == 0
 
 
 def test_an_autoencoder_that_lies_is_refused(home, tmp_path):
-    if not {"trainauto", "testtrainauto"} <= {*runs.SCRIPTS}:
+    if not {"trainauto", "testtrainauto"} <= {*jobs.SCRIPTS}:
         pytest.skip("part 2 is not there yet")
-    assert runs.call("trainauto", *flags(home, tmp_path, "--latent_dim", 8, "--epochs", 1)).status == 0
-    good = runs.load(tmp_path / "autoencoder.pth")
+    assert jobs.call("trainauto", *flags(home, tmp_path, "--latent_dim", 8, "--epochs", 1)).status == 0
+    good = jobs.load(tmp_path / "autoencoder.pth")
     for value in (0, -8, 9, 10**18, 2**70, 8.0, True, "8", None, torch.tensor(8)):
         torch.save(good | {"latent_dim": value}, tmp_path / "autoencoder.pth")
-        assert refused(runs.call("testtrainauto", *measuring(home, tmp_path)), "autoencoder.pth"), value
+        assert refused(jobs.call("testtrainauto", *measuring(home, tmp_path)), "autoencoder.pth"), value
     for value in (32, 24, 17, 1024):
         torch.save(good | {"image_size": value}, tmp_path / "autoencoder.pth")
-        assert refused(runs.call("testtrainauto", *measuring(home, tmp_path)), "autoencoder.pth"), value
+        assert refused(jobs.call("testtrainauto", *measuring(home, tmp_path)), "autoencoder.pth"), value
     shutil.copy(home / "out" / "wikiart.pth", tmp_path / "autoencoder.pth")
-    assert refused(runs.call("testtrainauto", *measuring(home, tmp_path)), "style classifier", "meant an autoencoder")
+    assert refused(jobs.call("testtrainauto", *measuring(home, tmp_path)), "style classifier", "meant an autoencoder")
 
 
 @pytest.mark.parametrize("kind", ["clusters.csv", "metrics_auto.json", "clusters.png", "reconstruction.png"])
 def test_a_full_disk_under_part_two(kind, home, tmp_path, monkeypatch):
-    if not {"trainauto", "testtrainauto"} <= {*runs.SCRIPTS}:
+    if not {"trainauto", "testtrainauto"} <= {*jobs.SCRIPTS}:
         pytest.skip("part 2 is not there yet")
-    assert runs.call("trainauto", *flags(home, tmp_path, "--latent_dim", 8, "--epochs", 1)).status == 0
+    assert jobs.call("trainauto", *flags(home, tmp_path, "--latent_dim", 8, "--epochs", 1)).status == 0
     (tmp_path / kind).write_text("of before")
     real_open = open
 
@@ -376,21 +376,21 @@ def test_a_full_disk_under_part_two(kind, home, tmp_path, monkeypatch):
         return FullDisk(file, 100) if str(name).endswith(f".{kind}.part") else file
 
     monkeypatch.setattr("builtins.open", full)
-    assert refused(runs.call("testtrainauto", *measuring(home, tmp_path)), f"{kind}: cannot be written: No space left")
+    assert refused(jobs.call("testtrainauto", *measuring(home, tmp_path)), f"{kind}: cannot be written: No space left")
     assert (tmp_path / kind).read_text() == "of before" and not list(tmp_path.glob(".*"))
 
 
 def test_pretrained_weights_that_do_not_fit_are_refused(home, tmp_path):
-    model = runs.load(home / "out" / "wikiart.pth")["model"]
+    model = jobs.load(home / "out" / "wikiart.pth")["model"]
     name = next(iter(model))
     odd = [None, [], 5, {}, {1: 2}, model | {1: 2}, {name: model[name]}, model | {name: "text"}, model | {name: None}]
     odd += [model | {name: value} for value in (model[name] * math.nan, model[name][:1], model[name].to_sparse())]
     odd += [model | {name: model[name].to("meta")}, {"model": 5}, {"model": {"model": model}}]
     for value in odd:
         torch.save(value, tmp_path / "weights.pth")
-        done = runs.call("trainpart1", *flags(home, tmp_path, "--pretrained", tmp_path / "weights.pth"))
+        done = jobs.call("trainpart1", *flags(home, tmp_path, "--pretrained", tmp_path / "weights.pth"))
         assert refused(done, "--pretrained: "), (value, done)
-    done = runs.call("trainpart1", *flags(home, tmp_path / "out", "--pretrained", home / "out" / "wikiart.pth"))
+    done = jobs.call("trainpart1", *flags(home, tmp_path / "out", "--pretrained", home / "out" / "wikiart.pth"))
     assert done.status == 0, done.err
 
 
@@ -400,14 +400,14 @@ def test_pretrained_weights_that_do_not_fit_are_refused(home, tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_loss_that_is_not_finite_stops(processes, home, tmp_path):
     """Planted into epoch 2: where, at which learning rate; the first epoch stays, and nothing else is saved."""
-    running = runs.start(tmp_path / "log", "trainpart1", *flags(home, tmp_path), processes=processes, plant=plant_nan)
+    running = jobs.start(tmp_path / "log", "trainpart1", *flags(home, tmp_path), processes=processes, plant=plant_nan)
     running.wait()
     errors = [(tmp_path / f"log.{rank}.err").read_text() for rank in range(processes)]
     own = [text for text in errors if "not finite" in text]
-    assert own and all(runs.one_line(text) for text in errors), errors
+    assert own and all(jobs.one_line(text) for text in errors), errors
     assert re.search(r"in epoch 2, between steps 1 and \d of \d, at learning rate \S+ \(peak 0.002\); ", own[0])
     for name in "wikiart.pth", "wikiart.resume.pth":
-        content = runs.load(tmp_path / name)
+        content = jobs.load(tmp_path / name)
         assert len(content["history"]) == 1
         assert all(value.isfinite().all() for value in content["model"].values())
     assert {path.suffix for path in tmp_path.iterdir()} <= {".pth", ".out", ".err"}
@@ -437,24 +437,24 @@ def test_weights_that_explode_after_the_last_loss_are_not_saved(home, tmp_path, 
 
     monkeypatch.setattr(wikiart, "_share_buffers", explode)
     for validation in 0.3, 0:
-        done = runs.call("trainpart1", *flags(home, tmp_path / "out", "--validation", validation))
+        done = jobs.call("trainpart1", *flags(home, tmp_path / "out", "--validation", validation))
         assert refused(done, "not finite in epoch 1", "learning rate")
         assert not (tmp_path / "out").exists()
 
 
 def test_training_that_diverges(home, tmp_path):
     command = flags(home, tmp_path, "--learning_rate", 10, "--epochs", 6, "--imbalance", "none")
-    done = runs.call("trainpart1", *command)
+    done = jobs.call("trainpart1", *command)
     assert done.status == 0 or refused(done, "not finite in epoch", "learning rate")
     for path in tmp_path.glob("*.pth"):
-        assert all(value.isfinite().all() for value in runs.load(path)["model"].values())
+        assert all(value.isfinite().all() for value in jobs.load(path)["model"].values())
 
 
 # Junk in
 
 
 def test_an_enormous_image_is_left_out(tmp_path):
-    runs.paint(tmp_path / "train")
+    jobs.paint(tmp_path / "train")
     Image.new("1", (9, 9)).save(tmp_path / "small.png")
     data = (tmp_path / "small.png").read_bytes()
     header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + data[24:29]
@@ -463,9 +463,9 @@ def test_an_enormous_image_is_left_out(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         begun = time.monotonic()
-        done = runs.call("trainpart1", *flags(tmp_path, tmp_path / "out"))
+        done = jobs.call("trainpart1", *flags(tmp_path, tmp_path / "out"))
     assert done.status == 0 and time.monotonic() - begun < 10
-    assert runs.one_line(done.err) and 'Cubism/bomb.png" is left out: Image size (900000000 pixels) exceeds' in done.err
+    assert jobs.one_line(done.err) and 'Cubism/bomb.png" is left out: Image size (900000000 pixels) exceeds' in done.err
 
 
 NAMES = [
@@ -479,17 +479,17 @@ NAMES = [
 def test_any_name_goes_through_a_whole_run(tmp_path):
     """Styles and paintings of any name: each line stays a line, every figure is drawn, the metrics name the styles."""
     for part, seed in ("train", 0), ("test", 1):
-        runs.paint(tmp_path / part, dict.fromkeys(NAMES, 4), seed)
+        jobs.paint(tmp_path / part, dict.fromkeys(NAMES, 4), seed)
         for number, name in enumerate(NAMES):
             folder = tmp_path / part / NAMES[-1 - number]
             (folder / "0.png").rename(folder / f"{name}.PNG")
             (folder / f"broken {name}.jpg").write_bytes(b"junk")
     out = tmp_path / "out"
-    scripts = [script for script in runs.SCRIPTS if script in ("trainpart1", "testtrainpart1")]
-    scripts += [script for script in runs.SCRIPTS if script not in scripts]
+    scripts = [script for script in jobs.SCRIPTS if script in ("trainpart1", "testtrainpart1")]
+    scripts += [script for script in jobs.SCRIPTS if script not in scripts]
     for script in scripts:
         more = flags(tmp_path, out) if script.startswith("train") else measuring(tmp_path, out)
-        done = runs.call(script, *more, *(["--latent_dim", 8] if script == "trainauto" else []))
+        done = jobs.call(script, *more, *(["--latent_dim", 8] if script == "trainauto" else []))
         assert done.status == 0, done.err
         for line in [*done.out.splitlines(), *done.err.splitlines()]:
             assert line.isprintable()
@@ -512,7 +512,7 @@ def test_any_name_goes_through_a_whole_run(tmp_path):
 def test_an_unreadable_folder_is_named(home):
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
         folder = Path(name)
-        runs.paint(folder / "train")
+        jobs.paint(folder / "train")
         shutil.copytree(folder / "train" / "Cubism", folder / "train" / "Baroque" / "closed")
         (folder / "train" / "Baroque" / "closed").chmod(0)
         (folder / "train" / "Ukiyo_e" / "0.png").chmod(0)
@@ -520,7 +520,7 @@ def test_an_unreadable_folder_is_named(home):
         folder.chmod(0o777)
         os.seteuid(65534)
         try:
-            done = runs.call("trainpart1", *command)
+            done = jobs.call("trainpart1", *command)
         finally:
             os.seteuid(0)
         assert done.status == 0, done.err
@@ -530,7 +530,7 @@ def test_an_unreadable_folder_is_named(home):
 
 
 def test_a_refusal_to_read_is_not_remembered(tmp_path, monkeypatch):
-    runs.paint(tmp_path / "train")
+    jobs.paint(tmp_path / "train")
     real = Image.open
 
     def closed(path, **more):
@@ -548,7 +548,7 @@ def test_a_refusal_to_read_is_not_remembered(tmp_path, monkeypatch):
 
 def many(folder: Path, count: int) -> Path:
     """That many tiny paintings, hard links to a few files."""
-    runs.paint(folder, {"Cubism": 1, "Rococo": 1}, side=4)
+    jobs.paint(folder, {"Cubism": 1, "Rococo": 1}, side=4)
     for style in "Cubism", "Rococo":
         for i in range(count // 2 - 1):
             os.link(folder / style / "0.png", folder / style / f"painting-{i}.png")

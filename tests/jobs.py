@@ -99,7 +99,7 @@ class Running:
 
 def _server() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "sklearn.neighbors", "matplotlib.figure", "runs", *SCRIPTS])
+    context.set_forkserver_preload(["torch._dynamo", "sklearn.neighbors", "matplotlib.figure", "jobs", *SCRIPTS])
     before = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
     os.environ.update(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OMP_NUM_THREADS="1")
     from multiprocessing import forkserver
