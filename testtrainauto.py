@@ -42,9 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     modelfile = settings.output(settings.modelfile)
     checkpoint = wikiart.load_checkpoint(modelfile, 2)
     wikiart.check_flags(settings, checkpoint)
-    device = wikiart.start(settings)
-    if wikiart.world_size() > 1:
-        raise wikiart.UserError("this script works in one process; start it without torchrun")
+    device = wikiart.start(settings, training=False)
     model = wikiart.load_model(checkpoint, modelfile, device)
 
     classes, size = checkpoint["classes"], checkpoint["image_size"]
@@ -56,18 +54,15 @@ def main(argv: list[str] | None = None) -> None:
             f"{found} cannot make {clusters} clusters; meant: 2 paintings at least, and a cluster for each at most"
         )
         raise settings.error("clusters", problem)
-    known = wikiart.find_known(dataset, checkpoint)
 
     latents, colours, errors = measure_paintings(model, wikiart.Paintings(dataset, device), settings.batch_size)
     pixels, pca_mse = pixel_yardstick(settings, dataset, checkpoint)
     scaled = scale_latents(model, latents)
-    projection = PCA(min(2, *scaled.shape), random_state=settings.seed).fit(scaled)
-    plane = np.zeros((len(latents), 2))
-    plane[:, : projection.n_components_] = projection.transform(scaled)
-    shares = [*np.nan_to_num(projection.explained_variance_ratio_), 0.0][:2]
+    plane, shares = project(scaled, settings.seed)
 
     labels = dataset.labels.numpy()
-    spaces = {"latents": scaled, "pixels": pixels, "plane": plane, "colour": colours}
+    unscaled_plane, _ = project(latents, settings.seed)
+    spaces = {"latents": scaled, "pixels": pixels, "plane": unscaled_plane, "colour": colours}
     found = {name: cluster(space, clusters, settings.seed) for name, space in spaces.items()}
     results = {name: measure(labels, found[name], spaces[name], settings.seed) for name in spaces}
     metrics = {
@@ -80,14 +75,17 @@ def main(argv: list[str] | None = None) -> None:
         **results.pop("latents"),
         **results,
     }
-    if known.any():
-        rest = {"mse": float(errors[~known].mean())} if not known.all() else None
-        if rest:
-            rest |= measure(labels[~known], found["latents"][~known], scaled[~known], settings.seed)
-        paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
-        metrics["also_in_training"] = {"images": len(paths), "paths": paths, "metrics_without": rest}
+
+    def measure_some(kept: np.ndarray) -> dict[str, float | None]:
+        agreement = measure(labels[kept], found["latents"][kept], scaled[kept], settings.seed)
+        return {"mse": float(errors[kept].mean()), **agreement}
+
     note = how_clustered(len(dataset), clusters)
     print_metrics(metrics, note)
+    if known := wikiart.report_known(dataset, checkpoint, measure_some):
+        metrics["also_in_training"] = known
+        if rest := known["metrics_without"]:
+            wikiart.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
 
     wikiart.write_json(settings.output("metrics_auto.json"), metrics)
     write_clusters(settings, dataset, found["latents"], plane)
@@ -111,8 +109,8 @@ def measure_paintings(
     for images, pictures, latent in wikiart.reconstruct(model, paintings, everything, batch_size):
         latents.append(latent.cpu())
         colours.append(wikiart.colour_histogram(4 * images - 2).cpu())
-        errors.append((pictures - images).double().square().mean((1, 2, 3)).cpu())
-    return torch.cat(latents).double().numpy(), torch.cat(colours).numpy(), torch.cat(errors).numpy()
+        errors.append((pictures - images).square().mean((1, 2, 3)).cpu())
+    return torch.cat(latents).double().numpy(), torch.cat(colours).numpy(), torch.cat(errors).double().numpy()
 
 
 def scale_latents(model: wikiart.Autoencoder, latents: np.ndarray) -> np.ndarray:
@@ -127,6 +125,14 @@ def scale_latents(model: wikiart.Autoencoder, latents: np.ndarray) -> np.ndarray
     coordinates, lengths, _ = np.linalg.svd(read - read.mean(0), full_matrices=False)
     whitened, spreads = coordinates * len(read) ** 0.5, lengths / len(read) ** 0.5
     return whitened * np.sqrt(spreads)
+
+
+def project(points: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
+    """The first two principal components [N, 2] of points [N, D], and the two's shares of the variance."""
+    pca = PCA(min(2, *points.shape), random_state=seed).fit(points)
+    plane = np.zeros((len(points), 2))
+    plane[:, : pca.n_components_] = pca.transform(points)
+    return plane, [*np.nan_to_num(pca.explained_variance_ratio_), 0.0][:2]
 
 
 def pixel_yardstick(
@@ -300,14 +306,13 @@ def draw_clusters(
         left.text(*middle, str(number), ha="center", va="center", fontsize=8, bbox=box)
     left.set_title(f"by cluster ({len(colours)}, numbered by size)")
     present = np.unique(labels)
-    for label, colour in zip(present, distinct_colours(len(present)), strict=True):
-        right.scatter(*plane[labels == label].T, s=size, color=colour, linewidths=0, alpha=0.8)
     marks = [
-        right.scatter([], [], s=30, color=colour, label=str(label))
+        right.scatter(*plane[labels == label].T, s=size, color=colour, linewidths=0, alpha=0.8)
         for label, colour in zip(present, distinct_colours(len(present)), strict=True)
     ]
     names = [wikiart.caption(classes[label]) for label in present]
-    legend = right.legend(marks, names, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, title="true style")
+    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    legend = right.legend(marks, names, fontsize=8, title="true style", markerscale=(30 / size) ** 0.5, **place)
     for text in legend.get_texts():
         text.set_parse_math(False)
     right.set_title(f"by true style ({len(present)})")

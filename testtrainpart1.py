@@ -21,9 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     modelfile = settings.output(settings.modelfile)
     checkpoint = wikiart.load_checkpoint(modelfile, 1)
     wikiart.check_flags(settings, checkpoint)
-    device = wikiart.start(settings)
-    if wikiart.world_size() > 1:
-        raise wikiart.UserError("this script works in one process; start it without torchrun")
+    device = wikiart.start(settings, training=False)
     model = wikiart.load_model(checkpoint, modelfile, device)
     if settings.predict:
         name_styles(settings, checkpoint, model, device)
@@ -40,11 +38,15 @@ def main(argv: list[str] | None = None) -> None:
     probabilities = torch.cat(logits).softmax(1).numpy()
     labels = dataset.labels.numpy()
 
-    metrics = measure(labels, probabilities, checkpoint["counts"])
+    def measure_some(kept: np.ndarray) -> dict[str, object]:
+        return measure(labels[kept], probabilities[kept], checkpoint["counts"])
+
+    metrics = measure_some(labels >= 0)
     print_metrics(metrics)
-    known = wikiart.find_known(dataset, checkpoint)
-    if known.any():
-        metrics["also_in_training"] = report_known(dataset, known, labels, probabilities, checkpoint["counts"])
+    if known := wikiart.report_known(dataset, checkpoint, measure_some):
+        metrics["also_in_training"] = known
+        if rest := known["metrics_without"]:
+            wikiart.say(f"without them: accuracy {rest['accuracy']:.1%}, macro F1 {rest['macro_f1']:.1%}")
     title = f"{checkpoint['architecture']}, epoch {checkpoint['epoch']}: {len(labels):,} test paintings, "
     title += f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
     predicted = probabilities.argmax(1)
@@ -125,25 +127,6 @@ def print_metrics(metrics: dict[str, object]) -> None:
     for style, row in metrics["per_class"].items():
         figures = f"{row['precision']:>9.1%}  {row['recall']:>6.1%}  {row['f1']:>6.1%}" if row["support"] else " " * 25
         wikiart.say(f"{style:<{width}}  {figures}  {row['support']:>9,}")
-
-
-def report_known(
-    dataset: wikiart.WikiArtDataset,
-    known: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    counts: dict[str, int],
-) -> dict[str, object]:
-    """List the test paintings that stand in training too, with the figures without them, which are printed."""
-    paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
-    report = {"images": len(paths), "paths": paths, "metrics_without": None}
-    if not known.all():
-        report["metrics_without"] = measure(labels[~known], probabilities[~known], counts)
-        figures = ", ".join(
-            f"{name.replace('_', ' ')} {report['metrics_without'][name]:.1%}" for name in ("accuracy", "macro_f1")
-        )
-        wikiart.say(f"without them: {figures}")
-    return report
 
 
 def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> Figure:

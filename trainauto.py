@@ -18,8 +18,10 @@ STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant 
 def main(argv: list[str] | None = None) -> None:
     """Read settings, make dataset and network, train, write the files."""
     settings = wikiart.read_settings("autoencoder", __doc__, argv, wikiart.FRESH)
+    if settings.image_size % 16:
+        problem = f"found {settings.image_size}, meant a multiple of 16, since the autoencoder halves images four times"
+        raise settings.error("image_size", problem)
     device = wikiart.start(settings)
-    check_sizes(settings)
 
     dataset = wikiart.open_dataset(settings, "trainingdir")
     members, held_out = wikiart.split(dataset.labels, settings.validation, settings.seed)
@@ -51,36 +53,18 @@ def main(argv: list[str] | None = None) -> None:
         measured.zero_()
         row = {"training_mse": total / steps}
         if len(held_out):
-            error = torch.zeros((), device=device, dtype=torch.float64)
+            error = torch.zeros((), device=device)
             for images, pictures, _ in wikiart.reconstruct(model, paintings, held_out, settings.batch_size):
-                error += (pictures - images).square().mean((1, 2, 3)).sum(dtype=torch.float64)
+                error += (pictures - images).square().mean((1, 2, 3)).sum()
             row["validation_mse"] = wikiart.total(error).item() / len(held_out)
         return row
 
     mean, std = wikiart.measure_pixels(dataset.images, members)
-    facts = {
-        "latent_dim": settings.latent_dim,
-        "classes": dataset.classes,
-        "counts": dataset.counts,
-        "image_size": settings.image_size,
-        "mean": mean,
-        "std": std,
-        "settings": settings.values(),
-        "fingerprints": dataset.fingerprints,
-    }
+    facts = {"latent_dim": settings.latent_dim, **wikiart.describe(settings, dataset, mean, std)}
     history = wikiart.train(settings, 2, facts, model, paintings, order_of, loss_of, validate, "validation_mse")
     panels = {"mean squared error of pixels in [0, 1]": ["training_mse", "validation_mse"]}
     title = f"Training of the autoencoder on {len(members):,} paintings"
     wikiart.draw_history(history, panels, title, settings.output("training_auto.png"))
-
-
-def check_sizes(settings: wikiart.Settings) -> None:
-    """Raise UserError for an image or a batch that the network cannot take."""
-    if settings.image_size % 16:
-        problem = f"found {settings.image_size}, meant a multiple of 16, since the autoencoder halves images four times"
-        raise settings.error("image_size", problem)
-    if settings.batch_size == wikiart.world_size():
-        raise settings.error("batch_size", "batch normalisation needs at least 2 paintings a step and process")
 
 
 if __name__ == "__main__":

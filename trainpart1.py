@@ -19,8 +19,6 @@ def main(argv: list[str] | None = None) -> None:
     """Read settings, make dataset and network, train, write the files."""
     settings = wikiart.read_settings("classifier", __doc__, argv, wikiart.FRESH)
     device = wikiart.start(settings)
-    if settings.batch_size == wikiart.world_size():
-        raise settings.error("batch_size", "batch normalisation needs at least 2 paintings a step and process")
 
     dataset = wikiart.open_dataset(settings, "trainingdir")
     wikiart.warn_of_twins(dataset)
@@ -36,9 +34,10 @@ def main(argv: list[str] | None = None) -> None:
         wikiart.say(f"SMOTE adds {len(plan.label):,}: " + ", ".join(f"{style} {count}" for style, count in counts))
 
     model = wikiart.build_classifier(settings, len(dataset.classes)).to(device, memory_format=torch.channels_last)
-    mean, std = wikiart.IMAGENET_MEAN, wikiart.IMAGENET_STD
-    if settings.pretrained is False:
+    if settings.pretrained is False or settings.architecture in wikiart.OWN_NETWORKS:
         mean, std = wikiart.measure_pixels(dataset.images, members)
+    else:
+        mean, std = wikiart.IMAGENET_MEAN, wikiart.IMAGENET_STD
     size = f"{settings.image_size} x {settings.image_size} pixels"
     wikiart.say(f"{settings.architecture}: {sum(p.numel() for p in model.parameters()):,} parameters, {size}")
 
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         confusion, loss = torch.zeros(styles**2, device=device), torch.zeros((), device=device)
         for images, labels in paintings.batches(held_out, settings.batch_size):
             logits = wikiart.classify(model, images, mean, std)
-            confusion += torch.bincount(labels * styles + logits.argmax(1), minlength=styles**2)
+            confusion.index_add_(0, labels * styles + logits.argmax(1), torch.ones(len(labels), device=device))
             loss += F.cross_entropy(logits, labels, reduction="sum")
         confusion = wikiart.total(confusion).view(styles, styles).cpu()
         right, actual, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
@@ -67,16 +66,7 @@ def main(argv: list[str] | None = None) -> None:
             "macro_f1": f1.mean().item(),
         }
 
-    facts = {
-        "architecture": settings.architecture,
-        "classes": dataset.classes,
-        "counts": dataset.counts,
-        "image_size": settings.image_size,
-        "mean": mean,
-        "std": std,
-        "settings": settings.values(),
-        "fingerprints": dataset.fingerprints,
-    }
+    facts = {"architecture": settings.architecture, **wikiart.describe(settings, dataset, mean, std)}
     factor = TRUNK_FACTOR if settings.pretrained is not False else 1.0
     history = wikiart.train(settings, 1, facts, model, paintings, order_of, loss_of, validate, "macro_f1", factor)
     panels = {"cross-entropy": ["training_loss", "validation_loss"], "share of validation": ["accuracy", "macro_f1"]}

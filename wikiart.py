@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import ctypes
 import difflib
+import errno
 import fcntl
 import functools
 import hashlib
@@ -99,6 +100,8 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
         logging.getLogger("PIL").setLevel(logging.CRITICAL)
         try:
             main(argv)
+            if torch.distributed.is_initialized():  # after an error, to take leave of peers that are stuck would hang
+                torch.distributed.destroy_process_group()
         except UserError as error:
             print(printable(error), file=sys.stderr, flush=True)
             sys.exit(2)
@@ -109,14 +112,17 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
         except BrokenPipeError:  # the reader of our output has left, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).split(". ")[0]
+            print(f"{reason}; a smaller batch_size or image_size needs less", file=sys.stderr, flush=True)
+            sys.exit(2)
         except RuntimeError as error:
             if world_size() == 1 or not ("gloo" in str(error) or isinstance(error, torch.distributed.DistError)):
                 raise
-            print(f"process {rank()}: another process has ended; see its own error", file=sys.stderr, flush=True)
+            reason = printable((str(error).splitlines() or [type(error).__name__])[0])
+            line = f"process {rank()}: another process has ended or cannot be reached; see its own error ({reason})"
+            print(line, file=sys.stderr, flush=True)
             sys.exit(1)
-        finally:
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
 
     return wrapped
 
@@ -346,11 +352,14 @@ def random_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
-def start(settings: Settings) -> torch.device:
+def start(settings: Settings, training: bool = True) -> torch.device:
     """Join the processes that share the work, choose the device and seed everything; prints who works on what.
 
-    Raises UserError for a device that cannot be used or a batch that cannot be shared.
+    Raises UserError for a device that cannot be used, a batch that cannot be shared, and several processes where only
+    `training` is for several.
     """
+    if world_size() > 1 and not training:
+        raise UserError("this script works in one process; start it without torchrun")
     name = settings.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -367,6 +376,8 @@ def start(settings: Settings) -> torch.device:
     if settings.batch_size % world_size():
         problem = f"{settings.batch_size} paintings cannot be shared evenly by {world_size()} processes"
         raise settings.error("batch_size", problem)
+    if settings.batch_size == world_size() and training:
+        raise settings.error("batch_size", "batch normalisation needs at least 2 paintings a step and process")
     if world_size() > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if device.type == "cuda":
@@ -674,7 +685,11 @@ def _decoded(
         def write_pixels(output: io.BufferedWriter) -> None:
             size = 3 * image_size**2
             if hasattr(os, "posix_fallocate"):  # a disk that is too small says so before the work is done
-                os.posix_fallocate(output.fileno(), 0, len(files) * size)
+                try:
+                    os.posix_fallocate(output.fileno(), 0, len(files) * size)
+                except OSError as error:
+                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot say it
+                        raise
             function = functools.partial(decode, output=output.fileno())  # processes write for themselves
             with contextlib.closing(_parallel(function, range(len(files)))) as results:  # else they would go on
                 bar = tqdm(results, f"decoding {imgdir}", len(files), unit="painting", disable=None, leave=False)
@@ -694,6 +709,8 @@ def _decoded(
         begun = time.perf_counter()
         with warnings.catch_warnings():  # Pillow refuses images of twice its limit; up to there is no need to warn
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Python from 3.12 on warns of forks beside threads; ours touch nothing that those may hold.
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             write_whole(data_path, write_pixels)
         write_whole(
             index_path,
@@ -765,14 +782,20 @@ def warn_of_twins(dataset: WikiArtDataset) -> None:
         warn(f"{len(twins)} images stand under two styles: {'; '.join(twins[:5])}{more}")
 
 
-def find_known(dataset: WikiArtDataset, checkpoint: dict[str, object]) -> np.ndarray:
-    """Which test paintings equal training ones by their decoded pixels: bool [N]; a warning names them."""
+def report_known(
+    dataset: WikiArtDataset, checkpoint: dict[str, object], measure: Callable[[np.ndarray], dict[str, object]]
+) -> dict[str, object] | None:
+    """The metrics files' `also_in_training`: test paintings that equal training ones by their pixels; None without any.
+
+    measure(kept): the figures of the test paintings that bool [N] keeps. A warning names the paintings.
+    """
     known = torch.isin(dataset.fingerprints, checkpoint["fingerprints"]).numpy()
-    paths = [quoted(path) for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
-    if paths:
-        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-        warn(f"{len(paths)} test paintings are identical to training paintings: {'; '.join(paths[:5])}{more}")
-    return known
+    if not known.any():
+        return None
+    paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    warn(f"{len(paths)} test paintings are identical to training ones: {'; '.join(map(quoted, paths[:5]))}{more}")
+    return {"images": len(paths), "paths": paths, "metrics_without": None if known.all() else measure(~known)}
 
 
 def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -973,8 +996,13 @@ def measure_pixels(images: Tensor, members: Tensor) -> tuple[list[float], list[f
 
 def normalise(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
     """(images - mean) / std by channel, in channels-last memory, which convolutions take fastest."""
-    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    mean, std = (_channels(tuple(values), images.device) for values in (mean, std))
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@functools.cache  # to copy them at each step would make the CPU wait for the GPU
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1108,6 +1136,7 @@ class Residual(nn.Module):
         return self.head(torch.cat(features, 1))
 
 
+OWN_NETWORKS = {"residual": Residual, "three_conv": ThreeConv}
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what torchvision's weights were trained on
 
 
@@ -1117,14 +1146,13 @@ def make_classifier(architecture: str, classes: int, image_size: int) -> nn.Modu
     "residual", "three_conv" or the name of a classification model of torchvision, its weights drawn at random.
     Raises UserError for a name that is none, and for a model that does not take S x S images or give plain logits.
     """
-    own = {"residual": Residual, "three_conv": ThreeConv}
-    if architecture in own:
-        return own[architecture](classes)
+    if architecture in OWN_NETWORKS:
+        return OWN_NETWORKS[architecture](classes)
     from torchvision import models  # takes a second to import, and our own networks do not need it
 
     names = models.list_models(module=models)
     if architecture not in names:
-        hint = _did_you_mean(architecture, [*own, *names]) if architecture else ""
+        hint = _did_you_mean(architecture, [*OWN_NETWORKS, *names]) if architecture else ""
         raise UserError(f"no network is called {quoted(architecture)}{hint if 'mean' in hint else ''}")
     size = {"image_size": image_size} if architecture.startswith("vit_") else {}
     try:
@@ -1155,7 +1183,7 @@ def load_pretrained(network: nn.Module, architecture: str, source: bool | str) -
     Raises UserError where the weights cannot be had or do not fit.
     """
     if source is True:
-        if isinstance(network, Residual | ThreeConv):
+        if architecture in OWN_NETWORKS:
             raise UserError(f"there are no weights to download for {architecture}; meant: false or a path")
         from torchvision import models
 
@@ -1217,9 +1245,10 @@ def views(images: Tensor) -> Iterator[Tensor]:
 def classify(model: nn.Module, images: Tensor, mean: list[float], std: list[float], many_views: bool = False) -> Tensor:
     """Logits, float32 [B, classes], of images [B, 3, S, S] in [0, 1]; with `many_views` the mean over twelve views."""
     images = normalise(images, mean, std)
-    looks = list(views(images)) if many_views else [images]
+    looks = views(images) if many_views else [images]
     with autocast(images.device):
-        return sum(model(look.contiguous(memory_format=torch.channels_last)).float() for look in looks) / len(looks)
+        logits = [model(look.contiguous(memory_format=torch.channels_last)).float() for look in looks]
+    return sum(logits) / len(logits)
 
 
 PCA_IMAGES = 10_000  # images at most that a PCA is fitted on
@@ -1410,6 +1439,19 @@ def _is_plain(value: object) -> bool:
         return False
 
 
+def describe(settings: Settings, dataset: WikiArtDataset, mean: list[float], std: list[float]) -> dict[str, object]:
+    """What a checkpoint holds beside its weights and its history, for both parts."""
+    return {
+        "classes": dataset.classes,
+        "counts": dataset.counts,
+        "image_size": settings.image_size,
+        "mean": mean,
+        "std": std,
+        "settings": settings.values(),
+        "fingerprints": dataset.fingerprints,
+    }
+
+
 def load_model(checkpoint: dict[str, object], path: str | os.PathLike, device: torch.device) -> nn.Module:
     """The network of a checked checkpoint, ready to be used on `device`.
 
@@ -1467,7 +1509,7 @@ def make_optimizer(model: nn.Module, learning_rate: float, trunk_factor: float =
     head = head_of(model) + "."
     groups = {}
     for name, parameter in model.named_parameters():
-        rate = learning_rate * (1.0 if trunk_factor == 1.0 or name.startswith(head) else trunk_factor)
+        rate = learning_rate * (1.0 if name.startswith(head) else trunk_factor)
         groups.setdefault((rate, WEIGHT_DECAY if parameter.ndim > 1 else 0.0), []).append(parameter)
     groups = [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
     return torch.optim.AdamW(groups, fused=True)

@@ -25,7 +25,6 @@ if str(ROOT) not in sys.path:
 
 COUNTS = {"Baroque": 13, "Cubism": 8, "Ukiyo_e": 5}
 SCRIPTS = ["trainpart1", "testtrainpart1", "trainauto", "testtrainauto"]
-SCRIPTS = [name for name in SCRIPTS if (ROOT / f"{name}.py").is_file()]
 
 
 def paint(folder: str | os.PathLike, counts: dict[str, int] = COUNTS, seed: int = 0, side: int = 24) -> Path:

@@ -410,6 +410,36 @@ def test_bfloat16_changes_probabilities_little(trained, run, tmp_path, observed,
     assert 0 < np.abs(exact - rounded).max() < 0.02 and rounded.dtype == np.float32
 
 
+def test_the_figures_show_what_was_measured(trained):
+    dataset = wikiart.WikiArtDataset(trained.folder / "test", S, list(TRAINING), trained.folder / "cache")
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(dataset))
+    actual, predicted, names = dataset.labels.numpy(), probabilities.argmax(1), list(TRAINING)
+    matrix = sklearn.metrics.confusion_matrix(actual, predicted, labels=range(4))
+
+    axes = testtrainpart1.draw_confusion(matrix, names, "a title").axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == names
+    assert [text.get_text() for text in axes.get_yticklabels()] == [f"{name} ({TEST[name]})" for name in names]
+    assert np.allclose(axes.images[0].get_array(), matrix / matrix.sum(1, keepdims=True))
+    cells = {text.get_position()[::-1]: int(text.get_text()) for text in axes.texts}
+    assert cells == {(i, j): matrix[i, j] for i, j in zip(*matrix.nonzero(), strict=True)}
+    assert "predicted" in axes.get_xlabel() and "true" in axes.get_ylabel() and axes.get_title() == "a title"
+
+    sheet, chart = testtrainpart1.draw_mistakes(dataset, matrix, probabilities).subfigs
+    wrong = sorted(np.flatnonzero(predicted != actual), key=lambda i: -probabilities[i].max())
+    shown = [axes for axes in sheet.axes if axes.images]
+    assert 5 < len(shown) == len(wrong) <= 15
+    for axes, i in zip(shown, wrong, strict=True):
+        assert axes.get_title() == f"is {names[actual[i]]}\nsaid {names[predicted[i]]} {probabilities[i].max():.0%}"
+        assert np.array_equal(axes.images[0].get_array(), dataset.images[i].permute(1, 2, 0))
+    pairs = sorted(((matrix[i, j] + matrix[j, i], i, j) for i in range(4) for j in range(i)), reverse=True)
+    pairs = [(i, j) for number, i, j in pairs if number]
+    assert [text.get_text() for text in chart.axes[0].get_yticklabels()] == [
+        f"{names[i]},\n{names[j]}" for i, j in pairs
+    ]
+    widths = [bar.get_width() for bar in chart.axes[0].patches]
+    assert widths == [matrix[i, j] for i, j in pairs] + [matrix[j, i] for i, j in pairs]
+
+
 def test_measure_agrees_with_sklearn_where_styles_are_missing_or_never_guessed():
     random = np.random.default_rng(0)
     counts = {"A": 3, "B": 9, "C": 9, "D": 1, "E": 2, "F": 2}
@@ -697,15 +727,34 @@ def test_an_error_in_training_overwrites_nothing(workdir, paint, train, refused,
     assert listing(workdir / "out") == before
 
 
-def test_pretrained_weights_are_trained_from_with_their_own_normalisation(workdir, paint, train):
+@pytest.mark.parametrize("architecture", ["residual", "resnet18"])
+def test_pretrained_weights_are_trained_from_with_their_own_normalisation(
+    workdir, paint, train, monkeypatch, architecture
+):
     paint(workdir / "train", {"A": 3, "B": 3})
-    first = train("--epochs", 1, "--validation", 0)
+    flags = ["--epochs", 1, "--validation", 0, "--architecture", architecture]
+    first = train(*flags)
     (workdir / "out" / "wikiart.pth").rename(workdir / "first.pth")
     paint(workdir / "train", {"A": 3, "B": 3, "C": 3})
-    second = train("--epochs", 1, "--validation", 0, "--pretrained", "first.pth", "--learning_rate", 1e-7)
-    assert (second["mean"], second["std"]) == (wikiart.IMAGENET_MEAN, wikiart.IMAGENET_STD)
+    make, rates = wikiart.make_optimizer, {}
+
+    def make_optimizer(model, *arguments):
+        optimizer = make(model, *arguments)
+        of = {parameter: group["peak"] for group in optimizer.param_groups for parameter in group["params"]}
+        rates.update({name: of[parameter] for name, parameter in model.named_parameters()})
+        return optimizer
+
+    monkeypatch.setattr(wikiart, "make_optimizer", make_optimizer)
+    second = train(*flags, "--pretrained", "first.pth", "--learning_rate", 1e-7)
+    pixels = np.stack([stretched(path) for path in workdir.glob("train/*/*.jpg")])
+    own = architecture == "residual"  # torchvision's networks expect what torchvision's weights were made with
+    assert second["mean"] == pytest.approx(pixels.mean((0, 2, 3)) if own else wikiart.IMAGENET_MEAN, abs=1e-5)
+    assert second["std"] == pytest.approx(pixels.std((0, 2, 3)) if own else wikiart.IMAGENET_STD, abs=1e-5)
+    head = "head." if own else "fc."
+    assert {rate for name, rate in rates.items() if name.startswith(head)} == {1e-7}
+    assert {rate for name, rate in rates.items() if not name.startswith(head)} == {0.1 * 1e-7}
     for name, value in first["model"].items():
-        if name.endswith("weight") and not name.startswith("head"):
+        if name.endswith("weight") and not name.startswith(head):
             assert torch.allclose(second["model"][name], value, atol=1e-5)
 
 

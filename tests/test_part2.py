@@ -3,7 +3,9 @@
 import copy
 import csv
 import json
+import math
 import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -233,7 +235,7 @@ def test_cluster_figures_are_scikit_learns_of_the_csv(trained):
     found = [int(row["cluster"]) for row in rows]
     sizes = np.bincount(found)
     assert metrics["clusters"] == len(sizes) == 4 and list(sizes) == sorted(sizes, reverse=True)
-    plane = np.array([[float(row["pc1"]), float(row["pc2"])] for row in rows])
+    plane = PCA(2).fit_transform(latents_of(trained))  # as they are, not as they are clustered
     on_plane = AgglomerativeClustering(4).fit_predict(plane)
     for figures, clusters in ((metrics, found), (metrics["plane"], on_plane)):
         assert figures["ari"] == pytest.approx(sklearn_metrics.adjusted_rand_score(styles, clusters))
@@ -241,7 +243,15 @@ def test_cluster_figures_are_scikit_learns_of_the_csv(trained):
         assert figures["homogeneity"] == pytest.approx(sklearn_metrics.homogeneity_score(styles, clusters))
         assert figures["completeness"] == pytest.approx(sklearn_metrics.completeness_score(styles, clusters))
     silhouette = sklearn_metrics.silhouette_score(plane, on_plane)
-    assert metrics["plane"]["silhouette"] == pytest.approx(silhouette)
+    assert metrics["plane"]["silhouette"] == pytest.approx(silhouette, abs=1e-3)
+
+
+def latents_of(trained):
+    """The test paintings' latents, float64 [N, latent_dim]: of each the mean with its mirror image's."""
+    images = trained.test.images.float() / 255
+    with torch.no_grad(), wikiart.autocast(torch.device("cpu")):
+        latents = (trained.model.encode(images).float() + trained.model.encode(images.flip(3)).float()) / 2
+    return latents.double().numpy()
 
 
 def half_whitened(points):
@@ -252,14 +262,13 @@ def half_whitened(points):
 
 
 def test_our_clusters_are_ward_on_what_is_read_from_the_latents(trained):
-    images = trained.test.images.float() / 255
-    with torch.no_grad(), wikiart.autocast(torch.device("cpu")):
-        latents = (trained.model.encode(images).float() + trained.model.encode(images.flip(3)).float()) / 2
-    read = half_whitened((latents.double() @ trained.model.statistics_decoder.weight.double().T).numpy())
+    read = half_whitened(latents_of(trained) @ trained.model.statistics_decoder.weight.double().numpy().T)
     found = AgglomerativeClustering(4).fit_predict(read)
     ours = [int(row["cluster"]) for row in trained.rows]
     assert sklearn_metrics.adjusted_rand_score(found, ours) == 1
     assert trained.metrics["silhouette"] == pytest.approx(sklearn_metrics.silhouette_score(read, found), abs=1e-3)
+    plane = np.array([[float(row["pc1"]), float(row["pc2"])] for row in trained.rows])
+    assert np.allclose(np.abs(plane), np.abs(read[:, :2]), atol=0.02 * np.abs(read).max())  # the sign is anyone's
 
 
 def test_the_colour_yardstick_is_ward_on_a_histogram_made_by_loops(trained):
@@ -320,8 +329,70 @@ def test_paintings_from_training_are_counted_in_a_warning(trained, run):
     result = run(testtrainauto, *trained.flags, "--testingdir", trained.folder / "train", "--outputdir",
                  trained.folder / "known", "--modelfile", trained.out / "autoencoder.pth")  # fmt: skip
     assert result.status == 0
-    assert "warning: 30 test paintings are identical to training paintings" in result.err
-    assert json.loads((trained.folder / "known" / "metrics_auto.json").read_text())["clusters"] == len(TRAINING)
+    assert "warning: 30 test paintings are identical to training ones" in result.err
+    metrics = json.loads((trained.folder / "known" / "metrics_auto.json").read_text())
+    assert metrics["clusters"] == len(TRAINING) and metrics["also_in_training"]["metrics_without"] is None
+
+
+def test_the_figures_without_paintings_from_training_are_those_of_the_others(trained, run):
+    mixed, out = trained.folder / "mixed", trained.folder / "mixed_out"
+    shutil.copytree(trained.folder / "test", mixed)
+    shutil.copy(trained.folder / "train" / "Cubism" / "003.jpg", mixed / "Cubism" / "known.jpg")
+    result = run(testtrainauto, *trained.flags, "--testingdir", mixed, "--outputdir", out, "--clusters", 4,
+                 "--modelfile", trained.out / "autoencoder.pth")  # fmt: skip
+    assert result.status == 0
+    known = json.loads((out / "metrics_auto.json").read_text())["also_in_training"]
+    assert known["images"] == 1 and known["paths"] == [str(mixed / "Cubism" / "known.jpg")]
+    assert known["metrics_without"]["mse"] == pytest.approx(trained.metrics["mse"], rel=0.01)
+    assert f"without them: MSE {known['metrics_without']['mse']:.5f}, AMI " in result.out
+
+
+def test_the_figures_show_what_was_measured(trained, workdir, run, monkeypatch):
+    figures = {}
+    monkeypatch.setattr(wikiart, "write_figure", lambda path, figure: figures.update({path.name: figure}))
+    model = trained.out / "autoencoder.pth"
+    assert run(testtrainauto, *trained.flags, "--clusters", 4, "--outputdir", ".", "--modelfile", model).status == 0
+    styles = [style.replace("_", " ") for style in TEST]
+    images = trained.test.images.permute(0, 2, 3, 1).numpy()
+
+    def place_of(axes):
+        shown = axes.images[0].get_array()
+        return next(i for i, image in enumerate(images) if np.allclose(shown / shown.max(), image / image.max()))
+
+    upper, lower = np.reshape(figures["reconstruction.png"].axes, (2, -1))
+    assert [axes.get_title() for axes in upper] == styles
+    for above, below in zip(upper, lower, strict=True):
+        i = place_of(above)
+        assert trained.rows[i]["style"].replace("_", " ") == above.get_title()
+        image = torch.from_numpy(images[i]).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            picture = trained.model.decode(trained.model.encode(image))
+        assert np.allclose(below.images[0].get_array(), picture[0].permute(1, 2, 0), atol=0.02)
+        decibel = -10 * math.log10(F.mse_loss(picture, image))
+        assert float(below.get_title().removesuffix(" dB")) == pytest.approx(decibel, abs=0.2)
+
+    found = np.array([int(row["cluster"]) for row in trained.rows])
+    plane = np.array([[float(row["pc1"]), float(row["pc2"])] for row in trained.rows])
+    left, right = figures["clusters.png"].axes
+    assert [text.get_text() for text in left.texts] == ["0", "1", "2", "3"]
+    for number, text in enumerate(left.texts):
+        assert np.allclose(text.get_position(), np.median(plane[found == number], axis=0))
+    assert np.allclose(left.collections[0].get_offsets(), plane)
+    colours = left.collections[0].get_facecolors()
+    assert len(np.unique(colours, axis=0)) == 4 and all(
+        len(np.unique(colours[found == i], axis=0)) == 1 for i in range(4)
+    )
+    assert [text.get_text() for text in right.get_legend().get_texts()] == styles
+    for style, points in zip(TEST, right.collections, strict=True):
+        assert np.allclose(points.get_offsets(), plane[[row["style"] == style for row in trained.rows]])
+    assert "% of the variance" in right.get_xlabel() and "% of the variance" in left.get_ylabel()
+
+    read = half_whitened(latents_of(trained) @ trained.model.statistics_decoder.weight.double().numpy().T)
+    for number, row in enumerate(np.reshape(figures["cluster_gallery.png"].axes, (4, 9))):
+        members = np.flatnonzero(found == number)
+        distances = np.linalg.norm(read[members] - read[members].mean(0), axis=1)
+        assert [place_of(axes) for axes in row[1:] if axes.images] == members[np.argsort(distances)][:8].tolist()
+        assert row[0].texts[0].get_text().startswith(f"cluster {number}: {len(members)} painting")
 
 
 # Many paintings

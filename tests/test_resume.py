@@ -27,9 +27,7 @@ CASES = {  # where nothing is held out, the checkpoint is that of the last epoch
     "smote": ("trainpart1", "--imbalance", "smote", "--smote_target", "12", "--validation", "0", *THREE_CONV),
     "auto": ("trainauto", "--latent_dim", "8", "--validation", "0.3"),
 }
-cases = pytest.mark.parametrize(
-    "case", [pytest.param(n, marks=pytest.mark.skipif(c[0] not in jobs.SCRIPTS, reason=c[0])) for n, c in CASES.items()]
-)
+cases = pytest.mark.parametrize("case", CASES)
 
 
 class Killed(BaseException):
@@ -338,8 +336,6 @@ def kill_in_second_epoch() -> None:
 
 @pytest.mark.parametrize("case", ["none", pytest.param("auto", marks=pytest.mark.slow)])
 def test_two_processes_resume(case, paintings, tmp_path):
-    if CASES[case][0] not in jobs.SCRIPTS:
-        pytest.skip("not there yet")
     script, *more = CASES[case]
     for name in "whole", "parts":
         if name == "parts":

@@ -1,0 +1,69 @@
+"""On a GPU: batches from its memory and from the host's are the CPU's, steps wait for nothing, and a run resumes."""
+
+import jobs
+import pytest
+import torch
+
+import wikiart
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> wikiart.WikiArtDataset:
+    folder = tmp_path_factory.mktemp("gpu")
+    return wikiart.WikiArtDataset(jobs.paint(folder / "train", side=40), 32, cachedir=folder / "cache")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+@pytest.mark.parametrize("imbalance", ["weighted_sampler", "smote"])
+def test_batches_are_the_cpus(dataset, monkeypatch, share, imbalance):
+    """Images that fit beside the model, and images that stay in host memory."""
+    monkeypatch.setattr(wikiart, "RESIDENT_SHARE", share)
+    members, plan = torch.arange(len(dataset)), None
+    if imbalance == "smote":
+        plan = wikiart.plan_smote(dataset.images, dataset.labels, members, 20, seed=0)
+    order = wikiart.index_order(imbalance, dataset.labels, members, plan, 0, 1)
+    there = wikiart.Paintings(dataset, torch.device("cuda"), plan)
+    assert (there.images.device.type == "cuda") == (share > 0)
+    here = wikiart.Paintings(dataset, torch.device("cpu"), plan)
+    for (images, labels), (expected, targets) in zip(there.batches(order, 7), here.batches(order, 7), strict=True):
+        assert torch.allclose(images.cpu(), expected, atol=1e-5) and torch.equal(labels.cpu(), targets)
+
+
+@pytest.mark.parametrize("architecture", ["residual", "three_conv"])
+def test_steps_do_not_wait_for_the_gpu(dataset, architecture):
+    device = torch.device("cuda")
+    model = wikiart.make_classifier(architecture, 3, 32).to(device, memory_format=torch.channels_last)
+    optimizer = wikiart.make_optimizer(model, 0.001)
+
+    def loss_of(model, images, labels):
+        logits = model(wikiart.normalise(wikiart.augment(images), [0.5] * 3, [0.25] * 3))
+        return torch.nn.functional.cross_entropy(logits.float(), labels)
+
+    paintings, order = wikiart.Paintings(dataset, device), torch.arange(len(dataset))
+    for number, (images, labels) in enumerate(paintings.batches(order, 5)):
+        torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first one sets things up
+        try:
+            wikiart.train_step(model, optimizer, loss_of, images, labels)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("script", ["trainpart1", "trainauto"])
+def test_an_interrupted_run_goes_on(script, tmp_path, monkeypatch):
+    jobs.paint(tmp_path / "train")
+    flags = ["--trainingdir", tmp_path / "train", "--outputdir", tmp_path, "--cachedir", tmp_path / "cache",
+             "--device", "cuda", "--image_size", 32, "--batch_size", 8, "--epochs", 2]  # fmt: skip
+    real, calls = wikiart._share_buffers, iter([False, True])
+
+    def interrupted(model):
+        if next(calls):
+            raise KeyboardInterrupt
+        real(model)
+
+    monkeypatch.setattr(wikiart, "_share_buffers", interrupted)
+    assert jobs.call(script, *flags).status == 130
+    monkeypatch.setattr(wikiart, "_share_buffers", real)
+    done = jobs.call(script, *flags)
+    assert done.status == 0 and "going on after epoch 1 of 2" in done.out
