@@ -38,13 +38,17 @@ shared=(--trainingdir "$paintings/train" --testingdir "$paintings/test" --image_
 rm -rf "$output/part1" "$output/part2" "$output"/cache[12]
 step part1 "$python" trainpart1.py "${shared[@]}" --epochs "$epochs" --outputdir "$output/part1" \
     --cachedir "$output/cache1"
-if [ -e trainauto.py ]; then
-    step part2 "$python" trainauto.py "${shared[@]}" --epochs "$epochs" --outputdir "$output/part2" \
-        --cachedir "$output/cache2"
-fi
+step part2 "$python" trainauto.py "${shared[@]}" --epochs "$epochs" --outputdir "$output/part2" \
+    --cachedir "$output/cache2"
 step part1_test "$python" testtrainpart1.py "${shared[@]}" --outputdir "$output/part1" --cachedir "$output/cache1"
-if [ -e testtrainauto.py ]; then
-    step part2_test "$python" testtrainauto.py "${shared[@]}" --outputdir "$output/part2" --cachedir "$output/cache2"
+step part2_test "$python" testtrainauto.py "${shared[@]}" --outputdir "$output/part2" --cachedir "$output/cache2"
+if [ "$device" = cuda ]; then
+    step tests "$python" -m pytest tests/test_gpu.py
+    gpus=$(nvidia-smi --list-gpus | wc -l)
+    if [ "$gpus" -gt 1 ]; then
+        step many_gpus "$python" -m torch.distributed.run --standalone --nproc_per_node="$gpus" trainpart1.py \
+            "${shared[@]}" --epochs 3 --batch_size $((64 * gpus)) --outputdir "$output/many" --cachedir "$output/cache1"
+    fi
 fi
 
 step throughput "$python" benchmarks/throughput.py --trainingdir "$paintings/train" --image_size "$size" \
