@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -89,6 +90,21 @@ def sample(tmp_path_factory):
     code, out, err = run("--out", folder, "--workers", 2)
     assert (code, err) == (0, "")
     return folder, out
+
+
+@pytest.mark.slow
+def test_it_can_be_learnt_and_erred_on(sample, tmp_path):
+    """Accuracy lies between twice the majority guess and 95%, and the residual network's above three_conv's."""
+    accuracy = {}
+    for architecture in "residual", "three_conv":
+        flags = ["--trainingdir", sample[0] / "train", "--testingdir", sample[0] / "test"]
+        flags += ["--outputdir", tmp_path / architecture, "--cachedir", tmp_path / "cache"]
+        for script, more in ("trainpart1", ["--architecture", architecture]), ("testtrainpart1", []):
+            command = [sys.executable, SCRIPT.parents[2] / f"{script}.py", *flags, *more]
+            subprocess.run([str(word) for word in command], check=True, capture_output=True)
+        metrics = json.loads((tmp_path / architecture / "metrics_part1.json").read_text())
+        accuracy[architecture] = metrics["accuracy"]
+    assert 2 * metrics["majority_accuracy"] < accuracy["three_conv"] < accuracy["residual"] < 0.95
 
 
 def test_counts_follow_the_course_split(sample):
