@@ -38,33 +38,33 @@ YARDSTICKS = {
 @wikiart.script
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, reconstruct and cluster the test folder, write the files."""
-    settings = wikiart.read_settings("autoencoder", __doc__, argv)
-    modelfile = settings.output(settings.modelfile)
+    options = wikiart.read_settings("autoencoder", __doc__, argv)
+    modelfile = options.output(options.modelfile)
     checkpoint = wikiart.load_checkpoint(modelfile, 2)
-    wikiart.check_flags(settings, checkpoint)
-    device = wikiart.start(settings, training=False)
+    wikiart.check_flags(options, checkpoint)
+    device = wikiart.start(options, training=False)
     model = wikiart.load_model(checkpoint, modelfile, device)
 
     classes, size = checkpoint["classes"], checkpoint["image_size"]
-    dataset = wikiart.open_dataset(settings, "testingdir", size, classes)
-    clusters = len(classes) if settings.clusters == "auto" else settings.clusters
+    dataset = wikiart.open_dataset(options, "testingdir", size, classes)
+    clusters = len(classes) if options.clusters == "auto" else options.clusters
     if len(dataset) < max(clusters, 2):
-        found = f"{len(dataset)} painting{'s' * (len(dataset) > 1)} in {wikiart.quoted(settings.testingdir)}"
+        found = f"{len(dataset)} painting{'s' * (len(dataset) > 1)} in {wikiart.quoted(options.testingdir)}"
         problem = (
             f"{found} cannot make {clusters} clusters; meant: 2 paintings at least, and a cluster for each at most"
         )
-        raise settings.error("clusters", problem)
+        raise options.error("clusters", problem)
 
-    latents, colours, errors = measure_paintings(model, wikiart.Paintings(dataset, device), settings.batch_size)
-    pixels, pca_mse = pixel_yardstick(settings, dataset, checkpoint)
+    latents, colours, errors = measure_paintings(model, wikiart.Paintings(dataset, device), options.batch_size)
+    pixels, pca_mse = pixel_yardstick(options, dataset, checkpoint)
     scaled = scale_latents(model, latents)
-    plane, shares = project(scaled, settings.seed)
+    plane, shares = project(scaled, options.seed)
 
     labels = dataset.labels.numpy()
-    unscaled_plane, _ = project(latents, settings.seed)
+    unscaled_plane, _ = project(latents, options.seed)
     spaces = {"latents": scaled, "pixels": pixels, "plane": unscaled_plane, "colour": colours}
-    found = {name: cluster(space, clusters, settings.seed) for name, space in spaces.items()}
-    results = {name: measure(labels, found[name], spaces[name], settings.seed) for name in spaces}
+    found = {name: cluster(space, clusters, options.seed) for name, space in spaces.items()}
+    results = {name: measure(labels, found[name], spaces[name], options.seed) for name in spaces}
     metrics = {
         "mse": float(errors.mean()),
         "psnr": psnr(errors.mean()),
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     }
 
     def measure_some(kept: np.ndarray) -> dict[str, float | None]:
-        agreement = measure(labels[kept], found["latents"][kept], scaled[kept], settings.seed)
+        agreement = measure(labels[kept], found["latents"][kept], scaled[kept], options.seed)
         return {"mse": float(errors[kept].mean()), **agreement}
 
     note = how_clustered(len(dataset), clusters)
@@ -87,16 +87,16 @@ def main(argv: list[str] | None = None) -> None:
         if rest := known["metrics_without"]:
             wikiart.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
 
-    wikiart.write_json(settings.output("metrics_auto.json"), metrics)
-    write_clusters(settings, dataset, found["latents"], plane)
-    figure = draw_reconstructions(model, dataset, errors, metrics, device, settings.seed)
-    wikiart.write_figure(settings.output("reconstruction.png"), figure)
+    wikiart.write_json(options.output("metrics_auto.json"), metrics)
+    write_clusters(options, dataset, found["latents"], plane)
+    figure = draw_reconstructions(model, dataset, errors, metrics, device, options.seed)
+    wikiart.write_figure(options.output("reconstruction.png"), figure)
     figure = draw_clusters(plane, shares, found["latents"], labels, classes, note)
-    wikiart.write_figure(settings.output("clusters.png"), figure)
-    wikiart.write_figure(settings.output("cluster_gallery.png"), draw_gallery(dataset, scaled, found["latents"]))
+    wikiart.write_figure(options.output("clusters.png"), figure)
+    wikiart.write_figure(options.output("cluster_gallery.png"), draw_gallery(dataset, scaled, found["latents"]))
     wikiart.say(
         "wrote metrics_auto.json, reconstruction.png, clusters.png, cluster_gallery.png and clusters.csv "
-        f"into {settings.outputdir}"
+        f"into {options.outputdir}"
     )
 
 
@@ -136,14 +136,14 @@ def project(points: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
 
 
 def pixel_yardstick(
-    settings: wikiart.Settings, dataset: wikiart.WikiArtDataset, checkpoint: dict[str, object]
+    options: wikiart.Settings, dataset: wikiart.WikiArtDataset, checkpoint: dict[str, object]
 ) -> tuple[np.ndarray, float]:
     """The best linear autoencoder: its latents of the test paintings [N, K] and its mean squared error on them.
 
     A PCA with as many components as the latent has numbers, fitted on training images drawn by the seed.
     """
-    training = wikiart.open_dataset(settings, "trainingdir", checkpoint["image_size"])
-    pca = wikiart.fit_pca(training.images, torch.arange(len(training)), checkpoint["latent_dim"], settings.seed)
+    training = wikiart.open_dataset(options, "trainingdir", checkpoint["image_size"])
+    pca = wikiart.fit_pca(training.images, torch.arange(len(training)), checkpoint["latent_dim"], options.seed)
     codes, errors = [], []
     for part in torch.arange(len(dataset)).split(256):
         pixels = dataset.images[part].flatten(1).double().numpy() / 255
@@ -229,7 +229,7 @@ def print_metrics(metrics: dict[str, object], note: str) -> None:
 
 
 def write_clusters(
-    settings: wikiart.Settings, dataset: wikiart.WikiArtDataset, found: np.ndarray, plane: np.ndarray
+    options: wikiart.Settings, dataset: wikiart.WikiArtDataset, found: np.ndarray, plane: np.ndarray
 ) -> None:
     """Write clusters.csv: a row a painting."""
     text = io.StringIO(newline="")
@@ -238,7 +238,7 @@ def write_clusters(
     for path, label, number, place in zip(dataset.paths, dataset.labels.tolist(), found, plane, strict=True):
         rows.writerow([path, dataset.classes[label], number, *map(float, place)])
     content = text.getvalue().encode(errors="surrogateescape")
-    wikiart.write_whole(settings.output("clusters.csv"), lambda file: file.write(content))
+    wikiart.write_whole(options.output("clusters.csv"), lambda file: file.write(content))
 
 
 def draw_reconstructions(

@@ -17,22 +17,22 @@ SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the th
 @wikiart.script
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, then measure it on the test folder, or name the images of --predict."""
-    settings = wikiart.read_settings("classifier", __doc__, argv, SWITCHES)
-    modelfile = settings.output(settings.modelfile)
+    options = wikiart.read_settings("classifier", __doc__, argv, SWITCHES)
+    modelfile = options.output(options.modelfile)
     checkpoint = wikiart.load_checkpoint(modelfile, 1)
-    wikiart.check_flags(settings, checkpoint)
-    device = wikiart.start(settings, training=False)
+    wikiart.check_flags(options, checkpoint)
+    device = wikiart.start(options, training=False)
     model = wikiart.load_model(checkpoint, modelfile, device)
-    if settings.predict:
-        name_styles(settings, checkpoint, model, device)
+    if options.predict:
+        name_styles(options, checkpoint, model, device)
         return
 
     classes = checkpoint["classes"]
-    dataset = wikiart.open_dataset(settings, "testingdir", checkpoint["image_size"], classes)
+    dataset = wikiart.open_dataset(options, "testingdir", checkpoint["image_size"], classes)
     paintings = wikiart.Paintings(dataset, device)
     logits = []
     with tqdm(total=len(dataset), unit="painting", disable=None, leave=False) as bar:
-        for images, _ in paintings.batches(torch.arange(len(dataset)), settings.batch_size):
+        for images, _ in paintings.batches(torch.arange(len(dataset)), options.batch_size):
             logits.append(wikiart.classify(model, images, checkpoint["mean"], checkpoint["std"], many_views=True).cpu())
             bar.update(len(images))
     probabilities = torch.cat(logits).softmax(1).numpy()
@@ -51,20 +51,20 @@ def main(argv: list[str] | None = None) -> None:
     title += f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
     predicted = probabilities.argmax(1)
     matrix = confusion_matrix(labels, predicted, labels=range(len(classes)))
-    wikiart.write_json(settings.output("metrics_part1.json"), metrics)
-    wikiart.write_figure(settings.output("confusion_matrix.png"), draw_confusion(matrix, classes, title))
-    wikiart.write_figure(settings.output("mistakes.png"), draw_mistakes(dataset, matrix, probabilities))
-    wikiart.say(f"wrote metrics_part1.json, confusion_matrix.png and mistakes.png into {settings.outputdir}")
+    wikiart.write_json(options.output("metrics_part1.json"), metrics)
+    wikiart.write_figure(options.output("confusion_matrix.png"), draw_confusion(matrix, classes, title))
+    wikiart.write_figure(options.output("mistakes.png"), draw_mistakes(dataset, matrix, probabilities))
+    wikiart.say(f"wrote metrics_part1.json, confusion_matrix.png and mistakes.png into {options.outputdir}")
 
 
 def name_styles(
-    settings: wikiart.Settings, checkpoint: dict[str, object], model: torch.nn.Module, device: torch.device
+    options: wikiart.Settings, checkpoint: dict[str, object], model: torch.nn.Module, device: torch.device
 ) -> None:
     """Print the three likeliest styles of each image of --predict, with probabilities.
 
     Raises UserError that names an image that cannot be decoded.
     """
-    for path in settings.predict:
+    for path in options.predict:
         try:
             pixels = torch.from_numpy(wikiart.decode_image(path, checkpoint["image_size"]))
         except wikiart.DataError as error:

@@ -17,29 +17,29 @@ STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant 
 @wikiart.script
 def main(argv: list[str] | None = None) -> None:
     """Read settings, make dataset and network, train, write the files."""
-    settings = wikiart.read_settings("autoencoder", __doc__, argv, wikiart.FRESH)
-    if settings.image_size % 16:
-        problem = f"found {settings.image_size}, meant a multiple of 16, since the autoencoder halves images four times"
-        raise settings.error("image_size", problem)
-    device = wikiart.start(settings)
+    options = wikiart.read_settings("autoencoder", __doc__, argv, wikiart.FRESH)
+    if options.image_size % 16:
+        problem = f"found {options.image_size}, meant a multiple of 16, since the autoencoder halves images four times"
+        raise options.error("image_size", problem)
+    device = wikiart.start(options)
 
-    dataset = wikiart.open_dataset(settings, "trainingdir")
-    members, held_out = wikiart.split(dataset.labels, settings.validation, settings.seed)
+    dataset = wikiart.open_dataset(options, "trainingdir")
+    members, held_out = wikiart.split(dataset.labels, options.validation, options.seed)
     paintings = wikiart.Paintings(dataset, device)
     wikiart.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
 
-    model = wikiart.Autoencoder(settings.image_size, settings.latent_dim)
+    model = wikiart.Autoencoder(options.image_size, options.latent_dim)
     if wikiart.rank() == 0:  # training begins with the first process's network in all of them
-        model.start_from(wikiart.fit_pca(dataset.images, members, settings.latent_dim, settings.seed))
+        model.start_from(wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed))
     model = model.to(device, memory_format=torch.channels_last)
     wikiart.say(
         f"autoencoder: {sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"{settings.image_size} x {settings.image_size} pixels in {settings.latent_dim} numbers"
+        f"{options.image_size} x {options.image_size} pixels in {options.latent_dim} numbers"
     )
     measured = torch.zeros(2, device=device)  # this epoch's sum of the batches' MSE, and how many batches
 
     def order_of(epoch: int) -> Tensor:
-        return wikiart.index_order("none", dataset.labels, members, None, settings.seed, epoch)
+        return wikiart.index_order("none", dataset.labels, members, None, options.seed, epoch)
 
     def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         images = wikiart.augment(images, SMALLEST_CROP)
@@ -54,17 +54,17 @@ def main(argv: list[str] | None = None) -> None:
         row = {"training_mse": total / steps}
         if len(held_out):
             error = torch.zeros((), device=device)
-            for images, pictures, _ in wikiart.reconstruct(model, paintings, held_out, settings.batch_size):
+            for images, pictures, _ in wikiart.reconstruct(model, paintings, held_out, options.batch_size):
                 error += (pictures - images).square().mean((1, 2, 3)).sum()
             row["validation_mse"] = wikiart.total(error).item() / len(held_out)
         return row
 
     mean, std = wikiart.measure_pixels(dataset.images, members)
-    facts = {"latent_dim": settings.latent_dim, **wikiart.describe(settings, dataset, mean, std)}
-    history = wikiart.train(settings, 2, facts, model, paintings, order_of, loss_of, validate, "validation_mse")
+    facts = {"latent_dim": options.latent_dim, **wikiart.describe(options, dataset, mean, std)}
+    history = wikiart.train(options, 2, facts, model, paintings, order_of, loss_of, validate, "validation_mse")
     panels = {"mean squared error of pixels in [0, 1]": ["training_mse", "validation_mse"]}
     title = f"Training of the autoencoder on {len(members):,} paintings"
-    wikiart.draw_history(history, panels, title, settings.output("training_auto.png"))
+    wikiart.draw_history(history, panels, title, options.output("training_auto.png"))
 
 
 if __name__ == "__main__":

@@ -17,15 +17,15 @@ TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learni
 @wikiart.script
 def main(argv: list[str] | None = None) -> None:
     """Read settings, make dataset and network, train, write the files."""
-    settings = wikiart.read_settings("classifier", __doc__, argv, wikiart.FRESH)
-    device = wikiart.start(settings)
+    options = wikiart.read_settings("classifier", __doc__, argv, wikiart.FRESH)
+    device = wikiart.start(options)
 
-    dataset = wikiart.open_dataset(settings, "trainingdir")
+    dataset = wikiart.open_dataset(options, "trainingdir")
     wikiart.warn_of_twins(dataset)
-    members, held_out = wikiart.split(dataset.labels, settings.validation, settings.seed)
+    members, held_out = wikiart.split(dataset.labels, options.validation, options.seed)
     plan = None
-    if settings.imbalance == "smote":
-        plan = wikiart.plan_smote(dataset.images, dataset.labels, members, settings.smote_target, settings.seed)
+    if options.imbalance == "smote":
+        plan = wikiart.plan_smote(dataset.images, dataset.labels, members, options.smote_target, options.seed)
     paintings = wikiart.Paintings(dataset, device, plan)
     wikiart.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     if plan is not None:
@@ -33,16 +33,16 @@ def main(argv: list[str] | None = None) -> None:
         counts = zip(dataset.classes, torch.bincount(labels, minlength=len(dataset.classes)).tolist(), strict=True)
         wikiart.say(f"SMOTE adds {len(plan.label):,}: " + ", ".join(f"{style} {count}" for style, count in counts))
 
-    model = wikiart.build_classifier(settings, len(dataset.classes)).to(device, memory_format=torch.channels_last)
-    if settings.pretrained is False or settings.architecture in wikiart.OWN_NETWORKS:
+    model = wikiart.build_classifier(options, len(dataset.classes)).to(device, memory_format=torch.channels_last)
+    if options.pretrained is False or options.architecture in wikiart.OWN_NETWORKS:
         mean, std = wikiart.measure_pixels(dataset.images, members)
     else:
         mean, std = wikiart.IMAGENET_MEAN, wikiart.IMAGENET_STD
-    size = f"{settings.image_size} x {settings.image_size} pixels"
-    wikiart.say(f"{settings.architecture}: {sum(p.numel() for p in model.parameters()):,} parameters, {size}")
+    size = f"{options.image_size} x {options.image_size} pixels"
+    wikiart.say(f"{options.architecture}: {sum(p.numel() for p in model.parameters()):,} parameters, {size}")
 
     def order_of(epoch: int) -> Tensor:
-        return wikiart.index_order(settings.imbalance, dataset.labels, members, plan, settings.seed, epoch)
+        return wikiart.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
 
     def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits = model(wikiart.normalise(wikiart.augment(images), mean, std))
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
             return {}
         styles = len(dataset.classes)
         confusion, loss = torch.zeros(styles**2, device=device), torch.zeros((), device=device)
-        for images, labels in paintings.batches(held_out, settings.batch_size):
+        for images, labels in paintings.batches(held_out, options.batch_size):
             logits = wikiart.classify(model, images, mean, std)
             confusion.index_add_(0, labels * styles + logits.argmax(1), torch.ones(len(labels), device=device))
             loss += F.cross_entropy(logits, labels, reduction="sum")
@@ -66,12 +66,12 @@ def main(argv: list[str] | None = None) -> None:
             "macro_f1": f1.mean().item(),
         }
 
-    facts = {"architecture": settings.architecture, **wikiart.describe(settings, dataset, mean, std)}
-    factor = TRUNK_FACTOR if settings.pretrained is not False else 1.0
-    history = wikiart.train(settings, 1, facts, model, paintings, order_of, loss_of, validate, "macro_f1", factor)
+    facts = {"architecture": options.architecture, **wikiart.describe(options, dataset, mean, std)}
+    factor = TRUNK_FACTOR if options.pretrained is not False else 1.0
+    history = wikiart.train(options, 1, facts, model, paintings, order_of, loss_of, validate, "macro_f1", factor)
     panels = {"cross-entropy": ["training_loss", "validation_loss"], "share of validation": ["accuracy", "macro_f1"]}
-    title = f"Training of {settings.architecture} on {len(members):,} paintings"
-    wikiart.draw_history(history, panels, title, settings.output("training_part1.png"))
+    title = f"Training of {options.architecture} on {len(members):,} paintings"
+    wikiart.draw_history(history, panels, title, options.output("training_part1.png"))
 
 
 if __name__ == "__main__":

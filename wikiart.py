@@ -352,7 +352,7 @@ def random_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
-def start(settings: Settings, training: bool = True) -> torch.device:
+def start(options: Settings, training: bool = True) -> torch.device:
     """Join the processes that share the work, choose the device and seed everything; prints who works on what.
 
     Raises UserError for a device that cannot be used, a batch that cannot be shared, and several processes where only
@@ -360,7 +360,7 @@ def start(settings: Settings, training: bool = True) -> torch.device:
     """
     if world_size() > 1 and not training:
         raise UserError("this script works in one process; start it without torchrun")
-    name = settings.device
+    name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -372,12 +372,12 @@ def start(settings: Settings, training: bool = True) -> torch.device:
         device = probe.device  # "cpu:0" is "cpu", "mps" is "mps:0"
     except Exception as error:  # each backend has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise settings.error("device", f"{quoted(name)} cannot be used here: {reason}") from None
-    if settings.batch_size % world_size():
-        problem = f"{settings.batch_size} paintings cannot be shared evenly by {world_size()} processes"
-        raise settings.error("batch_size", problem)
-    if settings.batch_size == world_size() and training:
-        raise settings.error("batch_size", "batch normalisation needs at least 2 paintings a step and process")
+        raise options.error("device", f"{quoted(name)} cannot be used here: {reason}") from None
+    if options.batch_size % world_size():
+        problem = f"{options.batch_size} paintings cannot be shared evenly by {world_size()} processes"
+        raise options.error("batch_size", problem)
+    if options.batch_size == world_size() and training:
+        raise options.error("batch_size", "batch normalisation needs at least 2 paintings a step and process")
     if world_size() > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if device.type == "cuda":
@@ -386,7 +386,7 @@ def start(settings: Settings, training: bool = True) -> torch.device:
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
     if device.type == "cpu":
         _keep_freed_memory()
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(options.seed)
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     sharing = "1 process does the work" if world_size() == 1 else f"{world_size()} processes share the work"
     precision = "bfloat16 where safe" if uses_bfloat16(device) else "float32"
@@ -761,13 +761,13 @@ def _work(item: object) -> object:
 
 
 def open_dataset(
-    settings: Settings, folder: str, image_size: int | None = None, classes: list[str] | None = None
+    options: Settings, folder: str, image_size: int | None = None, classes: list[str] | None = None
 ) -> WikiArtDataset:
     """The dataset of the setting `folder` ("trainingdir" or "testingdir"); errors name where the setting comes from."""
     try:
-        return WikiArtDataset(getattr(settings, folder), image_size or settings.image_size, classes, settings.cachedir)
+        return WikiArtDataset(getattr(options, folder), image_size or options.image_size, classes, options.cachedir)
     except DataError as error:
-        raise settings.error(folder, str(error)) from None
+        raise options.error(folder, str(error)) from None
 
 
 def warn_of_twins(dataset: WikiArtDataset) -> None:
@@ -1208,17 +1208,17 @@ def load_pretrained(network: nn.Module, architecture: str, source: bool | str) -
     network.load_state_dict(state, strict=False)
 
 
-def build_classifier(settings: Settings, classes: int) -> nn.Module:
+def build_classifier(options: Settings, classes: int) -> nn.Module:
     """The classifier that the settings describe; errors name the setting that is to blame."""
     try:
-        network = make_classifier(settings.architecture, classes, settings.image_size)
+        network = make_classifier(options.architecture, classes, options.image_size)
     except UserError as error:
-        raise settings.error("architecture", str(error)) from None
-    if settings.pretrained is not False:
+        raise options.error("architecture", str(error)) from None
+    if options.pretrained is not False:
         try:
-            load_pretrained(network, settings.architecture, settings.pretrained)
+            load_pretrained(network, options.architecture, options.pretrained)
         except UserError as error:
-            raise settings.error("pretrained", str(error)) from None
+            raise options.error("pretrained", str(error)) from None
     return network
 
 
@@ -1439,15 +1439,15 @@ def _is_plain(value: object) -> bool:
         return False
 
 
-def describe(settings: Settings, dataset: WikiArtDataset, mean: list[float], std: list[float]) -> dict[str, object]:
+def describe(options: Settings, dataset: WikiArtDataset, mean: list[float], std: list[float]) -> dict[str, object]:
     """What a checkpoint holds beside its weights and its history, for both parts."""
     return {
         "classes": dataset.classes,
         "counts": dataset.counts,
-        "image_size": settings.image_size,
+        "image_size": options.image_size,
         "mean": mean,
         "std": std,
-        "settings": settings.values(),
+        "settings": options.values(),
         "fingerprints": dataset.fingerprints,
     }
 
@@ -1479,12 +1479,12 @@ def load_model(checkpoint: dict[str, object], path: str | os.PathLike, device: t
     return model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
-def check_flags(settings: Settings, checkpoint: dict[str, object]) -> None:
+def check_flags(options: Settings, checkpoint: dict[str, object]) -> None:
     """Raise UserError for a flag that describes another network than the checkpoint does."""
     for name in ("architecture", "image_size", "latent_dim"):
-        if name in settings.flags and getattr(settings, name) != checkpoint[name]:
-            given, trained = _found(getattr(settings, name)), _found(checkpoint[name])
-            raise settings.error(name, f"found {given}, but {settings.modelfile} was trained with {trained}")
+        if name in options.flags and getattr(options, name) != checkpoint[name]:
+            given, trained = _found(getattr(options, name)), _found(checkpoint[name])
+            raise options.error(name, f"found {given}, but {options.modelfile} was trained with {trained}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1544,7 +1544,7 @@ def train_step(
 
 
 def train(
-    settings: Settings,
+    options: Settings,
     part: int,
     facts: dict[str, object],
     model: nn.Module,
@@ -1565,11 +1565,11 @@ def train(
     a resume file of another run, a loss that is not finite and a file that cannot be written; KeyboardInterrupt, with
     a line on what is saved, on Ctrl-C.
     """
-    modelfile = settings.output(settings.modelfile)
+    modelfile = options.output(options.modelfile)
     resume_file = modelfile.with_name(f"{modelfile.stem}.resume.pth")
-    run = _run_identity(settings, facts)
-    optimizer = make_optimizer(model, settings.learning_rate, trunk_factor)
-    history = _resume(resume_file, modelfile, run, model, optimizer, settings.fresh)
+    run = _run_identity(options, facts)
+    optimizer = make_optimizer(model, options.learning_rate, trunk_factor)
+    history = _resume(resume_file, modelfile, run, model, optimizer, options.fresh)
     distributed = model
     if world_size() > 1:
         for buffer in model.buffers():  # DistributedDataParallel gives all processes the first one's parameters alone
@@ -1582,13 +1582,13 @@ def train(
             )
     sign = 1 if score == "macro_f1" else -1
     begun, first_epoch, saved = time.perf_counter(), len(history) + 1, len(history)
-    for epoch in range(first_epoch, settings.epochs + 1):
+    for epoch in range(first_epoch, options.epochs + 1):
         try:
             epoch_begun = time.perf_counter()
             # Every random number of an epoch follows from seed, epoch and process: to resume needs no stored states.
-            torch.manual_seed(random_seed(settings.seed, epoch, 1 + rank()))
-            order = full_batches(order_of(epoch), settings.batch_size)
-            loss = _train_epoch(settings, distributed, optimizer, paintings, order, loss_of, epoch)
+            torch.manual_seed(random_seed(options.seed, epoch, 1 + rank()))
+            order = full_batches(order_of(epoch), options.batch_size)
+            loss = _train_epoch(options, distributed, optimizer, paintings, order, loss_of, epoch)
             speed = len(order) / (time.perf_counter() - epoch_begun)
             _share_buffers(model)
             model.eval()
@@ -1607,12 +1607,12 @@ def train(
                     write_tensors(modelfile, checkpoint)
                 write_tensors(resume_file, state)
             saved = epoch
-            left = (time.perf_counter() - begun) / (epoch - first_epoch + 1) * (settings.epochs - epoch)
-            _say_epoch(row, settings.epochs, speed, left, f"  -> {modelfile.name}" if best else "")
+            left = (time.perf_counter() - begun) / (epoch - first_epoch + 1) * (options.epochs - epoch)
+            _say_epoch(row, options.epochs, speed, left, f"  -> {modelfile.name}" if best else "")
         except KeyboardInterrupt:
-            command = "the same command without --fresh" if settings.fresh else "the same command"
+            command = "the same command without --fresh" if options.fresh else "the same command"
             stand = f"epoch {saved} is saved; {command} goes on from there" if saved else "no epoch is saved yet"
-            raise KeyboardInterrupt(f"\nStopped in epoch {epoch} of {settings.epochs}: {stand}.") from None
+            raise KeyboardInterrupt(f"\nStopped in epoch {epoch} of {options.epochs}: {stand}.") from None
     if rank() == 0:
         resume_file.unlink(missing_ok=True)
     return history
@@ -1624,7 +1624,7 @@ def full_batches(order: Tensor, batch_size: int) -> Tensor:
 
 
 def _train_epoch(
-    settings: Settings,
+    options: Settings,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     paintings: Paintings,
@@ -1634,7 +1634,7 @@ def _train_epoch(
 ) -> float:
     """One epoch over `order`; returns the mean loss over all processes. Raises UserError when it is not finite."""
     model.train()
-    steps = len(order) // settings.batch_size
+    steps = len(order) // options.batch_size
     losses = torch.zeros((), device=paintings.device)
     looked, looked_at = time.perf_counter(), 0
 
@@ -1644,10 +1644,10 @@ def _train_epoch(
             raise _not_finite(f"in epoch {epoch}, between steps {looked_at + 1} and {step} of {steps}", optimizer)
         return mean
 
-    title = f"epoch {epoch}/{settings.epochs}"
+    title = f"epoch {epoch}/{options.epochs}"
     with tqdm(total=steps, desc=title, unit="step", disable=None if rank() == 0 else True, leave=False) as bar:
-        for step, (images, labels) in enumerate(paintings.batches(order, settings.batch_size), 1):
-            progress = (epoch - 1 + step / steps) / settings.epochs
+        for step, (images, labels) in enumerate(paintings.batches(order, options.batch_size), 1):
+            progress = (epoch - 1 + step / steps) / options.epochs
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate_factor(progress)
             losses += train_step(model, optimizer, loss_of, images, labels)
@@ -1690,10 +1690,10 @@ def _say_epoch(row: dict[str, float], epochs: int, speed: float, left: float, sa
 _FREE_TO_CHANGE = {"trainingdir", "testingdir", "outputdir", "cachedir", "device", "modelfile", "clusters"}
 
 
-def _run_identity(settings: Settings, facts: dict[str, object]) -> dict[str, object]:
+def _run_identity(options: Settings, facts: dict[str, object]) -> dict[str, object]:
     """What has to be the same for a run to go on: all settings that shape the result, and the paintings."""
-    known = SHARED_SETTINGS | SECTIONS[settings.section]
-    identity = {name: getattr(settings, name) for name in known if name not in _FREE_TO_CHANGE}
+    known = SHARED_SETTINGS | SECTIONS[options.section]
+    identity = {name: getattr(options, name) for name in known if name not in _FREE_TO_CHANGE}
     content = facts["fingerprints"].numpy().tobytes() + json.dumps(facts["counts"]).encode()
     return identity | {"paintings": hashlib.sha256(content).hexdigest()[:16]}
 

@@ -101,16 +101,16 @@ def assignment(arguments: argparse.Namespace) -> Callable[[int], None]:
 
 def ours(arguments: argparse.Namespace, cachedir: str, batch_size: int) -> Callable[[int], None]:
     """An epoch of our training, as a function of its number."""
-    settings, device = measure.begin(device="cpu", image_size=arguments.image_size, batch_size=batch_size)
-    dataset = wikiart.WikiArtDataset(arguments.trainingdir, settings.image_size, cachedir=cachedir)
+    options, device = measure.begin(device="cpu", image_size=arguments.image_size, batch_size=batch_size)
+    dataset = wikiart.WikiArtDataset(arguments.trainingdir, options.image_size, cachedir=cachedir)
     members = torch.arange(len(dataset))
     mean, std = wikiart.measure_pixels(dataset.images, members)
     paintings = wikiart.Paintings(dataset, device)
-    trainee = measure.make_trainee("three_conv", len(dataset.classes), settings.image_size, device, 0, mean, std)
+    trainee = measure.make_trainee("three_conv", len(dataset.classes), options.image_size, device, 0, mean, std)
 
     def epoch(number: int) -> None:
-        order = wikiart.index_order("weighted_sampler", dataset.labels, members, None, settings.seed, number)
-        trainee.epoch(settings, paintings, order)
+        order = wikiart.index_order("weighted_sampler", dataset.labels, members, None, options.seed, number)
+        trainee.epoch(options, paintings, order)
 
     return epoch
 

@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> None:
         seeds=3,
     )
     arguments = parser.parse_args(argv)
-    settings, device = measure.begin(device=arguments.device, image_size=arguments.image_size, epochs=1)
-    training = wikiart.WikiArtDataset(arguments.trainingdir, settings.image_size, cachedir=arguments.cachedir)
-    test = wikiart.WikiArtDataset(arguments.testingdir, settings.image_size, training.classes, arguments.cachedir)
+    options, device = measure.begin(device=arguments.device, image_size=arguments.image_size, epochs=1)
+    training = wikiart.WikiArtDataset(arguments.trainingdir, options.image_size, cachedir=arguments.cachedir)
+    test = wikiart.WikiArtDataset(arguments.testingdir, options.image_size, training.classes, arguments.cachedir)
     if len(training.classes) != len(NUMBERS):
         raise SystemExit(f"{arguments.trainingdir} has {len(training.classes)} styles; meant {len(NUMBERS)}")
     results = {name: [] for name in TREATMENTS}
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
             if imbalance == "smote":
                 plan = wikiart.plan_smote(training.images, training.labels, members, target, seed)
             orders = orders_of(imbalance, training.labels, members, plan, seed)
-            confusion = train_and_test(arguments, settings, device, training, test, members, plan, orders, seed)
+            confusion = train_and_test(arguments, options, device, training, test, members, plan, orders, seed)
             results[name].append(measure_confusion(confusion, rarest))
             shown = "  ".join(f"{key} {value:.1%}" for key, value in results[name][-1].items())
             print(f"seed {seed}  {name:<16}  {shown}", flush=True)
@@ -88,7 +88,7 @@ def orders_of(
 
 def train_and_test(
     arguments: argparse.Namespace,
-    settings: wikiart.Settings,
+    options: wikiart.Settings,
     device: torch.device,
     training: wikiart.WikiArtDataset,
     test: wikiart.WikiArtDataset,
@@ -98,17 +98,17 @@ def train_and_test(
     seed: int,
 ) -> Tensor:
     """Train for `steps` steps as one long epoch, so that the schedule fits; the test part's confusion matrix."""
-    wanted, order = arguments.steps * settings.batch_size, torch.zeros(0, dtype=torch.int64)
+    wanted, order = arguments.steps * options.batch_size, torch.zeros(0, dtype=torch.int64)
     while len(order) < wanted:
         order = torch.cat([order, next(orders)])
     styles = len(training.classes)
     mean, std = wikiart.measure_pixels(training.images, members)
-    trainee = measure.make_trainee(arguments.architecture, styles, settings.image_size, device, seed, mean, std)
+    trainee = measure.make_trainee(arguments.architecture, styles, options.image_size, device, seed, mean, std)
     paintings = wikiart.Paintings(training, device, plan)
-    trainee.epoch(settings, paintings, order[:wanted], number=1)
+    trainee.epoch(options, paintings, order[:wanted], number=1)
     trainee.model.eval()
     confusion = torch.zeros(styles**2)
-    for images, labels in wikiart.Paintings(test, device).batches(torch.arange(len(test)), settings.batch_size):
+    for images, labels in wikiart.Paintings(test, device).batches(torch.arange(len(test)), options.batch_size):
         logits = wikiart.classify(trainee.model, images, mean, std)
         confusion += torch.bincount((labels * styles + logits.argmax(1)).cpu(), minlength=styles**2)
     return confusion.view(styles, styles)

@@ -47,8 +47,8 @@ def parser(description: str, **options: object) -> argparse.ArgumentParser:
 def begin(section: str = "classifier", **values: object) -> tuple[wikiart.Settings, torch.device]:
     """The project's settings as shipped but for `values`, and the device, set up as the training scripts do it."""
     flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    settings = wikiart.read_settings(section, "", ["-c", str(ROOT / "config.json"), *flags])
-    return settings, wikiart.start(settings)
+    options = wikiart.read_settings(section, "", ["-c", str(ROOT / "config.json"), *flags])
+    return options, wikiart.start(options)
 
 
 def machine(device: torch.device | None = None) -> dict[str, object]:
@@ -155,10 +155,10 @@ class Trainee(NamedTuple):
         for _ in range(count):
             wikiart.train_step(self.model, self.optimizer, self.loss_of, images, labels)
 
-    def epoch(self, settings: wikiart.Settings, paintings: wikiart.Paintings, order: Tensor, number: int = 2) -> None:
+    def epoch(self, options: wikiart.Settings, paintings: wikiart.Paintings, order: Tensor, number: int = 2) -> None:
         """The project's own loop over `order` as epoch `number`, with schedule and looks at the loss."""
-        order = wikiart.full_batches(order, settings.batch_size)
-        wikiart._train_epoch(settings, self.model, self.optimizer, paintings, order, self.loss_of, number)
+        order = wikiart.full_batches(order, options.batch_size)
+        wikiart._train_epoch(options, self.model, self.optimizer, paintings, order, self.loss_of, number)
 
 
 def make_trainee(

@@ -21,10 +21,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--compile", action="store_true", help="compare with torch.compile")
     arguments = parser.parse_args(argv)
-    settings, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
-    size = settings.image_size
-    images = torch.rand(settings.batch_size, 3, size, size, device=device)
-    labels = torch.randint(arguments.classes, (settings.batch_size,), device=device)
+    options, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
+    size = options.image_size
+    images = torch.rand(options.batch_size, 3, size, size, device=device)
+    labels = torch.randint(arguments.classes, (options.batch_size,), device=device)
     trainee = measure.make_trainee(arguments.network, arguments.classes, size, device)
     trainee.steps(images, labels, 5)
     measure.synchronise(device)
@@ -37,13 +37,13 @@ def main(argv: list[str] | None = None) -> None:
     print(profiler.key_averages().table(sort_by=order, row_limit=10, max_name_column_width=60))
     figures = {"machine": measure.machine(device), "network": arguments.network, "image_size": size}
     if arguments.compile:
-        figures |= compare_compiled(arguments, settings, device, trainee, images, labels)
+        figures |= compare_compiled(arguments, options, device, trainee, images, labels)
     measure.report(figures, arguments.json)
 
 
 def compare_compiled(
     arguments: object,
-    settings: wikiart.Settings,
+    options: wikiart.Settings,
     device: torch.device,
     plain: measure.Trainee,
     images: torch.Tensor,
@@ -51,7 +51,7 @@ def compare_compiled(
 ) -> dict[str, object]:
     """The step with and without torch.compile, in turns, and the balance over a run."""
     os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what an earlier run has compiled must not help
-    compiled = measure.make_trainee(arguments.network, arguments.classes, settings.image_size, device)
+    compiled = measure.make_trainee(arguments.network, arguments.classes, options.image_size, device)
     compiled = compiled._replace(model=torch.compile(compiled.model))
 
     def validate() -> None:
@@ -67,7 +67,7 @@ def compare_compiled(
     }
     times = measure.in_turns(works, arguments.rounds, device)
     plain_step, compiled_step = (statistics.median(times[name]) / arguments.steps for name in works)
-    steps = settings.epochs * -(-arguments.paintings // settings.batch_size)
+    steps = options.epochs * -(-arguments.paintings // options.batch_size)
     return {
         "step_ms": 1000 * plain_step,
         "compiled_step_ms": 1000 * compiled_step,

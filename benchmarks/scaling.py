@@ -34,12 +34,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--largest", type=int, default=COUNTS[-1], help="leave out larger numbers of paintings")
     parser.add_argument("--only", choices=["paintings", "image_size", "processes"], help="measure only this")
     arguments = parser.parse_args(argv)
-    settings, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
+    options, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
     parts = {"paintings": by_paintings, "image_size": by_image_size, "processes": by_processes}
     figures = {"machine": measure.machine(device)}
     for name, part in parts.items():
         if arguments.only in (None, name):
-            figures[name] = part(arguments, settings, device)
+            figures[name] = part(arguments, options, device)
     limits = {
         "paintings.cost_ratio": "0.9 to 1.1 for each",
         "paintings.furthest_cost_ratio": "0.9 to 1.1",
@@ -48,74 +48,72 @@ def main(argv: list[str] | None = None) -> None:
     measure.report(figures, arguments.json, limits)
 
 
-def by_paintings(arguments: object, settings: wikiart.Settings, device: torch.device) -> dict[str, object]:
+def by_paintings(arguments: object, options: wikiart.Settings, device: torch.device) -> dict[str, object]:
     """Microseconds a painting with a fixed number of batches, drawn from more and more paintings."""
     counts = [count for count in COUNTS if count <= arguments.largest] or [arguments.largest]
     labels = torch.randint(27, (counts[-1],))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.uint8"
-        measure.write_noise(file, counts[-1], settings.image_size, settings.seed)
-        datasets = {count: measure.open_noise(file, labels[:count], settings.image_size) for count in counts}
-        trainee = measure.make_trainee("three_conv", 27, settings.image_size, device)
+        measure.write_noise(file, counts[-1], options.image_size, options.seed)
+        datasets = {count: measure.open_noise(file, labels[:count], options.image_size) for count in counts}
+        trainee = measure.make_trainee("three_conv", 27, options.image_size, device)
         paintings = {}
         for count, dataset in datasets.items():
             wikiart.measure_pixels(dataset.images, torch.arange(count))  # touches every one, as training does
             paintings[count] = wikiart.Paintings(dataset, device)
-        batch = measure.one_batch(paintings[counts[0]], settings.batch_size)
-        steps = measure.steps_that_take(arguments.seconds, trainee, *batch, counts[0] // settings.batch_size)
+        batch = measure.one_batch(paintings[counts[0]], options.batch_size)
+        steps = measure.steps_that_take(arguments.seconds, trainee, *batch, counts[0] // options.batch_size)
         turn = 0
 
         def some_batches(count: int) -> None:
             nonlocal turn
             turn += 1
-            members = torch.randperm(count)[: steps * settings.batch_size]
-            order = wikiart.index_order("weighted_sampler", labels, members, None, settings.seed, turn)
-            trainee.epoch(settings, paintings[count], order)
+            members = torch.randperm(count)[: steps * options.batch_size]
+            order = wikiart.index_order("weighted_sampler", labels, members, None, options.seed, turn)
+            trainee.epoch(options, paintings[count], order)
 
         works = {count: lambda count=count: some_batches(count) for count in counts}
         times = measure.in_turns(works, arguments.rounds, device)
     ratios = {count: measure.ratio(times[count], times[counts[0]]) for count in counts}
     return {
-        "image_size": settings.image_size,
+        "image_size": options.image_size,
         "batches": steps,
         "microseconds_a_painting": {
-            str(count): 1e6 * statistics.median(times[count]) / (steps * settings.batch_size) for count in counts
+            str(count): 1e6 * statistics.median(times[count]) / (steps * options.batch_size) for count in counts
         },
         "cost_ratio": {str(count): value for count, value in ratios.items()},
         "furthest_cost_ratio": max(ratios.values(), key=lambda value: abs(value - 1)),
     }
 
 
-def by_image_size(arguments: object, settings: wikiart.Settings, device: torch.device) -> dict[str, object]:
+def by_image_size(arguments: object, options: wikiart.Settings, device: torch.device) -> dict[str, object]:
     """Microseconds a painting in the residual network's training loop at several sizes."""
     works, steps = {}, {}
     for size in SIZES:
-        images = torch.randint(256, (16 * settings.batch_size, 3, size, size), dtype=torch.uint8)
+        images = torch.randint(256, (16 * options.batch_size, 3, size, size), dtype=torch.uint8)
         dataset = measure.Made(images, torch.randint(27, (len(images),)))
         paintings = wikiart.Paintings(dataset, device)
         trainee = measure.make_trainee("residual", 27, size, device)
-        batch = measure.one_batch(paintings, settings.batch_size)
+        batch = measure.one_batch(paintings, options.batch_size)
         steps[size] = measure.steps_that_take(arguments.seconds, trainee, *batch, 16)
-        order = torch.randperm(len(images))[: steps[size] * settings.batch_size]
-        works[size] = lambda trainee=trainee, paintings=paintings, order=order: trainee.epoch(
-            settings, paintings, order
-        )
+        order = torch.randperm(len(images))[: steps[size] * options.batch_size]
+        works[size] = lambda trainee=trainee, paintings=paintings, order=order: trainee.epoch(options, paintings, order)
     times = measure.in_turns(works, max(2, arguments.rounds // 2), device)
-    cost = {size: statistics.median(times[size]) / (steps[size] * settings.batch_size) for size in SIZES}
+    cost = {size: statistics.median(times[size]) / (steps[size] * options.batch_size) for size in SIZES}
     return {
         "microseconds_a_painting": {str(size): 1e6 * cost[size] for size in SIZES},
         "nanoseconds_a_pixel": {str(size): 1e9 * cost[size] / size**2 for size in SIZES},
     }
 
 
-def by_processes(arguments: object, settings: wikiart.Settings, device: torch.device) -> dict[str, object]:
+def by_processes(arguments: object, options: wikiart.Settings, device: torch.device) -> dict[str, object]:
     """The real script, alone and shared by two processes: paintings a second after epoch 1, and the last figures."""
     ways = {"one_process": (1, 2), "two_processes": (2, 1)}
     speeds, last = {name: [] for name in ways}, {}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.runs):
             for name in list(ways)[:: -1 if number % 2 else 1]:
-                lines = train(*ways[name], arguments, settings, folder)
+                lines = train(*ways[name], arguments, options, folder)
                 speeds[name].append(statistics.median(speed for speed, _ in lines[1:] or lines))
                 last[name] = lines[-1][1]
     return {
@@ -126,12 +124,12 @@ def by_processes(arguments: object, settings: wikiart.Settings, device: torch.de
 
 
 def train(
-    processes: int, threads: int, arguments: object, settings: wikiart.Settings, folder: str
+    processes: int, threads: int, arguments: object, options: wikiart.Settings, folder: str
 ) -> list[tuple[float, dict[str, float]]]:
     """Run trainpart1.py; returns the paintings a second and the validation figures that it prints, epoch by epoch."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, str(measure.ROOT / "trainpart1.py"), "--trainingdir", arguments.trainingdir]
-    values = {"outputdir": folder, "cachedir": folder, "device": "cpu", "image_size": settings.image_size}
+    values = {"outputdir": folder, "cachedir": folder, "device": "cpu", "image_size": options.image_size}
     values |= {"epochs": arguments.epochs, "config": measure.ROOT / "config.json"}
     command += [text for name, value in values.items() for text in (f"--{name}", str(value))]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.probe:
         print(json.dumps(probe(*arguments.probe, arguments)))
         return
-    settings, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
+    options, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
     figures = {"machine": measure.machine(device), "image_size": arguments.image_size}
     limits = {"loop_ratio": "at least 0.9"}
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
             figures["sizes"] = {str(row["paintings"]): row for row in rows}
             limits |= {"plan_seconds": "at most 60", "extra_mib": "at most 1024"}
         figures["cases"] = {
-            network: measure_loop(network, file, arguments, settings, device) for network in ("residual", "three_conv")
+            network: measure_loop(network, file, arguments, options, device) for network in ("residual", "three_conv")
         }
     figures["loop_ratio"] = min(case["loop_ratio"] for case in figures["cases"].values())
     measure.report(figures, arguments.json, limits)
@@ -117,7 +117,7 @@ def measure_size(share: float, file: Path, arguments: argparse.Namespace) -> dic
 
 
 def measure_loop(
-    network: str, file: Path, arguments: argparse.Namespace, settings: wikiart.Settings, device: torch.device
+    network: str, file: Path, arguments: argparse.Namespace, options: wikiart.Settings, device: torch.device
 ) -> dict[str, float]:
     """The training loop with a plan and without, in turns. A plan drawn at random takes as long to blend as any."""
     dataset = measure.open_noise(file, labels_at(arguments.share), arguments.image_size)
@@ -127,15 +127,15 @@ def measure_loop(
     plan = wikiart.SmotePlan(base, neighbour, torch.rand(lacking, dtype=torch.float64), dataset.labels[base])
     plain, blended = wikiart.Paintings(dataset, device), wikiart.Paintings(dataset, device, plan)
     trainee = measure.make_trainee(network, len(measure.COURSE_COUNTS), arguments.image_size, device)
-    images, labels = measure.one_batch(plain, settings.batch_size)
-    steps = measure.steps_that_take(arguments.seconds, trainee, images, labels, count // settings.batch_size)
+    images, labels = measure.one_batch(plain, options.batch_size)
+    steps = measure.steps_that_take(arguments.seconds, trainee, images, labels, count // options.batch_size)
     turn = 0
 
     def epoch(paintings: wikiart.Paintings, imbalance: str, plan: wikiart.SmotePlan | None) -> None:
         nonlocal turn
         turn += 1
         order = wikiart.index_order(imbalance, dataset.labels, members, plan, arguments.seed, turn)
-        trainee.epoch(settings, paintings, order[: steps * settings.batch_size])
+        trainee.epoch(options, paintings, order[: steps * options.batch_size])
 
     works = {"none": lambda: epoch(plain, "none", None), "smote": lambda: epoch(blended, "smote", plan)}
     times = measure.in_turns(works, arguments.rounds, device)

@@ -45,32 +45,32 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.host_memory:
         wikiart.RESIDENT_SHARE = 0.0
-    settings, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
+    options, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
     if arguments.probe:
-        print(json.dumps(probe(arguments.trainingdir, settings, device, arguments.probe)))
+        print(json.dumps(probe(arguments.trainingdir, options, device, arguments.probe)))
         return
 
-    decode = measure_decode(arguments.trainingdir, settings.image_size, arguments.decode, max(2, arguments.rounds // 2))
+    decode = measure_decode(arguments.trainingdir, options.image_size, arguments.decode, max(2, arguments.rounds // 2))
     with tempfile.TemporaryDirectory() as cachedir:
         memory = measure_memory(arguments, cachedir)  # leaves its cache behind
 
         def start_warm() -> wikiart.WikiArtDataset:
-            return wikiart.WikiArtDataset(arguments.trainingdir, settings.image_size, cachedir=cachedir)
+            return wikiart.WikiArtDataset(arguments.trainingdir, options.image_size, cachedir=cachedir)
 
         warm_start = statistics.median(measure.in_turns({"warm": start_warm}, 5)["warm"])
         dataset = start_warm()
         ceiling = matmul_ceiling(device)
         cases = {}
         for network, imbalance in CASES:
-            if network == "autoencoder" and settings.image_size % 16:
+            if network == "autoencoder" and options.image_size % 16:
                 continue
             name = network if network == "autoencoder" else f"classifier {network} {imbalance}"
-            cases[name] = measure_case(network, imbalance, dataset, settings, device, arguments, ceiling)
+            cases[name] = measure_case(network, imbalance, dataset, options, device, arguments, ceiling)
             print(f"{name}: loop_ratio {cases[name]['loop_ratio']:.3f}", flush=True)
     figures = {
         "machine": measure.machine(device),
-        "image_size": settings.image_size,
-        "batch_size": settings.batch_size,
+        "image_size": options.image_size,
+        "batch_size": options.batch_size,
         "images_on_device": not arguments.host_memory,
         **decode,
         "warm_start_seconds": warm_start,
@@ -158,15 +158,15 @@ def measure_memory(arguments: object, cachedir: str) -> dict[str, float]:
     return json.loads(output.splitlines()[-1])
 
 
-def probe(trainingdir: str, settings: wikiart.Settings, device: torch.device, cachedir: str) -> dict[str, float]:
+def probe(trainingdir: str, options: wikiart.Settings, device: torch.device, cachedir: str) -> dict[str, float]:
     """What `measure_memory` runs in a process of its own."""
-    dataset = wikiart.WikiArtDataset(trainingdir, settings.image_size, cachedir=cachedir)
+    dataset = wikiart.WikiArtDataset(trainingdir, options.image_size, cachedir=cachedir)
     members = torch.arange(len(dataset))
     wikiart.measure_pixels(dataset.images, members)  # touches every painting
     paintings = wikiart.Paintings(dataset, device)
-    trainee = measure.make_trainee("residual", len(dataset.classes), settings.image_size, device)
-    order = wikiart.index_order("weighted_sampler", dataset.labels, members, None, settings.seed, 1)
-    trainee.epoch(settings, paintings, order[: 5 * settings.batch_size])
+    trainee = measure.make_trainee("residual", len(dataset.classes), options.image_size, device)
+    order = wikiart.index_order("weighted_sampler", dataset.labels, members, None, options.seed, 1)
+    trainee.epoch(options, paintings, order[: 5 * options.batch_size])
     return {"peak_rss_mib": measure.peak_mib(), "uint8_mib": dataset.images.nbytes / 2**20}
 
 
@@ -183,28 +183,28 @@ def measure_case(
     network: str,
     imbalance: str,
     dataset: wikiart.WikiArtDataset,
-    settings: wikiart.Settings,
+    options: wikiart.Settings,
     device: torch.device,
     arguments: object,
     ceiling: float,
 ) -> dict[str, float]:
     """The real loop and the step on one batch, in turns."""
     paintings = wikiart.Paintings(dataset, device)
-    trainee = measure.make_trainee(network, len(dataset.classes), settings.image_size, device)
-    images, labels = measure.one_batch(paintings, settings.batch_size)
+    trainee = measure.make_trainee(network, len(dataset.classes), options.image_size, device)
+    images, labels = measure.one_batch(paintings, options.batch_size)
     with FlopCounterMode(display=False) as counter:
         trainee.steps(images, labels, 1)
     flops = counter.get_total_flops()
-    epoch_steps = -(-len(dataset) // settings.batch_size)
+    epoch_steps = -(-len(dataset) // options.batch_size)
     count = measure.steps_that_take(arguments.seconds, trainee, images, labels, epoch_steps)
     turn = 0
 
     def real() -> None:
         nonlocal turn
         turn += 1
-        members = torch.randperm(len(dataset))[: count * settings.batch_size]
-        order = wikiart.index_order(imbalance, dataset.labels, members, None, settings.seed, turn)
-        trainee.epoch(settings, paintings, order)
+        members = torch.randperm(len(dataset))[: count * options.batch_size]
+        order = wikiart.index_order(imbalance, dataset.labels, members, None, options.seed, turn)
+        trainee.epoch(options, paintings, order)
 
     def augmentation() -> None:
         with torch.no_grad(), wikiart.autocast(device):
@@ -218,8 +218,8 @@ def measure_case(
     step = statistics.median(times["one batch"]) / count
     figures = {
         "loop_ratio": measure.ratio(times["one batch"], times["real"]),
-        "paintings_per_second": settings.batch_size * count / statistics.median(times["real"]),
-        "one_batch_per_second": settings.batch_size / step,
+        "paintings_per_second": options.batch_size * count / statistics.median(times["real"]),
+        "one_batch_per_second": options.batch_size / step,
         "step_ms": 1000 * step,
         "step_gflop": flops / 1e9,
         "utilisation": flops / step / ceiling,
