@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
+from support import processes
 
 SMALLEST_CROP = 0.8  # share of a painting's area that augmentation keeps at least
 STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     wikiart.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
 
     model = wikiart.Autoencoder(options.image_size, options.latent_dim)
-    if wikiart.rank() == 0:  # training begins with the first process's network in all of them
+    if processes.rank() == 0:  # training begins with the first process's network in all of them
         model.start_from(wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed))
     model = model.to(device, memory_format=torch.channels_last)
     wikiart.say(
@@ -49,14 +50,14 @@ def main(argv: list[str] | None = None) -> None:
         return mse + STATISTICS_WEIGHT * statistics_error.square().sum(1).mean()
 
     def validate(model: nn.Module) -> dict[str, float]:
-        total, steps = wikiart.total(measured).tolist()
+        total, steps = processes.total(measured).tolist()
         measured.zero_()
         row = {"training_mse": total / steps}
         if len(held_out):
             error = torch.zeros((), device=device)
             for images, pictures, _ in wikiart.reconstruct(model, paintings, held_out, options.batch_size):
                 error += (pictures - images).square().mean((1, 2, 3)).sum()
-            row["validation_mse"] = wikiart.total(error).item() / len(held_out)
+            row["validation_mse"] = processes.total(error).item() / len(held_out)
         return row
 
     mean, std = wikiart.measure_pixels(dataset.images, members)

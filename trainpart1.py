@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
+from support import processes
 
 LABEL_SMOOTHING = 0.1
 TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learning rate
@@ -57,11 +58,11 @@ def main(argv: list[str] | None = None) -> None:
             logits = wikiart.classify(model, images, mean, std)
             confusion.index_add_(0, labels * styles + logits.argmax(1), torch.ones(len(labels), device=device))
             loss += F.cross_entropy(logits, labels, reduction="sum")
-        confusion = wikiart.total(confusion).view(styles, styles).cpu()
+        confusion = processes.total(confusion).view(styles, styles).cpu()
         right, actual, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
         f1 = (2 * right / (actual + predicted).clamp(min=1))[actual > 0]
         return {
-            "validation_loss": wikiart.total(loss).item() / len(held_out),
+            "validation_loss": processes.total(loss).item() / len(held_out),
             "accuracy": right.sum().item() / len(held_out),
             "macro_f1": f1.mean().item(),
         }

@@ -42,6 +42,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, WeightedRandomSampler
 from tqdm import tqdm
 
+from support import processes
+
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
 
@@ -64,19 +66,9 @@ def quoted(text: object) -> str:
     return f'"{printable(text)}"'
 
 
-def rank() -> int:
-    """This process's number among those that share the work: 0 when it works alone."""
-    return int(os.environ.get("RANK", 0))
-
-
-def world_size() -> int:
-    """How many processes share the work (torchrun sets it)."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
 def say(text: str) -> None:
     """Print a line, from the first process only."""
-    if rank() == 0:
+    if processes.rank() == 0:
         try:
             print(printable(text), flush=True)
         except BrokenPipeError:
@@ -87,7 +79,7 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning on standard error, from the first process only."""
-    if rank() == 0:
+    if processes.rank() == 0:
         print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
@@ -106,7 +98,7 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
             print(printable(error), file=sys.stderr, flush=True)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            if rank() == 0:
+            if processes.rank() == 0:
                 print(*stop.args or ["Stopped."], file=sys.stderr, flush=True)
             sys.exit(130)
         except BrokenPipeError:  # the reader of our output has left, as `head` does
@@ -117,11 +109,13 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
             print(f"{reason}; a smaller batch_size or image_size needs less", file=sys.stderr, flush=True)
             sys.exit(2)
         except RuntimeError as error:
-            if world_size() == 1 or not ("gloo" in str(error) or isinstance(error, torch.distributed.DistError)):
+            if processes.world_size() == 1 or not (
+                "gloo" in str(error) or isinstance(error, torch.distributed.DistError)
+            ):
                 raise
             reason = printable((str(error).splitlines() or [type(error).__name__])[0])
-            line = f"process {rank()}: another process has ended or cannot be reached; see its own error ({reason})"
-            print(line, file=sys.stderr, flush=True)
+            line = f"process {processes.rank()}: another process has ended or cannot be reached; see its own error"
+            print(f"{line} ({reason})", file=sys.stderr, flush=True)
             sys.exit(1)
 
     return wrapped
@@ -358,7 +352,7 @@ def start(options: Settings, training: bool = True) -> torch.device:
     Raises UserError for a device that cannot be used, a batch that cannot be shared, and several processes where only
     `training` is for several.
     """
-    if world_size() > 1 and not training:
+    if processes.world_size() > 1 and not training:
         raise UserError("this script works in one process; start it without torchrun")
     name = options.device
     if name == "auto":
@@ -373,12 +367,12 @@ def start(options: Settings, training: bool = True) -> torch.device:
     except Exception as error:  # each backend has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise options.error("device", f"{quoted(name)} cannot be used here: {reason}") from None
-    if options.batch_size % world_size():
-        problem = f"{options.batch_size} paintings cannot be shared evenly by {world_size()} processes"
+    if options.batch_size % processes.world_size():
+        problem = f"{options.batch_size} paintings cannot be shared evenly by {processes.world_size()} processes"
         raise options.error("batch_size", problem)
-    if options.batch_size == world_size() and training:
+    if options.batch_size == processes.world_size() and training:
         raise options.error("batch_size", "batch normalisation needs at least 2 paintings a step and process")
-    if world_size() > 1:
+    if processes.world_size() > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -388,7 +382,11 @@ def start(options: Settings, training: bool = True) -> torch.device:
         _keep_freed_memory()
     torch.manual_seed(options.seed)
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    sharing = "1 process does the work" if world_size() == 1 else f"{world_size()} processes share the work"
+    sharing = (
+        "1 process does the work"
+        if processes.world_size() == 1
+        else f"{processes.world_size()} processes share the work"
+    )
     precision = "bfloat16 where safe" if uses_bfloat16(device) else "float32"
     say(f"{sharing}, on {device.type} ({hardware} each, {precision})")
     return device
@@ -919,7 +917,9 @@ class Paintings:
         `order` is the same in all processes; batch i holds its paintings i * batch_size up to the next batch, of
         which process r of n takes every n-th from the r-th on.
         """
-        for images, chosen in self._fetch([part[rank() :: world_size()] for part in order.split(batch_size)]):
+        for images, chosen in self._fetch(
+            [part[processes.rank() :: processes.world_size()] for part in order.split(batch_size)]
+        ):
             images = [part.to(torch.float32).div_(255) for part in images]
             if self.blend is not None:
                 weight = self.blend[2][chosen].view(-1, 1, 1, 1)
@@ -1188,7 +1188,7 @@ def load_pretrained(network: nn.Module, architecture: str, source: bool | str) -
         from torchvision import models
 
         try:
-            state = models.get_model_weights(architecture).DEFAULT.get_state_dict(progress=rank() == 0)
+            state = models.get_model_weights(architecture).DEFAULT.get_state_dict(progress=processes.rank() == 0)
         except Exception as error:  # no network, no space, a proxy's page instead of the file
             raise UserError(f"torchvision's weights for {architecture} cannot be had: {error}") from None
     else:
@@ -1520,13 +1520,6 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(device))
 
 
-def total(values: Tensor) -> Tensor:
-    """The sum of `values` over all processes."""
-    if world_size() > 1:
-        torch.distributed.all_reduce(values)
-    return values
-
-
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -1571,7 +1564,7 @@ def train(
     optimizer = make_optimizer(model, options.learning_rate, trunk_factor)
     history = _resume(resume_file, modelfile, run, model, optimizer, options.fresh)
     distributed = model
-    if world_size() > 1:
+    if processes.world_size() > 1:
         for buffer in model.buffers():  # DistributedDataParallel gives all processes the first one's parameters alone
             torch.distributed.broadcast(buffer, 0)
         ids = [paintings.device] if paintings.device.type == "cuda" else None
@@ -1586,7 +1579,7 @@ def train(
         try:
             epoch_begun = time.perf_counter()
             # Every random number of an epoch follows from seed, epoch and process: to resume needs no stored states.
-            torch.manual_seed(random_seed(options.seed, epoch, 1 + rank()))
+            torch.manual_seed(random_seed(options.seed, epoch, 1 + processes.rank()))
             order = full_batches(order_of(epoch), options.batch_size)
             loss = _train_epoch(options, distributed, optimizer, paintings, order, loss_of, epoch)
             speed = len(order) / (time.perf_counter() - epoch_begun)
@@ -1600,7 +1593,7 @@ def train(
             weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
             if not all(map(math.isfinite, row.values())) or not all(map(_is_plain, weights.values())):
                 raise _not_finite(f"in epoch {epoch}, after its last step", optimizer)
-            if rank() == 0:
+            if processes.rank() == 0:
                 state = {"run": run, "model": weights, "moments": optimizer.state_dict()["state"], "history": history}
                 if best:
                     checkpoint = {"part": part, "model": weights, **facts, "epoch": epoch, "history": history}
@@ -1613,7 +1606,7 @@ def train(
             command = "the same command without --fresh" if options.fresh else "the same command"
             stand = f"epoch {saved} is saved; {command} goes on from there" if saved else "no epoch is saved yet"
             raise KeyboardInterrupt(f"\nStopped in epoch {epoch} of {options.epochs}: {stand}.") from None
-    if rank() == 0:
+    if processes.rank() == 0:
         resume_file.unlink(missing_ok=True)
     return history
 
@@ -1645,7 +1638,9 @@ def _train_epoch(
         return mean
 
     title = f"epoch {epoch}/{options.epochs}"
-    with tqdm(total=steps, desc=title, unit="step", disable=None if rank() == 0 else True, leave=False) as bar:
+    with tqdm(
+        total=steps, desc=title, unit="step", disable=None if processes.rank() == 0 else True, leave=False
+    ) as bar:
         for step, (images, labels) in enumerate(paintings.batches(order, options.batch_size), 1):
             progress = (epoch - 1 + step / steps) / options.epochs
             for group in optimizer.param_groups:
@@ -1656,7 +1651,7 @@ def _train_epoch(
                 bar.update(step - looked_at)
                 looked, looked_at = time.perf_counter(), step
         look(steps)
-    return total(losses).item() / steps / world_size()
+    return processes.total(losses).item() / steps / processes.world_size()
 
 
 def _not_finite(where: str, optimizer: torch.optim.Optimizer) -> UserError:
@@ -1670,8 +1665,8 @@ def _not_finite(where: str, optimizer: torch.optim.Optimizer) -> UserError:
 def _share_buffers(model: nn.Module) -> None:
     """Give all processes the mean of their running statistics, so that all of them measure the same network."""
     for name, buffer in model.named_buffers():
-        if world_size() > 1 and name.endswith(("running_mean", "running_var")):
-            total(buffer).div_(world_size())
+        if processes.world_size() > 1 and name.endswith(("running_mean", "running_var")):
+            processes.total(buffer).div_(processes.world_size())
 
 
 def _say_epoch(row: dict[str, float], epochs: int, speed: float, left: float, saved: str) -> None:
@@ -1708,10 +1703,10 @@ def _resume(
 ) -> list[dict[str, float]]:
     """Load an interrupted run's state into model and optimizer; returns its history, empty where a run begins."""
     state = None
-    if rank() == 0 and not fresh and os.path.exists(resume_file):
+    if processes.rank() == 0 and not fresh and os.path.exists(resume_file):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state = _load_resume(resume_file, modelfile, run, parameters)
-    if world_size() > 1:  # only the first process need see the file
+    if processes.world_size() > 1:  # only the first process need see the file
         received = [state]
         torch.distributed.broadcast_object_list(received)
         state = received[0]
@@ -1774,7 +1769,7 @@ def _is_sound_resume(state: dict[str, object], parameters: list[Tensor]) -> bool
 
 def draw_history(history: list[dict[str, float]], panels: dict[str, list[str]], title: str, path: Path) -> None:
     """Draw curves over epochs: a panel for each title in `panels`, a line for each of its columns in `history`."""
-    if rank() != 0:  # one process writes
+    if processes.rank() != 0:  # one process writes
         return
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

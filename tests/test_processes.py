@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import wikiart
+from support import processes
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ class Saw:
     def __call__(self) -> None:
         notes = {"decoded": 0, "orders": [], "shares": [], "rows": []}
         parallel, fetch, say = wikiart._parallel, wikiart.Paintings._fetch, wikiart._say_epoch
-        order, target = wikiart.index_order, f"{self.path}.{wikiart.rank()}"
+        order, target = wikiart.index_order, f"{self.path}.{processes.rank()}"
 
         def save() -> None:
             Path(target).write_text(json.dumps(notes))
@@ -180,7 +181,7 @@ def fail_in_training(rank: int, how: str) -> None:
     real, calls = wikiart.train_step, iter(range(1, 1000))
 
     def planted(*arguments):
-        if next(calls) == 5 and wikiart.rank() == rank:
+        if next(calls) == 5 and processes.rank() == rank:
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise wikiart.UserError("a planted problem") if how == "error" else ValueError("a planted bug")
