@@ -23,6 +23,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 import wikiart
+from support import console
 
 WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
 GALLERY_ROWS = 100  # clusters shown at most: a picture of thousands of rows helps nobody, and matplotlib refuses it
@@ -35,7 +36,7 @@ YARDSTICKS = {
 }
 
 
-@wikiart.script
+@console.script
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, reconstruct and cluster the test folder, write the files."""
     options = wikiart.read_settings("autoencoder", __doc__, argv)
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     dataset = wikiart.open_dataset(options, "testingdir", size, classes)
     clusters = len(classes) if options.clusters == "auto" else options.clusters
     if len(dataset) < max(clusters, 2):
-        found = f"{len(dataset)} painting{'s' * (len(dataset) > 1)} in {wikiart.quoted(options.testingdir)}"
+        found = f"{len(dataset)} painting{'s' * (len(dataset) > 1)} in {console.quoted(options.testingdir)}"
         problem = (
             f"{found} cannot make {clusters} clusters; meant: 2 paintings at least, and a cluster for each at most"
         )
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     if known := wikiart.report_known(dataset, checkpoint, measure_some):
         metrics["also_in_training"] = known
         if rest := known["metrics_without"]:
-            wikiart.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
+            console.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
 
     wikiart.write_json(options.output("metrics_auto.json"), metrics)
     write_clusters(options, dataset, found["latents"], plane)
@@ -94,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     figure = draw_clusters(plane, shares, found["latents"], labels, classes, note)
     wikiart.write_figure(options.output("clusters.png"), figure)
     wikiart.write_figure(options.output("cluster_gallery.png"), draw_gallery(dataset, scaled, found["latents"]))
-    wikiart.say(
+    console.say(
         "wrote metrics_auto.json, reconstruction.png, clusters.png, cluster_gallery.png and clusters.csv "
         f"into {options.outputdir}"
     )
@@ -210,22 +211,22 @@ def psnr(mse: float) -> float:
 def print_metrics(metrics: dict[str, object], note: str) -> None:
     """Print the reconstruction's figures, and the clusters' beside those of the yardsticks."""
     gain = 1 - metrics["mse"] / metrics["pca_mse"] if metrics["pca_mse"] > 0 else 0.0
-    wikiart.say(
+    console.say(
         f"{metrics['images']:,} test paintings in {metrics['latent_dim']} numbers each: MSE {metrics['mse']:.5f} "
         f"(PSNR {metrics['psnr']:.1f} dB); PCA of the pixels {metrics['pca_mse']:.5f} "
         f"({psnr(metrics['pca_mse']):.1f} dB): {abs(gain):.1%} {'less' if gain >= 0 else 'more'} error than it"
     )
-    wikiart.say(note)
-    wikiart.say(
+    console.say(note)
+    console.say(
         "the latents are scaled first: by the weights with which the network reads colours and textures from them, "
         "then half-way to equal spread along all axes"
     )
     width = max(map(len, YARDSTICKS.values()))
-    wikiart.say(" " * width + "".join(f"{name:>14}" for name in FIGURES))
+    console.say(" " * width + "".join(f"{name:>14}" for name in FIGURES))
     for name, text in YARDSTICKS.items():
         row = metrics if name == "latents" else metrics[name]
         numbers = "".join(f"{'-' if row[figure] is None else f'{row[figure]:.3f}':>14}" for figure in FIGURES)
-        wikiart.say(f"{text:<{width}}{numbers}")
+        console.say(f"{text:<{width}}{numbers}")
 
 
 def write_clusters(

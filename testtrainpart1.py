@@ -10,11 +10,12 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from tqdm import tqdm
 
 import wikiart
+from support import console
 
 SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the three likeliest styles of these images"}}
 
 
-@wikiart.script
+@console.script
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, then measure it on the test folder, or name the images of --predict."""
     options = wikiart.read_settings("classifier", __doc__, argv, SWITCHES)
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     if known := wikiart.report_known(dataset, checkpoint, measure_some):
         metrics["also_in_training"] = known
         if rest := known["metrics_without"]:
-            wikiart.say(f"without them: accuracy {rest['accuracy']:.1%}, macro F1 {rest['macro_f1']:.1%}")
+            console.say(f"without them: accuracy {rest['accuracy']:.1%}, macro F1 {rest['macro_f1']:.1%}")
     title = f"{checkpoint['architecture']}, epoch {checkpoint['epoch']}: {len(labels):,} test paintings, "
     title += f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
     predicted = probabilities.argmax(1)
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     wikiart.write_json(options.output("metrics_part1.json"), metrics)
     wikiart.write_figure(options.output("confusion_matrix.png"), draw_confusion(matrix, classes, title))
     wikiart.write_figure(options.output("mistakes.png"), draw_mistakes(dataset, matrix, probabilities))
-    wikiart.say(f"wrote metrics_part1.json, confusion_matrix.png and mistakes.png into {options.outputdir}")
+    console.say(f"wrote metrics_part1.json, confusion_matrix.png and mistakes.png into {options.outputdir}")
 
 
 def name_styles(
@@ -68,14 +69,14 @@ def name_styles(
         try:
             pixels = torch.from_numpy(wikiart.decode_image(path, checkpoint["image_size"]))
         except wikiart.DataError as error:
-            raise wikiart.UserError(f"--predict: {wikiart.quoted(path)} cannot be read: {error}") from None
+            raise console.UserError(f"--predict: {console.quoted(path)} cannot be read: {error}") from None
         image = pixels[None].to(device) / 255
         logits = wikiart.classify(model, image, checkpoint["mean"], checkpoint["std"], many_views=True)
         likeliest = logits[0].softmax(0).cpu().topk(min(3, len(checkpoint["classes"])))
         named = [
             f"{checkpoint['classes'][i]} {p:.1%}" for p, i in zip(*map(torch.Tensor.tolist, likeliest), strict=True)
         ]
-        wikiart.say(f"{wikiart.quoted(path)[1:-1]}: " + ", ".join(named))
+        console.say(f"{console.quoted(path)[1:-1]}: " + ", ".join(named))
 
 
 def measure(labels: np.ndarray, probabilities: np.ndarray, counts: dict[str, int]) -> dict[str, object]:
@@ -111,7 +112,7 @@ def measure(labels: np.ndarray, probabilities: np.ndarray, counts: dict[str, int
 def print_metrics(metrics: dict[str, object]) -> None:
     """Print the figures, the majority guess beside them, and a table a style."""
     width = max(len("style"), *map(len, metrics["per_class"]))
-    wikiart.say(f"{metrics['images']:,} test paintings; always guessing the most frequent training style "
+    console.say(f"{metrics['images']:,} test paintings; always guessing the most frequent training style "
                 f"would be right for {metrics['majority_accuracy']:.1%}")  # fmt: skip
     for name in (
         "accuracy",
@@ -122,11 +123,11 @@ def print_metrics(metrics: dict[str, object]) -> None:
         "weighted_f1",
         "top3_accuracy",
     ):
-        wikiart.say(f"  {name.replace('_', ' '):<18}{metrics[name]:>7.1%}")
-    wikiart.say(f"{'style':<{width}}  precision  recall      F1  paintings")
+        console.say(f"  {name.replace('_', ' '):<18}{metrics[name]:>7.1%}")
+    console.say(f"{'style':<{width}}  precision  recall      F1  paintings")
     for style, row in metrics["per_class"].items():
         figures = f"{row['precision']:>9.1%}  {row['recall']:>6.1%}  {row['f1']:>6.1%}" if row["support"] else " " * 25
-        wikiart.say(f"{style:<{width}}  {figures}  {row['support']:>9,}")
+        console.say(f"{style:<{width}}  {figures}  {row['support']:>9,}")
 
 
 def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> Figure:

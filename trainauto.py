@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import processes
+from support import console, processes
 
 SMALLEST_CROP = 0.8  # share of a painting's area that augmentation keeps at least
 STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
 
 
-@wikiart.script
+@console.script
 def main(argv: list[str] | None = None) -> None:
     """Read settings, make dataset and network, train, write the files."""
     options = wikiart.read_settings("autoencoder", __doc__, argv, wikiart.FRESH)
@@ -27,13 +27,13 @@ def main(argv: list[str] | None = None) -> None:
     dataset = wikiart.open_dataset(options, "trainingdir")
     members, held_out = wikiart.split(dataset.labels, options.validation, options.seed)
     paintings = wikiart.Paintings(dataset, device)
-    wikiart.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
+    console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
 
     model = wikiart.Autoencoder(options.image_size, options.latent_dim)
     if processes.rank() == 0:  # training begins with the first process's network in all of them
         model.start_from(wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed))
     model = model.to(device, memory_format=torch.channels_last)
-    wikiart.say(
+    console.say(
         f"autoencoder: {sum(p.numel() for p in model.parameters()):,} parameters, "
         f"{options.image_size} x {options.image_size} pixels in {options.latent_dim} numbers"
     )

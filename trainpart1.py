@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import processes
+from support import console, processes
 
 LABEL_SMOOTHING = 0.1
 TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learning rate
 
 
-@wikiart.script
+@console.script
 def main(argv: list[str] | None = None) -> None:
     """Read settings, make dataset and network, train, write the files."""
     options = wikiart.read_settings("classifier", __doc__, argv, wikiart.FRESH)
@@ -28,11 +28,11 @@ def main(argv: list[str] | None = None) -> None:
     if options.imbalance == "smote":
         plan = wikiart.plan_smote(dataset.images, dataset.labels, members, options.smote_target, options.seed)
     paintings = wikiart.Paintings(dataset, device, plan)
-    wikiart.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
+    console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     if plan is not None:
         labels = torch.cat([dataset.labels[members], plan.label])
         counts = zip(dataset.classes, torch.bincount(labels, minlength=len(dataset.classes)).tolist(), strict=True)
-        wikiart.say(f"SMOTE adds {len(plan.label):,}: " + ", ".join(f"{style} {count}" for style, count in counts))
+        console.say(f"SMOTE adds {len(plan.label):,}: " + ", ".join(f"{style} {count}" for style, count in counts))
 
     model = wikiart.build_classifier(options, len(dataset.classes)).to(device, memory_format=torch.channels_last)
     if options.pretrained is False or options.architecture in wikiart.OWN_NETWORKS:
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         mean, std = wikiart.IMAGENET_MEAN, wikiart.IMAGENET_STD
     size = f"{options.image_size} x {options.image_size} pixels"
-    wikiart.say(f"{options.architecture}: {sum(p.numel() for p in model.parameters()):,} parameters, {size}")
+    console.say(f"{options.architecture}: {sum(p.numel() for p in model.parameters()):,} parameters, {size}")
 
     def order_of(epoch: int) -> Tensor:
         return wikiart.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)

@@ -7,7 +7,6 @@ Settings -> files -> dataset (uint8) -> index order (shuffle, balance) -> batche
 import argparse
 import contextlib
 import ctypes
-import difflib
 import errno
 import fcntl
 import functools
@@ -15,14 +14,12 @@ import hashlib
 import io
 import itertools
 import json
-import logging
 import math
 import multiprocessing
 import os
 import pickle
 import signal
 import stat
-import sys
 import time
 import warnings
 from collections import deque
@@ -42,7 +39,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, WeightedRandomSampler
 from tqdm import tqdm
 
-from support import processes
+from support import console, processes
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
@@ -50,75 +47,6 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------------------------------------------------------------
 # Talking to the person at the keyboard
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class UserError(Exception):
-    """Something that the person at the keyboard can mend: shown as one line, exit status 2."""
-
-
-def printable(text: object) -> str:
-    """`text` on one line, whatever it holds: what cannot be printed is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def quoted(text: object) -> str:
-    """`text` in double quotes and on one line."""
-    return f'"{printable(text)}"'
-
-
-def say(text: str) -> None:
-    """Print a line, from the first process only."""
-    if processes.rank() == 0:
-        try:
-            print(printable(text), flush=True)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UserError(f"standard output cannot be written: {error.strerror}") from None
-
-
-def warn(text: str) -> None:
-    """Print a warning on standard error, from the first process only."""
-    if processes.rank() == 0:
-        print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
-
-
-def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
-    """Give a script's `main` its ending: a `UserError` is one line and status 2, Ctrl-C one line and status 130."""
-
-    @functools.wraps(main)
-    def wrapped(argv: list[str] | None = None) -> None:
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # we name what cannot be read, and why
-        logging.getLogger("PIL").setLevel(logging.CRITICAL)
-        try:
-            main(argv)
-            if torch.distributed.is_initialized():  # after an error, to take leave of peers that are stuck would hang
-                torch.distributed.destroy_process_group()
-        except UserError as error:
-            print(printable(error), file=sys.stderr, flush=True)
-            sys.exit(2)
-        except KeyboardInterrupt as stop:
-            if processes.rank() == 0:
-                print(*stop.args or ["Stopped."], file=sys.stderr, flush=True)
-            sys.exit(130)
-        except BrokenPipeError:  # the reader of our output has left, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        except torch.OutOfMemoryError as error:
-            reason = str(error).split(". ")[0]
-            print(f"{reason}; a smaller batch_size or image_size needs less", file=sys.stderr, flush=True)
-            sys.exit(2)
-        except RuntimeError as error:
-            if processes.world_size() == 1 or not (
-                "gloo" in str(error) or isinstance(error, torch.distributed.DistError)
-            ):
-                raise
-            reason = printable((str(error).splitlines() or [type(error).__name__])[0])
-            line = f"process {processes.rank()}: another process has ended or cannot be reached; see its own error"
-            print(f"{line} ({reason})", file=sys.stderr, flush=True)
-            sys.exit(1)
-
-    return wrapped
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,7 +78,7 @@ def _file(default: str, help: str) -> Setting:
 
 
 def _word(default: str, words: list[str], help: str) -> Setting:
-    return Setting(default, "one of " + ", ".join(map(quoted, words)), lambda value: value in words, help)
+    return Setting(default, "one of " + ", ".join(map(console.quoted, words)), lambda value: value in words, help)
 
 
 def _integer(default: object, low: int, high: int, help: str, word: str | None = None) -> Setting:
@@ -209,9 +137,9 @@ SECTIONS = {
 class Settings(SimpleNamespace):
     """The shared settings and those of one section as attributes, each checked; `flags` are those given as flags."""
 
-    def error(self, name: str, problem: str) -> UserError:
+    def error(self, name: str, problem: str) -> console.UserError:
         """An error that names where the setting `name` comes from: the file and key, or the flag."""
-        return UserError(f"{self.origins[name]}: {problem}")
+        return console.UserError(f"{self.origins[name]}: {problem}")
 
     def output(self, name: str) -> Path:
         """The path of an output file: in `outputdir` unless `name` is absolute."""
@@ -224,7 +152,7 @@ class Settings(SimpleNamespace):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        raise UserError(f"{self.prog}: {message}")
+        raise console.UserError(f"{self.prog}: {message}")
 
 
 def _parse_json(text: str) -> object:
@@ -232,31 +160,20 @@ def _parse_json(text: str) -> object:
         result = dict(pairs)
         if len(result) < len(pairs):
             names = [name for name, _ in pairs]
-            raise ValueError(f"key {quoted(next(n for n in names if names.count(n) > 1))} stands there twice")
+            raise ValueError(f"key {console.quoted(next(n for n in names if names.count(n) > 1))} stands there twice")
         return result
 
     return json.loads(text, object_pairs_hook=no_duplicates)
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {quoted(close[0])}?" if close else f"; known: {', '.join(known)}"
-
-
-def _found(value: object) -> str:
-    try:
-        text = json.dumps(value)
-    except (TypeError, ValueError, RecursionError):  # what a damaged file holds
-        text = type(value).__name__
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _check_section(where: str, section: dict[str, object], known: dict[str, Setting]) -> None:
     for name, value in section.items():
         if name not in known:
-            raise UserError(f"{where}: unknown key {quoted(name)}{_did_you_mean(name, list(known))}")
+            raise console.UserError(
+                f"{where}: unknown key {console.quoted(name)}{console.did_you_mean(name, list(known))}"
+            )
         if not known[name].accepts(value):
-            raise UserError(f"{where}: {name}: found {_found(value)}, meant {known[name].meant}")
+            raise console.UserError(f"{where}: {name}: found {console.shown(value)}, meant {known[name].meant}")
 
 
 def read_config(path: str | os.PathLike) -> dict[str, object]:
@@ -264,29 +181,33 @@ def read_config(path: str | os.PathLike) -> dict[str, object]:
 
     Raises UserError, naming the file, the key, what was found and what is meant.
     """
-    where = quoted(path)[1:-1]
+    where = console.quoted(path)[1:-1]
     try:
         config = _parse_json(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UserError(f"{where}: cannot be read: {error.strerror}") from None
+        raise console.UserError(f"{where}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # ValueError holds JSON's and Unicode's own errors
-        raise UserError(f"{where}: is not JSON: {error}") from None
+        raise console.UserError(f"{where}: is not JSON: {error}") from None
     if not isinstance(config, dict):
-        raise UserError(f"{where}: found {_found(config)}, meant an object of settings")
+        raise console.UserError(f"{where}: found {console.shown(config)}, meant an object of settings")
     flat = [name for name in config if name not in SHARED_SETTINGS and any(name in s for s in SECTIONS.values())]
     if flat:
-        homes = {name: " or ".join(quoted(s) for s in SECTIONS if name in SECTIONS[s]) for name in flat}
-        raise UserError(f"{where}: " + ", ".join(f"{quoted(name)} belongs in {homes[name]} now" for name in flat))
+        homes = {name: " or ".join(console.quoted(s) for s in SECTIONS if name in SECTIONS[s]) for name in flat}
+        raise console.UserError(
+            f"{where}: " + ", ".join(f"{console.quoted(name)} belongs in {homes[name]} now" for name in flat)
+        )
     sections = {name: config[name] for name in config if name in SECTIONS}
     for name, section in sections.items():
         if not isinstance(section, dict):
-            raise UserError(f"{where}: {name}: found {_found(section)}, meant an object of settings")
+            raise console.UserError(f"{where}: {name}: found {console.shown(section)}, meant an object of settings")
         _check_section(f"{where}: {name}", section, SECTIONS[name])
     shared = {name: config[name] for name in config if name not in SECTIONS}
     unknown = [name for name in shared if name not in SHARED_SETTINGS]
     if unknown:
         known = list(SHARED_SETTINGS) + list(SECTIONS)
-        raise UserError(f"{where}: unknown key {quoted(unknown[0])}{_did_you_mean(unknown[0], known)}")
+        raise console.UserError(
+            f"{where}: unknown key {console.quoted(unknown[0])}{console.did_you_mean(unknown[0], known)}"
+        )
     _check_section(where, shared, SHARED_SETTINGS)
     return config
 
@@ -310,8 +231,8 @@ def read_settings(
     arguments, extra = parser.parse_known_args(argv)
     if extra:
         flags = ["--config", *(f"--{name}" for name in known), *(switches or {})]
-        hint = _did_you_mean(extra[0], flags) if extra[0].startswith("-") else "; see --help"
-        raise UserError(f"{parser.prog}: unknown argument {quoted(extra[0])}{hint}")
+        hint = console.did_you_mean(extra[0], flags) if extra[0].startswith("-") else "; see --help"
+        raise console.UserError(f"{parser.prog}: unknown argument {console.quoted(extra[0])}{hint}")
 
     path = arguments.config or Path(__file__).with_name("config.json")
     file_name = arguments.config or "config.json"
@@ -321,7 +242,9 @@ def read_settings(
         shared = name in SHARED_SETTINGS
         values[name] = (config if shared else config.get(section, {})).get(name, setting.default)
         origins[name] = (
-            f"{quoted(file_name)[1:-1]}: {name}" if shared else f"{quoted(file_name)[1:-1]}: {section}: {name}"
+            f"{console.quoted(file_name)[1:-1]}: {name}"
+            if shared
+            else f"{console.quoted(file_name)[1:-1]}: {section}: {name}"
         )
         text = getattr(arguments, name)
         if text is not None:
@@ -337,7 +260,7 @@ def _parse_flag(name: str, text: str, setting: Setting) -> object:
         if setting.accepts(value):
             return value
     if not setting.accepts(text):
-        raise UserError(f"--{name}: found {quoted(text)}, meant {setting.meant}")
+        raise console.UserError(f"--{name}: found {console.quoted(text)}, meant {setting.meant}")
     return text
 
 
@@ -353,7 +276,7 @@ def start(options: Settings, training: bool = True) -> torch.device:
     `training` is for several.
     """
     if processes.world_size() > 1 and not training:
-        raise UserError("this script works in one process; start it without torchrun")
+        raise console.UserError("this script works in one process; start it without torchrun")
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -366,7 +289,7 @@ def start(options: Settings, training: bool = True) -> torch.device:
         device = probe.device  # "cpu:0" is "cpu", "mps" is "mps:0"
     except Exception as error:  # each backend has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise options.error("device", f"{quoted(name)} cannot be used here: {reason}") from None
+        raise options.error("device", f"{console.quoted(name)} cannot be used here: {reason}") from None
     if options.batch_size % processes.world_size():
         problem = f"{options.batch_size} paintings cannot be shared evenly by {processes.world_size()} processes"
         raise options.error("batch_size", problem)
@@ -388,7 +311,7 @@ def start(options: Settings, training: bool = True) -> torch.device:
         else f"{processes.world_size()} processes share the work"
     )
     precision = "bfloat16 where safe" if uses_bfloat16(device) else "float32"
-    say(f"{sharing}, on {device.type} ({hardware} each, {precision})")
+    console.say(f"{sharing}, on {device.type} ({hardware} each, {precision})")
     return device
 
 
@@ -436,7 +359,9 @@ def write_whole(path: str | os.PathLike, write: Callable[[io.BufferedWriter], ob
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise UserError(f"{quoted(path)[1:-1]}: cannot be written: {error.strerror or error}") from None
+            raise console.UserError(
+                f"{console.quoted(path)[1:-1]}: cannot be written: {error.strerror or error}"
+            ) from None
         raise
 
 
@@ -455,7 +380,7 @@ def write_tensors(path: str | os.PathLike, value: object) -> None:
 
 def caption(style: str) -> str:
     """A style's name as figures show it: what any font can draw, and not too long for an axis."""
-    text = printable(style.replace("_", " "))
+    text = console.printable(style.replace("_", " "))
     return text if len(text) <= 40 else text[:39] + "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -476,7 +401,7 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tif
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # nothing that would start another program
 
 
-class DataError(UserError):
+class DataError(console.UserError):
     """A folder of paintings, or an image, that cannot be used."""
 
 
@@ -500,23 +425,25 @@ def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
             names = sorted((e.name, os.path.isdir(e.path)) for e in entries if not e.name.startswith("."))
     except OSError as error:
         hint = " (python data/sample/prepare.py paints the sample)" if "data/sample" in imgdir else ""
-        raise DataError(f"folder {quoted(imgdir)} cannot be read: {error.strerror}{hint}") from None
+        raise DataError(f"folder {console.quoted(imgdir)} cannot be read: {error.strerror}{hint}") from None
     styles = {}
     for style in [name for name, is_folder in names if is_folder]:
         styles[style] = list(_walk(imgdir, style))
         if not styles[style]:
-            warn(f"{quoted(os.path.join(imgdir, style))} holds no images and is passed over")
+            console.warn(f"{console.quoted(os.path.join(imgdir, style))} holds no images and is passed over")
             del styles[style]
     if not styles:
         if any(name.lower().endswith(IMAGE_ENDINGS) for name, _ in names):
-            raise DataError(f"folder {quoted(imgdir)} holds images but no style folders; meant: a folder a style")
-        raise DataError(f"folder {quoted(imgdir)} holds no style folder with images")
+            raise DataError(
+                f"folder {console.quoted(imgdir)} holds images but no style folders; meant: a folder a style"
+            )
+        raise DataError(f"folder {console.quoted(imgdir)} holds no style folder with images")
     return styles
 
 
 def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
     def unreadable(error: OSError) -> None:
-        warn(f"{quoted(error.filename)} is left out: {error.strerror}")
+        console.warn(f"{console.quoted(error.filename)} is left out: {error.strerror}")
 
     seen = set()
     for folder, folders, files in os.walk(os.path.join(imgdir, style), onerror=unreadable, followlinks=True):
@@ -533,7 +460,9 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
         inside = os.path.relpath(folder, imgdir)
         for name in folders:
             if name.lower().endswith(IMAGE_ENDINGS):
-                warn(f"{quoted(os.path.join(folder, name))} is a folder, not an image; images in it are read")
+                console.warn(
+                    f"{console.quoted(os.path.join(folder, name))} is a folder, not an image; images in it are read"
+                )
         for name in sorted(files):
             if name.startswith(".") or not name.lower().endswith(IMAGE_ENDINGS):
                 continue
@@ -543,7 +472,7 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
                 if not stat.S_ISREG(status.st_mode):
                     raise OSError(0, "not a file")
             except OSError as error:
-                warn(f"{quoted(path)} is left out: {error.strerror}")
+                console.warn(f"{console.quoted(path)} is left out: {error.strerror}")
             else:
                 yield ImageFile(os.path.join(inside, name), status.st_size, status.st_mtime_ns)
 
@@ -602,15 +531,20 @@ class WikiArtDataset(Dataset):
         self.classes = list(classes) if classes is not None else list(styles)
         for style in styles:
             if style not in self.classes:
-                raise DataError(f"folder {quoted(imgdir)} has the style {quoted(style)}, which the model does not know")
+                raise DataError(
+                    f"folder {console.quoted(imgdir)} has the style {console.quoted(style)}, "
+                    "which the model does not know"
+                )
         files = [file for style in styles for file in styles[style]]
         labels = [self.classes.index(style) for style in styles for _ in styles[style]]
         data_path, left_out, fingerprints = _decoded(imgdir, image_size, files, cachedir)
         for path, reason in left_out.items():
-            warn(f"{quoted(os.path.join(imgdir, path))} is left out: {reason}")
+            console.warn(f"{console.quoted(os.path.join(imgdir, path))} is left out: {reason}")
         kept = [i for i, file in enumerate(files) if file.path not in left_out]
         if 2 * len(kept) < len(files) or not kept:
-            raise DataError(f"folder {quoted(imgdir)}: {len(left_out)} of {len(files)} images cannot be decoded")
+            raise DataError(
+                f"folder {console.quoted(imgdir)}: {len(left_out)} of {len(files)} images cannot be decoded"
+            )
         pixels = np.memmap(data_path, np.uint8, mode="c", shape=(len(kept), 3, image_size, image_size))
         self.images = torch.from_numpy(pixels)
         self.labels = torch.tensor([labels[i] for i in kept], dtype=torch.int64)
@@ -672,7 +606,7 @@ def _decoded(
         Path(cachedir).mkdir(parents=True, exist_ok=True)
         lock = open(Path(cachedir) / f"{folder}.lock", "wb")  # noqa: SIM115 - the `with` below closes it
     except OSError as error:
-        raise UserError(f"{quoted(cachedir)}: cannot be written: {error.strerror}") from None
+        raise console.UserError(f"{console.quoted(cachedir)}: cannot be written: {error.strerror}") from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = read_index()  # another process may have decoded meanwhile
@@ -715,7 +649,7 @@ def _decoded(
             lambda file: file.write(json.dumps({"left_out": left_out, "fingerprints": fingerprints}).encode()),
         )
         rate = len(files) / (time.perf_counter() - begun)
-        say(f"decoded {len(files):,} images of {quoted(imgdir)} into the cache ({rate:,.0f} a second)")
+        console.say(f"decoded {len(files):,} images of {console.quoted(imgdir)} into the cache ({rate:,.0f} a second)")
         for old in Path(cachedir).glob(f"*{folder}-*"):
             if not old.name.startswith(stem):
                 old.unlink(missing_ok=True)
@@ -737,7 +671,7 @@ def _parallel(function: Callable, items: Sequence) -> Iterator:
         try:
             yield from pool.map(_work, items, chunksize=PARALLEL_CHUNK)
         except BrokenProcessPool:
-            raise UserError("a process that decodes images was killed; is there enough memory?") from None
+            raise console.UserError("a process that decodes images was killed; is there enough memory?") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -774,10 +708,10 @@ def warn_of_twins(dataset: WikiArtDataset) -> None:
     for i, (key, label) in enumerate(zip(dataset.fingerprints.tolist(), dataset.labels.tolist(), strict=True)):
         j = first.setdefault(key, i)
         if label != int(dataset.labels[j]):
-            twins.append(f"{quoted(dataset.paths[j])} and {quoted(dataset.paths[i])}")
+            twins.append(f"{console.quoted(dataset.paths[j])} and {console.quoted(dataset.paths[i])}")
     if twins:
         more = f" and {len(twins) - 5} more" if len(twins) > 5 else ""
-        warn(f"{len(twins)} images stand under two styles: {'; '.join(twins[:5])}{more}")
+        console.warn(f"{len(twins)} images stand under two styles: {'; '.join(twins[:5])}{more}")
 
 
 def report_known(
@@ -792,7 +726,9 @@ def report_known(
         return None
     paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
     more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    warn(f"{len(paths)} test paintings are identical to training ones: {'; '.join(map(quoted, paths[:5]))}{more}")
+    console.warn(
+        f"{len(paths)} test paintings are identical to training ones: {'; '.join(map(console.quoted, paths[:5]))}{more}"
+    )
     return {"images": len(paths), "paths": paths, "metrics_without": None if known.all() else measure(~known)}
 
 
@@ -1152,8 +1088,8 @@ def make_classifier(architecture: str, classes: int, image_size: int) -> nn.Modu
 
     names = models.list_models(module=models)
     if architecture not in names:
-        hint = _did_you_mean(architecture, [*OWN_NETWORKS, *names]) if architecture else ""
-        raise UserError(f"no network is called {quoted(architecture)}{hint if 'mean' in hint else ''}")
+        hint = console.did_you_mean(architecture, [*OWN_NETWORKS, *names]) if architecture else ""
+        raise console.UserError(f"no network is called {console.quoted(architecture)}{hint if 'mean' in hint else ''}")
     size = {"image_size": image_size} if architecture.startswith("vit_") else {}
     try:
         with warnings.catch_warnings():  # two models warn of how they start, which does not matter here
@@ -1166,9 +1102,11 @@ def make_classifier(architecture: str, classes: int, image_size: int) -> nn.Modu
                 module.reset_running_stats()
     except Exception as error:  # each model has its own way to say that a size does not suit it
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{architecture} does not take images of {image_size} pixels a side: {reason}") from None
+        raise console.UserError(
+            f"{architecture} does not take images of {image_size} pixels a side: {reason}"
+        ) from None
     if not isinstance(logits, Tensor) or logits.shape != (2, classes):
-        raise UserError(f"{architecture} does not give plain logits, which training needs")
+        raise console.UserError(f"{architecture} does not give plain logits, which training needs")
     return network
 
 
@@ -1184,27 +1122,27 @@ def load_pretrained(network: nn.Module, architecture: str, source: bool | str) -
     """
     if source is True:
         if architecture in OWN_NETWORKS:
-            raise UserError(f"there are no weights to download for {architecture}; meant: false or a path")
+            raise console.UserError(f"there are no weights to download for {architecture}; meant: false or a path")
         from torchvision import models
 
         try:
             state = models.get_model_weights(architecture).DEFAULT.get_state_dict(progress=processes.rank() == 0)
         except Exception as error:  # no network, no space, a proxy's page instead of the file
-            raise UserError(f"torchvision's weights for {architecture} cannot be had: {error}") from None
+            raise console.UserError(f"torchvision's weights for {architecture} cannot be had: {error}") from None
     else:
         state = _load(source)
         state = state.get("model", state) if isinstance(state, dict) else state  # one of our checkpoints will do
         if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-            raise UserError(f"{quoted(source)} holds no state_dict")
+            raise console.UserError(f"{console.quoted(source)} holds no state_dict")
     head = head_of(network) + "."
     wanted = network.state_dict()
     state = {name: value for name, value in state.items() if not name.startswith(head)}
     for name in sorted((set(wanted) | set(state)) - {n for n in wanted if n.startswith(head)}):
         shapes = [tuple(s[name].shape) if isinstance(s.get(name), Tensor) else "nothing" for s in (state, wanted)]
         if shapes[0] != shapes[1]:
-            raise UserError(f"the weights do not fit {architecture}: {name} is {shapes[0]}, meant {shapes[1]}")
+            raise console.UserError(f"the weights do not fit {architecture}: {name} is {shapes[0]}, meant {shapes[1]}")
         if not _is_plain(state[name]):
-            raise UserError(f"the weights are damaged: {name} holds numbers that are not finite, or none")
+            raise console.UserError(f"the weights are damaged: {name} holds numbers that are not finite, or none")
     network.load_state_dict(state, strict=False)
 
 
@@ -1212,12 +1150,12 @@ def build_classifier(options: Settings, classes: int) -> nn.Module:
     """The classifier that the settings describe; errors name the setting that is to blame."""
     try:
         network = make_classifier(options.architecture, classes, options.image_size)
-    except UserError as error:
+    except console.UserError as error:
         raise options.error("architecture", str(error)) from None
     if options.pretrained is not False:
         try:
             load_pretrained(network, options.architecture, options.pretrained)
-        except UserError as error:
+        except console.UserError as error:
             raise options.error("pretrained", str(error)) from None
     return network
 
@@ -1281,7 +1219,7 @@ class Autoencoder(nn.Module):
     def __init__(self, image_size: int, latent_dim: int, width: int = 32) -> None:
         super().__init__()
         if image_size % 16:
-            raise UserError(f"the autoencoder halves images four times: {image_size} is not a multiple of 16")
+            raise console.UserError(f"the autoencoder halves images four times: {image_size} is not a multiple of 16")
         small, top, values = image_size // 16, 8 * width, 3 * image_size**2
         layers = []
         for channels_in, channels_out in itertools.pairwise([3, width, 2 * width, 4 * width, top]):
@@ -1380,13 +1318,17 @@ def _load(path: str | os.PathLike) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{quoted(path)[1:-1]}: no such file") from None
+        raise console.UserError(f"{console.quoted(path)[1:-1]}: no such file") from None
     except OSError as error:
-        raise UserError(f"{quoted(path)[1:-1]}: cannot be read: {error.strerror or error}") from None
+        raise console.UserError(f"{console.quoted(path)[1:-1]}: cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError:
-        raise UserError(f"{quoted(path)[1:-1]}: is no file of weights, or holds code, which is never run") from None
+        raise console.UserError(
+            f"{console.quoted(path)[1:-1]}: is no file of weights, or holds code, which is never run"
+        ) from None
     except Exception as error:  # a damaged archive can raise anything
-        raise UserError(f"{quoted(path)[1:-1]}: is no file of weights: {' '.join(str(error).split())[:200]}") from None
+        raise console.UserError(
+            f"{console.quoted(path)[1:-1]}: is no file of weights: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def load_checkpoint(path: str | os.PathLike, part: int) -> dict[str, object]:
@@ -1394,17 +1336,17 @@ def load_checkpoint(path: str | os.PathLike, part: int) -> dict[str, object]:
 
     Raises UserError for a file that is none, is damaged, holds code, or belongs to the other part.
     """
-    where, checkpoint = quoted(path)[1:-1], _load(path)
+    where, checkpoint = console.quoted(path)[1:-1], _load(path)
     if not isinstance(checkpoint, dict) or type(checkpoint.get("part")) is not int:
-        raise UserError(f"{where}: is no checkpoint of this project")
+        raise console.UserError(f"{where}: is no checkpoint of this project")
     if checkpoint["part"] != part:
         other = _PART_NAMES.get(checkpoint["part"], "something else")
-        raise UserError(f"{where}: holds {other}; meant {_PART_NAMES[part]}")
+        raise console.UserError(f"{where}: holds {other}; meant {_PART_NAMES[part]}")
     for key, kind in (_CHECKPOINT_KEYS | _PART_KEYS[part]).items():
         if not isinstance(checkpoint.get(key), kind):
-            raise UserError(f"{where}: is damaged: {key} is missing or of the wrong kind")
+            raise console.UserError(f"{where}: is damaged: {key} is missing or of the wrong kind")
     if not _is_sound(checkpoint):
-        raise UserError(f"{where}: is damaged: its values are not what a training writes")
+        raise console.UserError(f"{where}: is damaged: its values are not what a training writes")
     return checkpoint
 
 
@@ -1473,9 +1415,9 @@ def load_model(checkpoint: dict[str, object], path: str | os.PathLike, device: t
         model.load_state_dict(state, assign=True)
         if checkpoint["part"] == 2 and not (model.scales > 0).all():
             raise RuntimeError("a scale that is not positive")
-    except (RuntimeError, UserError) as error:
+    except (RuntimeError, console.UserError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{quoted(path)[1:-1]}: is damaged: its weights do not fit: {reason}") from None
+        raise console.UserError(f"{console.quoted(path)[1:-1]}: is damaged: its weights do not fit: {reason}") from None
     return model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
@@ -1483,7 +1425,7 @@ def check_flags(options: Settings, checkpoint: dict[str, object]) -> None:
     """Raise UserError for a flag that describes another network than the checkpoint does."""
     for name in ("architecture", "image_size", "latent_dim"):
         if name in options.flags and getattr(options, name) != checkpoint[name]:
-            given, trained = _found(getattr(options, name)), _found(checkpoint[name])
+            given, trained = console.shown(getattr(options, name)), console.shown(checkpoint[name])
             raise options.error(name, f"found {given}, but {options.modelfile} was trained with {trained}")
 
 
@@ -1654,9 +1596,9 @@ def _train_epoch(
     return processes.total(losses).item() / steps / processes.world_size()
 
 
-def _not_finite(where: str, optimizer: torch.optim.Optimizer) -> UserError:
+def _not_finite(where: str, optimizer: torch.optim.Optimizer) -> console.UserError:
     rate, peak = (max(group[name] for group in optimizer.param_groups) for name in ("lr", "peak"))
-    return UserError(
+    return console.UserError(
         f"the loss or the weights are not finite {where}, at learning rate {rate:.3g} (peak {peak:.3g}); "
         "what was saved before stands; try a lower learning_rate and --fresh"
     )
@@ -1678,7 +1620,7 @@ def _say_epoch(row: dict[str, float], epochs: int, speed: float, left: float, sa
         if name != "epoch"
     )
     clock = f"{int(left) // 60}:{int(left) % 60:02d}"
-    say(f"epoch {row['epoch']}/{epochs}  {figures}  {speed:,.0f} paintings/s  {clock} left{saved}")
+    console.say(f"epoch {row['epoch']}/{epochs}  {figures}  {speed:,.0f} paintings/s  {clock} left{saved}")
 
 
 # What a run may change and still be the same run.
@@ -1712,41 +1654,43 @@ def _resume(
         state = received[0]
     if state is None:
         return []
-    where = quoted(resume_file)[1:-1]
+    where = console.quoted(resume_file)[1:-1]
     try:
         model.load_state_dict(state["model"])
         groups = optimizer.state_dict()["param_groups"]  # all in them follows from the settings
         optimizer.load_state_dict({"state": state["moments"], "param_groups": groups})
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: is damaged: {reason}; --fresh starts anew") from None
+        raise console.UserError(f"{where}: is damaged: {reason}; --fresh starts anew") from None
     history = state["history"]
-    say(f"going on after epoch {len(history)} of {run['epochs']}, as {where} has it (--fresh starts anew)")
+    console.say(f"going on after epoch {len(history)} of {run['epochs']}, as {where} has it (--fresh starts anew)")
     return history
 
 
 def _load_resume(
     resume_file: Path, modelfile: Path, run: dict[str, object], parameters: list[Tensor]
 ) -> dict[str, object]:
-    where = quoted(resume_file)[1:-1]
+    where = console.quoted(resume_file)[1:-1]
     try:
         state = _load(resume_file)
-    except UserError as error:
-        raise UserError(f"{error}; --fresh starts anew") from None
+    except console.UserError as error:
+        raise console.UserError(f"{error}; --fresh starts anew") from None
     kinds = {"run": dict, "model": dict, "moments": dict, "history": list}
     if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
-        raise UserError(f"{where}: is no resume file; --fresh starts anew")
+        raise console.UserError(f"{where}: is no resume file; --fresh starts anew")
     differences = [
-        f"{name} was {_found(state['run'].get(name))} and is {_found(value)}"
+        f"{name} was {console.shown(state['run'].get(name))} and is {console.shown(value)}"
         for name, value in run.items()
         if type(state["run"].get(name)) is not type(value) or state["run"][name] != value
     ]
     if differences:
-        raise UserError(f"{where}: belongs to another run: {'; '.join(differences)}; --fresh starts anew")
+        raise console.UserError(f"{where}: belongs to another run: {'; '.join(differences)}; --fresh starts anew")
     if not os.path.exists(modelfile):
-        raise UserError(f"{quoted(modelfile)[1:-1]}: the interrupted run's best epoch is gone; --fresh starts anew")
+        raise console.UserError(
+            f"{console.quoted(modelfile)[1:-1]}: the interrupted run's best epoch is gone; --fresh starts anew"
+        )
     if not _is_sound_resume(state, parameters) or len(state["history"]) > run["epochs"]:
-        raise UserError(f"{where}: is damaged: its values are not what a training writes; --fresh starts anew")
+        raise console.UserError(f"{where}: is damaged: its values are not what a training writes; --fresh starts anew")
     return state
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 import wikiart
+from support import console
 
 LIMIT = 10.0  # seconds that one input may take
 SIZE = 16
@@ -56,7 +57,7 @@ class Report:
         try:
             yield
             self.counts[f"{kind} accepted"] += 1
-        except wikiart.UserError as error:
+        except console.UserError as error:
             self.counts[f"{kind} refused"] += 1
             if not str(error).strip() or not str(error).isprintable():
                 self.fail(f"{kind}: not one line: {str(error)!r}", content)

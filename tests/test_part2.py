@@ -20,6 +20,7 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
+from support import console
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
@@ -80,7 +81,7 @@ def test_any_multiple_of_16_goes_through_the_latent_and_back(size):
 
 def test_a_checkpoint_whose_scales_are_zero_is_refused(trained):
     model = trained.checkpoint["model"] | {"scales": torch.zeros_like(trained.checkpoint["model"]["scales"])}
-    with pytest.raises(wikiart.UserError, match=r"x: is damaged: .*scale"):
+    with pytest.raises(console.UserError, match=r"x: is damaged: .*scale"):
         wikiart.load_model(trained.checkpoint | {"model": model}, "x", torch.device("cpu"))
 
 

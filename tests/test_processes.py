@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import wikiart
-from support import processes
+from support import console, processes
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def fail_in_training(rank: int, how: str) -> None:
         if next(calls) == 5 and processes.rank() == rank:
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise wikiart.UserError("a planted problem") if how == "error" else ValueError("a planted bug")
+            raise console.UserError("a planted problem") if how == "error" else ValueError("a planted bug")
         return real(*arguments)
 
     wikiart.train_step = planted

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import wikiart
+from support import console
 
 EPOCHS = 3
 THREE_CONV = ("--architecture", "three_conv")  # has dropout, which draws random numbers
@@ -178,7 +179,7 @@ def test_another_run_is_refused(paintings, tmp_path, monkeypatch):
     for name, value in changes.items():
         done = jobs.call("trainpart1", *flags(paintings, tmp_path, *CASES["weighted"][1:], f"--{name}", value))
         assert done.status == 2 and jobs.one_line(done.err), done
-        assert f"{name} was " in done.err and f" and is {wikiart._found(value)}" in done.err and "--fresh" in done.err
+        assert f"{name} was " in done.err and f" and is {console.shown(value)}" in done.err and "--fresh" in done.err
         assert str(resume_file) in done.err
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 

@@ -28,6 +28,7 @@ from PIL import Image
 
 import trainpart1
 import wikiart
+from support import console
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(pickle protocol|sparse tensor|quantiz|nested tensors|TypedStorage)")
 FAULTS = ["full at once", "full midway", "full at the end", "read-only", "rename", "folder gone"]
@@ -128,7 +129,7 @@ def test_a_failed_write_leaves_what_was_there(kind, fault, tmp_path, monkeypatch
             patch.setattr(os, "replace", partial(fail, 5))
         else:  # taken away while the file is written; nobody makes it anew behind the writer's back
             patch.setattr(os, "fsync", lambda _: shutil.rmtree(tmp_path / "folder"))
-        with pytest.raises(wikiart.UserError) as caught:
+        with pytest.raises(console.UserError) as caught:
             WRITERS[kind](path)
     assert str(caught.value).startswith(f"{path}: cannot be written: ") and str(caught.value).isprintable()
     assert contents(tmp_path) == ({} if fault == "folder gone" else before)

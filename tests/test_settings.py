@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import testtrainpart1
 import trainpart1
 import wikiart
+from support import console
 
 SHARED = {
     "trainingdir": "data/sample/train",
@@ -296,7 +297,7 @@ def test_any_json_is_read_or_refused_in_one_line(tmp_path_factory, value):
     path.write_text(json.dumps(value))
     try:
         wikiart.read_config(path)
-    except wikiart.UserError as error:
+    except console.UserError as error:
         assert len(str(error).splitlines()) == 1
 
 
@@ -305,7 +306,7 @@ def test_any_json_is_read_or_refused_in_one_line(tmp_path_factory, value):
 def test_any_flag_is_accepted_or_refused_in_one_line(name, text):
     try:
         value = getattr(read("classifier", f"--{name}={text}"), name)
-    except wikiart.UserError as error:
+    except console.UserError as error:
         assert len(str(error).splitlines()) == 1
     else:
         assert (wikiart.SHARED_SETTINGS | wikiart.SECTIONS["classifier"])[name].accepts(value)

@@ -9,6 +9,7 @@ from imblearn.over_sampling import SMOTE
 
 import trainpart1
 import wikiart
+from support import console
 
 # Training paintings of the course split, and what its students' version printed after SMOTE at 400.
 COURSE = {
@@ -163,7 +164,7 @@ def started(monkeypatch, run, tmp_path):
 
         def train(settings, part, facts, model, paintings, order_of, *_):
             seen.update(paintings=paintings, order=order_of(1), facts=facts)
-            raise wikiart.UserError("this is enough")
+            raise console.UserError("this is enough")
 
         monkeypatch.setattr(wikiart, "open_dataset", lambda *_: dataset)
         monkeypatch.setattr(wikiart, "train", train)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import wikiart
+from support import console
 
 # Side in pixels at which images are compared: the image_size of config.json here, so that training sees no twins.
 COMPARED_SIZE = 128
@@ -48,8 +49,8 @@ def grouped(items: Iterable[str], key: Callable[[str], object]) -> dict[object, 
 
 def count(what: str, paths: list[str]) -> None:
     """Say how many there are of something and name the first five."""
-    names = ", ".join(map(wikiart.quoted, paths[:5])) + (", ..." if len(paths) > 5 else "")
-    wikiart.say(f"{what}: {len(paths):,}" + (f" ({names})" if paths else ""))
+    names = ", ".join(map(console.quoted, paths[:5])) + (", ..." if len(paths) > 5 else "")
+    console.say(f"{what}: {len(paths):,}" + (f" ({names})" if paths else ""))
 
 
 def read_list(path: str) -> list[str]:
@@ -57,7 +58,7 @@ def read_list(path: str) -> list[str]:
 
     Raises UserError where the file cannot be read or a row is something else.
     """
-    where, images = wikiart.quoted(path)[1:-1], []
+    where, images = console.quoted(path)[1:-1], []
     try:
         # Bytes that are no UTF-8 pass through, as they do in the names of files.
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -65,11 +66,11 @@ def read_list(path: str) -> list[str]:
             for row in filter(None, rows):
                 image, index = ",".join(row[:-1]), row[-1].strip()
                 if not image or not index.isdecimal():
-                    found = wikiart.quoted(",".join(row)[:80])
-                    raise wikiart.UserError(f"{where}: line {rows.line_num}: found {found}, meant path,class index")
+                    found = console.quoted(",".join(row)[:80])
+                    raise console.UserError(f"{where}: line {rows.line_num}: found {found}, meant path,class index")
                 images.append(image)
     except (OSError, csv.Error) as error:
-        raise wikiart.UserError(f"{where}: cannot be read: {getattr(error, 'strerror', error)}") from None
+        raise console.UserError(f"{where}: cannot be read: {getattr(error, 'strerror', error)}") from None
     return list(dict.fromkeys(images))
 
 
@@ -102,11 +103,11 @@ def sides_by_lists(files: list[str], train_list: str, test_list: str) -> dict[st
     rows = {"train": read_list(train_list), "test": read_list(test_list)}
     matched = match_rows(rows["train"] + rows["test"], files)
     for side, path in (("train", train_list), ("test", test_list)):
-        missing, where = [row for row in rows[side] if row not in matched], wikiart.quoted(path)[1:-1]
-        wikiart.say(f"{where}: {len(rows[side]):,} images")
+        missing, where = [row for row in rows[side] if row not in matched], console.quoted(path)[1:-1]
+        console.say(f"{where}: {len(rows[side]):,} images")
         count(f"{where}: missing files", missing)
         if len(missing) == len(rows[side]):
-            raise wikiart.UserError(f"{where}: none of its {len(missing):,} images is in SOURCE")
+            raise console.UserError(f"{where}: none of its {len(missing):,} images is in SOURCE")
     sides = {matched[row]: side for side in ("train", "test") for row in rows[side] if row in matched}
     count("matched by their letters without accents", sorted(file for row, file in matched.items() if row != file))
     count("in both lists, taken for test", sorted(set(rows["train"]) & set(rows["test"])))
@@ -137,9 +138,9 @@ def read_fingerprints(source: Path, files: list[str]) -> dict[str, int]:
     results = dict(zip(files, bar, strict=True))
     unreadable = [file for file in files if isinstance(results[file], str)]
     for file in unreadable:
-        wikiart.warn(f"{wikiart.quoted(source / file)} is left out: {results.pop(file)}")
+        console.warn(f"{console.quoted(source / file)} is left out: {results.pop(file)}")
     if len(unreadable) > len(results):
-        raise wikiart.UserError(f"{len(unreadable):,} of {len(files):,} images cannot be decoded")
+        raise console.UserError(f"{len(unreadable):,} of {len(files):,} images cannot be decoded")
     count("left out, cannot be decoded", unreadable)
     return results
 
@@ -167,14 +168,14 @@ def whole_folder(out: Path) -> Iterator[Path]:
     temporary = out.with_name(f".{out.name}.part")
     try:
         if out.exists() and any(out.iterdir()):
-            raise wikiart.UserError(f"folder {wikiart.quoted(out)} is not empty; meant: a new folder")
+            raise console.UserError(f"folder {console.quoted(out)} is not empty; meant: a new folder")
         shutil.rmtree(temporary, ignore_errors=True)  # what a killed run has left
         temporary.mkdir()
         yield temporary
         temporary.rename(out)
     except OSError as error:
         reason = error.strerror or error
-        raise wikiart.UserError(f"folder {wikiart.quoted(out)} cannot be written: {reason}") from None
+        raise console.UserError(f"folder {console.quoted(out)} cannot be written: {reason}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -187,7 +188,7 @@ def write_links(source: Path, folder: Path, sides: dict[str, str]) -> None:
         link.symlink_to(os.path.relpath(source / file, link.parent))
 
 
-@wikiart.script
+@console.script
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = wikiart._Parser(prog="prepare.py", description=__doc__.splitlines()[0], allow_abbrev=False)
@@ -202,17 +203,17 @@ def main(argv: list[str] | None = None) -> None:
     share = wikiart._parse_flag("test_share", arguments.test_share, TEST_SHARE)
     seed = wikiart._parse_flag("seed", arguments.seed, SEED)
     if (arguments.train_list is None) != (arguments.test_list is None):
-        raise wikiart.UserError("prepare.py: --train_list and --test_list belong together, found one of them")
+        raise console.UserError("prepare.py: --train_list and --test_list belong together, found one of them")
     source, out = (Path(os.path.realpath(path)) for path in (arguments.source, arguments.out))
     if out.is_relative_to(source):
-        raise wikiart.UserError(f"folder {wikiart.quoted(out)} lies in SOURCE, where it would pass for a style")
+        raise console.UserError(f"folder {console.quoted(out)} lies in SOURCE, where it would pass for a style")
 
     with whole_folder(out) as folder:
         styles = wikiart.find_images(str(source))
         if {"train", "test"} <= styles.keys():
-            raise wikiart.UserError(f"folder {wikiart.quoted(source)} has train and test already; use it as it is")
+            raise console.UserError(f"folder {console.quoted(source)} has train and test already; use it as it is")
         files = [image.path for images in styles.values() for image in images]
-        wikiart.say(f"{wikiart.quoted(source)}: {len(files):,} images, {len(styles)} styles")
+        console.say(f"{console.quoted(source)}: {len(files):,} images, {len(styles)} styles")
         sides = {}
         if arguments.train_list is not None:
             sides = sides_by_lists(files, arguments.train_list, arguments.test_list)
@@ -225,12 +226,12 @@ def main(argv: list[str] | None = None) -> None:
         elif files:
             sides = sides_by_draw(files, share, seed)
         if set(sides.values()) != {"train", "test"}:
-            raise wikiart.UserError(f"{len(sides):,} images are left, too few for both train and test")
+            raise console.UserError(f"{len(sides):,} images are left, too few for both train and test")
         write_links(source, folder, sides)
     for side in ("train", "test"):
         linked = [file for file in sides if sides[file] == side]
         number = len(set(map(style_of, linked)))
-        wikiart.say(f"{wikiart.quoted(out / side)}: {len(linked):,} links, {number} styles")
+        console.say(f"{console.quoted(out / side)}: {len(linked):,} links, {number} styles")
     count("styles without an image", sorted(styles.keys() - set(map(style_of, sides))))
 
 
