@@ -23,7 +23,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 import wikiart
-from support import console
+from support import console, files
 
 WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
 GALLERY_ROWS = 100  # clusters shown at most: a picture of thousands of rows helps nobody, and matplotlib refuses it
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         if rest := known["metrics_without"]:
             console.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
 
-    wikiart.write_json(options.output("metrics_auto.json"), metrics)
+    files.write_json(options.output("metrics_auto.json"), metrics)
     write_clusters(options, dataset, found["latents"], plane)
     figure = draw_reconstructions(model, dataset, errors, metrics, device, options.seed)
     wikiart.write_figure(options.output("reconstruction.png"), figure)
@@ -239,7 +239,7 @@ def write_clusters(
     for path, label, number, place in zip(dataset.paths, dataset.labels.tolist(), found, plane, strict=True):
         rows.writerow([path, dataset.classes[label], number, *map(float, place)])
     content = text.getvalue().encode(errors="surrogateescape")
-    wikiart.write_whole(options.output("clusters.csv"), lambda file: file.write(content))
+    files.write_whole(options.output("clusters.csv"), lambda file: file.write(content))
 
 
 def draw_reconstructions(

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from tqdm import tqdm
 
 import wikiart
-from support import console
+from support import console, files
 
 SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the three likeliest styles of these images"}}
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     title += f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
     predicted = probabilities.argmax(1)
     matrix = confusion_matrix(labels, predicted, labels=range(len(classes)))
-    wikiart.write_json(options.output("metrics_part1.json"), metrics)
+    files.write_json(options.output("metrics_part1.json"), metrics)
     wikiart.write_figure(options.output("confusion_matrix.png"), draw_confusion(matrix, classes, title))
     wikiart.write_figure(options.output("mistakes.png"), draw_mistakes(dataset, matrix, probabilities))
     console.say(f"wrote metrics_part1.json, confusion_matrix.png and mistakes.png into {options.outputdir}")

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, WeightedRandomSampler
 from tqdm import tqdm
 
-from support import console, processes
+from support import console, files, processes
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
@@ -336,48 +336,6 @@ def uses_bfloat16(device: torch.device) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def write_whole(path: str | os.PathLike, write: Callable[[io.BufferedWriter], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
-
-    Raises UserError when it cannot be written; what stood at `path` before is then untouched.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself survives a power cut
-        finally:
-            os.close(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise console.UserError(
-                f"{console.quoted(path)[1:-1]}: cannot be written: {error.strerror or error}"
-            ) from None
-        raise
-
-
-def write_json(path: str | os.PathLike, value: object) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
-    text = json.dumps(value, indent=4, allow_nan=False) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
-
-
-def write_tensors(path: str | os.PathLike, value: object) -> None:
-    """Write tensors and plain data as torch.save does, whole or not at all."""
-    archive = io.BytesIO()  # torch's own writer would hide a full disk behind an error without a reason
-    torch.save(value, archive)
-    write_whole(path, lambda file: file.write(archive.getbuffer()))
-
-
 def caption(style: str) -> str:
     """A style's name as figures show it: what any font can draw, and not too long for an axis."""
     text = console.printable(style.replace("_", " "))
@@ -390,7 +348,7 @@ def write_figure(path: str | os.PathLike, figure: object) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a style's name: drawn as an empty box
         figure.savefig(picture, format="png")
-    write_whole(path, lambda file: file.write(picture.getbuffer()))
+    files.write_whole(path, lambda file: file.write(picture.getbuffer()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -446,7 +404,7 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
         console.warn(f"{console.quoted(error.filename)} is left out: {error.strerror}")
 
     seen = set()
-    for folder, folders, files in os.walk(os.path.join(imgdir, style), onerror=unreadable, followlinks=True):
+    for folder, folders, names in os.walk(os.path.join(imgdir, style), onerror=unreadable, followlinks=True):
         try:
             status = os.stat(folder)
         except OSError as error:
@@ -463,7 +421,7 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
                 console.warn(
                     f"{console.quoted(os.path.join(folder, name))} is a folder, not an image; images in it are read"
                 )
-        for name in sorted(files):
+        for name in sorted(names):
             if name.startswith(".") or not name.lower().endswith(IMAGE_ENDINGS):
                 continue
             path = os.path.join(folder, name)
@@ -561,14 +519,14 @@ class WikiArtDataset(Dataset):
 
 
 def _decoded(
-    imgdir: str, image_size: int, files: list[ImageFile], cachedir: str
+    imgdir: str, image_size: int, listed: list[ImageFile], cachedir: str
 ) -> tuple[Path, dict[str, str], list[int]]:
     """The path of the decoded images (uint8, one after the other), what was left out and why, and the fingerprints.
 
     The cache's name holds a digest of the files' names, sizes and times: when they change, it is made anew and the old
     one removed. A lock lets one process decode while others wait, and is free again when its holder dies.
     """
-    listing = json.dumps([4, image_size, files]).encode()  # 4: the version of decoding
+    listing = json.dumps([4, image_size, listed]).encode()  # 4: the version of decoding
     folder = f"{hashlib.sha256(os.fsencode(os.path.realpath(imgdir))).hexdigest()[:12]}-{image_size}"
     stem = f"{folder}-{hashlib.sha256(listing).hexdigest()[:20]}"
     index_path, data_path = Path(cachedir) / f"{stem}.json", Path(cachedir) / f"{stem}.uint8"
@@ -576,7 +534,7 @@ def _decoded(
     def decode(number: int, output: int | None = None) -> int | str:
         """The image's fingerprint, its pixels written to their place in the file `output`; or why it has none."""
         try:
-            pixels = decode_image(os.path.join(imgdir, files[number].path), image_size)
+            pixels = decode_image(os.path.join(imgdir, listed[number].path), image_size)
         except DataError as error:
             return str(error)
         left, place = memoryview(pixels).cast("B"), number * pixels.nbytes
@@ -590,9 +548,9 @@ def _decoded(
             index = json.loads(index_path.read_text())
             left_out, fingerprints = dict(index["left_out"]), list(index["fingerprints"])
             whole = data_path.stat().st_size == len(fingerprints) * 3 * image_size**2
-            complete = whole and len(left_out) + len(fingerprints) == len(files)
+            complete = whole and len(left_out) + len(fingerprints) == len(listed)
             if complete and all(
-                isinstance(decode(i), str) for i, f in enumerate(files) if f.path in left_out
+                isinstance(decode(i), str) for i, f in enumerate(listed) if f.path in left_out
             ):  # a chmod changes no file's time
                 return data_path, left_out, fingerprints
         except (OSError, ValueError, KeyError, TypeError):
@@ -618,21 +576,21 @@ def _decoded(
             size = 3 * image_size**2
             if hasattr(os, "posix_fallocate"):  # a disk that is too small says so before the work is done
                 try:
-                    os.posix_fallocate(output.fileno(), 0, len(files) * size)
+                    os.posix_fallocate(output.fileno(), 0, len(listed) * size)
                 except OSError as error:
                     if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot say it
                         raise
             function = functools.partial(decode, output=output.fileno())  # processes write for themselves
-            with contextlib.closing(_parallel(function, range(len(files)))) as results:  # else they would go on
-                bar = tqdm(results, f"decoding {imgdir}", len(files), unit="painting", disable=None, leave=False)
+            with contextlib.closing(_parallel(function, range(len(listed)))) as results:  # else they would go on
+                bar = tqdm(results, f"decoding {imgdir}", len(listed), unit="painting", disable=None, leave=False)
                 for number, result in enumerate(bar):
                     if isinstance(result, str):
-                        left_out[files[number].path] = result
+                        left_out[listed[number].path] = result
                     else:
                         fingerprints.append(result)
             if left_out:  # close the gaps: what is read lies at or after what is written
                 with open(output.name, "rb") as source:
-                    for number, file in enumerate(files):
+                    for number, file in enumerate(listed):
                         if file.path not in left_out:
                             source.seek(number * size)
                             output.write(source.read(size))
@@ -643,13 +601,13 @@ def _decoded(
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             # Python from 3.12 on warns of forks beside threads; ours touch nothing that those may hold.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            write_whole(data_path, write_pixels)
-        write_whole(
+            files.write_whole(data_path, write_pixels)
+        files.write_whole(
             index_path,
             lambda file: file.write(json.dumps({"left_out": left_out, "fingerprints": fingerprints}).encode()),
         )
-        rate = len(files) / (time.perf_counter() - begun)
-        console.say(f"decoded {len(files):,} images of {console.quoted(imgdir)} into the cache ({rate:,.0f} a second)")
+        rate = len(listed) / (time.perf_counter() - begun)
+        console.say(f"decoded {len(listed):,} images of {console.quoted(imgdir)} into the cache ({rate:,.0f} a second)")
         for old in Path(cachedir).glob(f"*{folder}-*"):
             if not old.name.startswith(stem):
                 old.unlink(missing_ok=True)
@@ -1539,8 +1497,8 @@ def train(
                 state = {"run": run, "model": weights, "moments": optimizer.state_dict()["state"], "history": history}
                 if best:
                     checkpoint = {"part": part, "model": weights, **facts, "epoch": epoch, "history": history}
-                    write_tensors(modelfile, checkpoint)
-                write_tensors(resume_file, state)
+                    files.write_tensors(modelfile, checkpoint)
+                files.write_tensors(resume_file, state)
             saved = epoch
             left = (time.perf_counter() - begun) / (epoch - first_epoch + 1) * (options.epochs - epoch)
             _say_epoch(row, options.epochs, speed, left, f"  -> {modelfile.name}" if best else "")

@@ -28,7 +28,7 @@ from PIL import Image
 
 import trainpart1
 import wikiart
-from support import console
+from support import console, files
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(pickle protocol|sparse tensor|quantiz|nested tensors|TypedStorage)")
 FAULTS = ["full at once", "full midway", "full at the end", "read-only", "rename", "folder gone"]
@@ -68,7 +68,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def write_pixels(path: Path) -> None:
-    wikiart.write_whole(path, lambda file: [file.write(bytes(1000)) for _ in range(100)])
+    files.write_whole(path, lambda file: [file.write(bytes(1000)) for _ in range(100)])
 
 
 def write_figure(path: Path) -> None:
@@ -78,8 +78,8 @@ def write_figure(path: Path) -> None:
 
 
 WRITERS = {
-    "checkpoint": lambda path: wikiart.write_tensors(path, {"weights": torch.zeros(30_000)}),
-    "metrics": lambda path: wikiart.write_json(path, {"numbers": list(range(9000))}),
+    "checkpoint": lambda path: files.write_tensors(path, {"weights": torch.zeros(30_000)}),
+    "metrics": lambda path: files.write_json(path, {"numbers": list(range(9000))}),
     "figure": write_figure,
     "cache": write_pixels,
 }
@@ -143,7 +143,7 @@ def limit_files(size: int) -> None:
 
 def limit_metrics() -> None:
     """As above, but only while the metrics are written: they are smaller than what is printed."""
-    real = wikiart.write_json
+    real = files.write_json
 
     def write_json(*arguments) -> None:
         limit_files(100)
@@ -152,7 +152,7 @@ def limit_metrics() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)
 
-    wikiart.write_json = write_json
+    files.write_json = write_json
 
 
 def limit_pixels() -> None:
