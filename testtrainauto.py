@@ -23,7 +23,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 import wikiart
-from support import console, files
+from support import console, files, settings
 
 WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
 GALLERY_ROWS = 100  # clusters shown at most: a picture of thousands of rows helps nobody, and matplotlib refuses it
@@ -39,7 +39,7 @@ YARDSTICKS = {
 @console.script
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, reconstruct and cluster the test folder, write the files."""
-    options = wikiart.read_settings("autoencoder", __doc__, argv)
+    options = settings.read("autoencoder", __doc__, argv)
     modelfile = options.output(options.modelfile)
     checkpoint = wikiart.load_checkpoint(modelfile, 2)
     wikiart.check_flags(options, checkpoint)
@@ -137,7 +137,7 @@ def project(points: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
 
 
 def pixel_yardstick(
-    options: wikiart.Settings, dataset: wikiart.WikiArtDataset, checkpoint: dict[str, object]
+    options: settings.Settings, dataset: wikiart.WikiArtDataset, checkpoint: dict[str, object]
 ) -> tuple[np.ndarray, float]:
     """The best linear autoencoder: its latents of the test paintings [N, K] and its mean squared error on them.
 
@@ -230,7 +230,7 @@ def print_metrics(metrics: dict[str, object], note: str) -> None:
 
 
 def write_clusters(
-    options: wikiart.Settings, dataset: wikiart.WikiArtDataset, found: np.ndarray, plane: np.ndarray
+    options: settings.Settings, dataset: wikiart.WikiArtDataset, found: np.ndarray, plane: np.ndarray
 ) -> None:
     """Write clusters.csv: a row a painting."""
     text = io.StringIO(newline="")

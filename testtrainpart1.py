@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from tqdm import tqdm
 
 import wikiart
-from support import console, files
+from support import console, files, settings
 
 SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the three likeliest styles of these images"}}
 
@@ -18,7 +18,7 @@ SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the th
 @console.script
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, then measure it on the test folder, or name the images of --predict."""
-    options = wikiart.read_settings("classifier", __doc__, argv, SWITCHES)
+    options = settings.read("classifier", __doc__, argv, SWITCHES)
     modelfile = options.output(options.modelfile)
     checkpoint = wikiart.load_checkpoint(modelfile, 1)
     wikiart.check_flags(options, checkpoint)
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def name_styles(
-    options: wikiart.Settings, checkpoint: dict[str, object], model: torch.nn.Module, device: torch.device
+    options: settings.Settings, checkpoint: dict[str, object], model: torch.nn.Module, device: torch.device
 ) -> None:
     """Print the three likeliest styles of each image of --predict, with probabilities.
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import console, processes
+from support import console, processes, settings
 
 SMALLEST_CROP = 0.8  # share of a painting's area that augmentation keeps at least
 STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
@@ -18,7 +18,7 @@ STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant 
 @console.script
 def main(argv: list[str] | None = None) -> None:
     """Read settings, make dataset and network, train, write the files."""
-    options = wikiart.read_settings("autoencoder", __doc__, argv, wikiart.FRESH)
+    options = settings.read("autoencoder", __doc__, argv, settings.FRESH)
     if options.image_size % 16:
         problem = f"found {options.image_size}, meant a multiple of 16, since the autoencoder halves images four times"
         raise options.error("image_size", problem)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import console, processes
+from support import console, processes, settings
 
 LABEL_SMOOTHING = 0.1
 TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learning rate
@@ -18,7 +18,7 @@ TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learni
 @console.script
 def main(argv: list[str] | None = None) -> None:
     """Read settings, make dataset and network, train, write the files."""
-    options = wikiart.read_settings("classifier", __doc__, argv, wikiart.FRESH)
+    options = settings.read("classifier", __doc__, argv, settings.FRESH)
     device = wikiart.start(options)
 
     dataset = wikiart.open_dataset(options, "trainingdir")

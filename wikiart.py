@@ -4,7 +4,6 @@ Settings -> files -> dataset (uint8) -> index order (shuffle, balance) -> batche
 -> model -> training -> checkpoint. Nothing here imports a script, and importing it does nothing.
 """
 
-import argparse
 import contextlib
 import ctypes
 import errno
@@ -27,7 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -39,7 +37,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, WeightedRandomSampler
 from tqdm import tqdm
 
-from support import console, files, processes
+from support import console, files, processes, settings
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
@@ -54,222 +52,12 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Setting(NamedTuple):
-    """A setting's default, what a value has to be (in words and as a test) and what it does."""
-
-    default: object
-    meant: str
-    accepts: Callable[[object], bool]
-    help: str
-
-
-def _text(default: str, help: str) -> Setting:
-    def accepts(value: object) -> bool:
-        try:
-            return isinstance(value, str) and value != "" and b"\0" not in os.fsencode(value)
-        except UnicodeEncodeError:
-            return False
-
-    return Setting(default, "a text", accepts, help)
-
-
-def _file(default: str, help: str) -> Setting:
-    return Setting(default, "a file's name", lambda v: _text("", "").accepts(v) and Path(v).name != "", help)
-
-
-def _word(default: str, words: list[str], help: str) -> Setting:
-    return Setting(default, "one of " + ", ".join(map(console.quoted, words)), lambda value: value in words, help)
-
-
-def _integer(default: object, low: int, high: int, help: str, word: str | None = None) -> Setting:
-    meant = f"a whole number from {low} to {high}" + (f' or "{word}"' if word else "")
-    return Setting(default, meant, lambda v: (type(v) is int and low <= v <= high) or (word and v == word), help)
-
-
-def _number(default: float, low: float, high: float, help: str) -> Setting:
-    return Setting(
-        default, f"a number from {low} to {high}", lambda v: type(v) in (int, float) and low <= v <= high, help
-    )
-
-
-def _bool_or_path(default: bool, help: str) -> Setting:
-    return Setting(default, "true, false or a path", lambda v: isinstance(v, bool) or _text("", "").accepts(v), help)
-
-
-SHARED_SETTINGS = {
-    "trainingdir": _text("data/sample/train", "folder of training paintings, one folder a style"),
-    "testingdir": _text("data/sample/test", "folder of test paintings, one folder a style"),
-    "outputdir": _text(".", "folder for every file written"),
-    "cachedir": _text(".cache", "folder for decoded images"),
-    "device": _text("auto", '"auto" (CUDA, else the CPU) or what torch.device takes'),
-    "seed": _integer(2326, 0, 2**32 - 1, "start of all random numbers"),
-    "image_size": _integer(64, 16, 1024, "side in pixels to which paintings are stretched"),
-}
-_TRAINING = {
-    "validation": _number(0.1, 0.0, 0.9, "share of the training paintings held out for choosing; 0 trains on all"),
-    "epochs": _integer(20, 1, 100_000, "passes over the training paintings"),
-    "batch_size": _integer(64, 1, 65_536, "paintings a step, over all processes together"),
-}
-SECTIONS = {
-    "classifier": {
-        "modelfile": _file("wikiart.pth", "checkpoint, in outputdir unless absolute"),
-        "architecture": _text("residual", '"residual", "three_conv" or a classification model of torchvision'),
-        "pretrained": _bool_or_path(False, "start from torchvision's weights (true) or from a state_dict (its path)"),
-        "imbalance": _word(
-            "weighted_sampler", ["none", "weighted_sampler", "smote"], "treatment of rare styles in training"
-        ),
-        "smote_target": _integer(
-            400, 1, 10_000_000, 'paintings a style at least under smote; "auto": as many as the largest style', "auto"
-        ),
-        **_TRAINING,
-        "learning_rate": _number(0.002, 1e-8, 10.0, "peak learning rate of AdamW"),
-    },
-    "autoencoder": {
-        "modelfile": _file("autoencoder.pth", "checkpoint, in outputdir unless absolute"),
-        "latent_dim": _integer(128, 1, 4096, "numbers in the latent vector of a painting"),
-        "clusters": _integer("auto", 1, 1000, 'how many clusters; "auto": as many as there are styles', "auto"),
-        **_TRAINING,
-        "learning_rate": _number(0.001, 1e-8, 10.0, "peak learning rate of AdamW"),
-    },
-}
-
-
-class Settings(SimpleNamespace):
-    """The shared settings and those of one section as attributes, each checked; `flags` are those given as flags."""
-
-    def error(self, name: str, problem: str) -> console.UserError:
-        """An error that names where the setting `name` comes from: the file and key, or the flag."""
-        return console.UserError(f"{self.origins[name]}: {problem}")
-
-    def output(self, name: str) -> Path:
-        """The path of an output file: in `outputdir` unless `name` is absolute."""
-        return Path(self.outputdir) / name
-
-    def values(self) -> dict[str, object]:
-        """Every setting's value by name, as plain data."""
-        return {name: getattr(self, name) for name in self.origins}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise console.UserError(f"{self.prog}: {message}")
-
-
-def _parse_json(text: str) -> object:
-    def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"key {console.quoted(next(n for n in names if names.count(n) > 1))} stands there twice")
-        return result
-
-    return json.loads(text, object_pairs_hook=no_duplicates)
-
-
-def _check_section(where: str, section: dict[str, object], known: dict[str, Setting]) -> None:
-    for name, value in section.items():
-        if name not in known:
-            raise console.UserError(
-                f"{where}: unknown key {console.quoted(name)}{console.did_you_mean(name, list(known))}"
-            )
-        if not known[name].accepts(value):
-            raise console.UserError(f"{where}: {name}: found {console.shown(value)}, meant {known[name].meant}")
-
-
-def read_config(path: str | os.PathLike) -> dict[str, object]:
-    """Read and check a settings file; returns what it holds, defaults not filled in.
-
-    Raises UserError, naming the file, the key, what was found and what is meant.
-    """
-    where = console.quoted(path)[1:-1]
-    try:
-        config = _parse_json(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise console.UserError(f"{where}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # ValueError holds JSON's and Unicode's own errors
-        raise console.UserError(f"{where}: is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise console.UserError(f"{where}: found {console.shown(config)}, meant an object of settings")
-    flat = [name for name in config if name not in SHARED_SETTINGS and any(name in s for s in SECTIONS.values())]
-    if flat:
-        homes = {name: " or ".join(console.quoted(s) for s in SECTIONS if name in SECTIONS[s]) for name in flat}
-        raise console.UserError(
-            f"{where}: " + ", ".join(f"{console.quoted(name)} belongs in {homes[name]} now" for name in flat)
-        )
-    sections = {name: config[name] for name in config if name in SECTIONS}
-    for name, section in sections.items():
-        if not isinstance(section, dict):
-            raise console.UserError(f"{where}: {name}: found {console.shown(section)}, meant an object of settings")
-        _check_section(f"{where}: {name}", section, SECTIONS[name])
-    shared = {name: config[name] for name in config if name not in SECTIONS}
-    unknown = [name for name in shared if name not in SHARED_SETTINGS]
-    if unknown:
-        known = list(SHARED_SETTINGS) + list(SECTIONS)
-        raise console.UserError(
-            f"{where}: unknown key {console.quoted(unknown[0])}{console.did_you_mean(unknown[0], known)}"
-        )
-    _check_section(where, shared, SHARED_SETTINGS)
-    return config
-
-
-def read_settings(
-    section: str, description: str, argv: list[str] | None, switches: dict[str, dict[str, object]] | None = None
-) -> Settings:
-    """Settings from the defaults, the settings file and the flags; flags win over the file, the file over defaults.
-
-    `section` is "classifier" or "autoencoder"; `switches` are flags that are no settings, as argparse takes them.
-    Raises UserError for anything that is not as it is meant.
-    """
-    known = SHARED_SETTINGS | SECTIONS[section]
-    parser = _Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-c", "--config", metavar="FILE", help="settings file (default: config.json beside the script)")
-    for name, setting in known.items():
-        text = f"{setting.help} (default: {json.dumps(setting.default)})".replace("%", "%%")
-        parser.add_argument(f"--{name}", metavar="VALUE", help=text)
-    for name, options in (switches or {}).items():
-        parser.add_argument(name, **options)
-    arguments, extra = parser.parse_known_args(argv)
-    if extra:
-        flags = ["--config", *(f"--{name}" for name in known), *(switches or {})]
-        hint = console.did_you_mean(extra[0], flags) if extra[0].startswith("-") else "; see --help"
-        raise console.UserError(f"{parser.prog}: unknown argument {console.quoted(extra[0])}{hint}")
-
-    path = arguments.config or Path(__file__).with_name("config.json")
-    file_name = arguments.config or "config.json"
-    config = read_config(path)
-    values, origins, flags = {}, {}, set()
-    for name, setting in known.items():
-        shared = name in SHARED_SETTINGS
-        values[name] = (config if shared else config.get(section, {})).get(name, setting.default)
-        origins[name] = (
-            f"{console.quoted(file_name)[1:-1]}: {name}"
-            if shared
-            else f"{console.quoted(file_name)[1:-1]}: {section}: {name}"
-        )
-        text = getattr(arguments, name)
-        if text is not None:
-            values[name], origins[name] = _parse_flag(name, text, setting), f"--{name}"
-            flags.add(name)
-    switch_values = {name.lstrip("-"): getattr(arguments, name.lstrip("-")) for name in switches or {}}
-    return Settings(section=section, origins=origins, flags=flags, **values, **switch_values)
-
-
-def _parse_flag(name: str, text: str, setting: Setting) -> object:
-    with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(text)
-        if setting.accepts(value):
-            return value
-    if not setting.accepts(text):
-        raise console.UserError(f"--{name}: found {console.quoted(text)}, meant {setting.meant}")
-    return text
-
-
 def random_seed(*parts: int) -> int:
     """A 64-bit seed that depends on every part: the same parts give the same seed, on any machine."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
-def start(options: Settings, training: bool = True) -> torch.device:
+def start(options: settings.Settings, training: bool = True) -> torch.device:
     """Join the processes that share the work, choose the device and seed everything; prints who works on what.
 
     Raises UserError for a device that cannot be used, a batch that cannot be shared, and several processes where only
@@ -651,7 +439,7 @@ def _work(item: object) -> object:
 
 
 def open_dataset(
-    options: Settings, folder: str, image_size: int | None = None, classes: list[str] | None = None
+    options: settings.Settings, folder: str, image_size: int | None = None, classes: list[str] | None = None
 ) -> WikiArtDataset:
     """The dataset of the setting `folder` ("trainingdir" or "testingdir"); errors name where the setting comes from."""
     try:
@@ -1104,7 +892,7 @@ def load_pretrained(network: nn.Module, architecture: str, source: bool | str) -
     network.load_state_dict(state, strict=False)
 
 
-def build_classifier(options: Settings, classes: int) -> nn.Module:
+def build_classifier(options: settings.Settings, classes: int) -> nn.Module:
     """The classifier that the settings describe; errors name the setting that is to blame."""
     try:
         network = make_classifier(options.architecture, classes, options.image_size)
@@ -1315,11 +1103,13 @@ def _is_sound(checkpoint: dict[str, object]) -> bool:
         and classes == sorted(set(classes)) != []
         and list(counts) == classes
         and all(type(count) is int and count >= 0 for count in counts.values())
-        and SHARED_SETTINGS["image_size"].accepts(checkpoint["image_size"])
+        and settings.SHARED_SETTINGS["image_size"].accepts(checkpoint["image_size"])
         and all(len(checkpoint[name]) == 3 for name in ("mean", "std"))
         and all(type(value) is float and 0 <= value <= 1 for value in checkpoint["mean"])
         and all(type(value) is float and 1e-6 < value < math.inf for value in checkpoint["std"])
-        and (checkpoint["part"] == 1 or SECTIONS["autoencoder"]["latent_dim"].accepts(checkpoint["latent_dim"]))
+        and (
+            checkpoint["part"] == 1 or settings.SECTIONS["autoencoder"]["latent_dim"].accepts(checkpoint["latent_dim"])
+        )
         and all(isinstance(name, str) for name in checkpoint["model"])
         and all(_is_plain(value) for value in [*checkpoint["model"].values(), checkpoint["fingerprints"]])
         and (checkpoint["fingerprints"].dtype, checkpoint["fingerprints"].ndim) == (torch.int64, 1)
@@ -1339,7 +1129,9 @@ def _is_plain(value: object) -> bool:
         return False
 
 
-def describe(options: Settings, dataset: WikiArtDataset, mean: list[float], std: list[float]) -> dict[str, object]:
+def describe(
+    options: settings.Settings, dataset: WikiArtDataset, mean: list[float], std: list[float]
+) -> dict[str, object]:
     """What a checkpoint holds beside its weights and its history, for both parts."""
     return {
         "classes": dataset.classes,
@@ -1379,7 +1171,7 @@ def load_model(checkpoint: dict[str, object], path: str | os.PathLike, device: t
     return model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
-def check_flags(options: Settings, checkpoint: dict[str, object]) -> None:
+def check_flags(options: settings.Settings, checkpoint: dict[str, object]) -> None:
     """Raise UserError for a flag that describes another network than the checkpoint does."""
     for name in ("architecture", "image_size", "latent_dim"):
         if name in options.flags and getattr(options, name) != checkpoint[name]:
@@ -1394,7 +1186,6 @@ def check_flags(options: Settings, checkpoint: dict[str, object]) -> None:
 WARM_UP = 0.15  # share of all steps in which the learning rate rises to its peak
 WEIGHT_DECAY = 0.05
 LOOK_SECONDS = 1.0  # between looks at the loss, each of which waits for a GPU
-FRESH = {"--fresh": {"action": "store_true", "help": "start anew, whatever an interrupted run has left"}}
 
 
 def learning_rate_factor(progress: float) -> float:
@@ -1437,7 +1228,7 @@ def train_step(
 
 
 def train(
-    options: Settings,
+    options: settings.Settings,
     part: int,
     facts: dict[str, object],
     model: nn.Module,
@@ -1517,7 +1308,7 @@ def full_batches(order: Tensor, batch_size: int) -> Tensor:
 
 
 def _train_epoch(
-    options: Settings,
+    options: settings.Settings,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     paintings: Paintings,
@@ -1585,9 +1376,9 @@ def _say_epoch(row: dict[str, float], epochs: int, speed: float, left: float, sa
 _FREE_TO_CHANGE = {"trainingdir", "testingdir", "outputdir", "cachedir", "device", "modelfile", "clusters"}
 
 
-def _run_identity(options: Settings, facts: dict[str, object]) -> dict[str, object]:
+def _run_identity(options: settings.Settings, facts: dict[str, object]) -> dict[str, object]:
     """What has to be the same for a run to go on: all settings that shape the result, and the paintings."""
-    known = SHARED_SETTINGS | SECTIONS[options.section]
+    known = settings.SHARED_SETTINGS | settings.SECTIONS[options.section]
     identity = {name: getattr(options, name) for name in known if name not in _FREE_TO_CHANGE}
     content = facts["fingerprints"].numpy().tobytes() + json.dumps(facts["counts"]).encode()
     return identity | {"paintings": hashlib.sha256(content).hexdigest()[:16]}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import wikiart
+from support import settings
 
 NUMBERS = [15, 41, 91, 163, 246, 413, 679]
 TREATMENTS = {
@@ -88,7 +89,7 @@ def orders_of(
 
 def train_and_test(
     arguments: argparse.Namespace,
-    options: wikiart.Settings,
+    options: settings.Settings,
     device: torch.device,
     training: wikiart.WikiArtDataset,
     test: wikiart.WikiArtDataset,

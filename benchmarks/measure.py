@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import wikiart  # noqa: E402
+from support import settings  # noqa: E402
 
 LABEL_SMOOTHING = 0.1  # as trainpart1.py has it
 MEAN, STD = [0.5] * 3, [0.25] * 3
@@ -44,10 +45,10 @@ def parser(description: str, **options: object) -> argparse.ArgumentParser:
     return made
 
 
-def begin(section: str = "classifier", **values: object) -> tuple[wikiart.Settings, torch.device]:
+def begin(section: str = "classifier", **values: object) -> tuple[settings.Settings, torch.device]:
     """The project's settings as shipped but for `values`, and the device, set up as the training scripts do it."""
     flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    options = wikiart.read_settings(section, "", ["-c", str(ROOT / "config.json"), *flags])
+    options = settings.read(section, "", ["-c", str(ROOT / "config.json"), *flags])
     return options, wikiart.start(options)
 
 
@@ -155,7 +156,7 @@ class Trainee(NamedTuple):
         for _ in range(count):
             wikiart.train_step(self.model, self.optimizer, self.loss_of, images, labels)
 
-    def epoch(self, options: wikiart.Settings, paintings: wikiart.Paintings, order: Tensor, number: int = 2) -> None:
+    def epoch(self, options: settings.Settings, paintings: wikiart.Paintings, order: Tensor, number: int = 2) -> None:
         """The project's own loop over `order` as epoch `number`, with schedule and looks at the loss."""
         order = wikiart.full_batches(order, options.batch_size)
         wikiart._train_epoch(options, self.model, self.optimizer, paintings, order, self.loss_of, number)

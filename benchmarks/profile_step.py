@@ -12,6 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import wikiart
+from support import settings
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def compare_compiled(
     arguments: object,
-    options: wikiart.Settings,
+    options: settings.Settings,
     device: torch.device,
     plain: measure.Trainee,
     images: torch.Tensor,

@@ -17,6 +17,7 @@ import measure
 import torch
 
 import wikiart
+from support import settings
 
 COUNTS = [1_000, 5_000, 20_000, 80_000]
 SIZES = [64, 128, 224]
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     measure.report(figures, arguments.json, limits)
 
 
-def by_paintings(arguments: object, options: wikiart.Settings, device: torch.device) -> dict[str, object]:
+def by_paintings(arguments: object, options: settings.Settings, device: torch.device) -> dict[str, object]:
     """Microseconds a painting with a fixed number of batches, drawn from more and more paintings."""
     counts = [count for count in COUNTS if count <= arguments.largest] or [arguments.largest]
     labels = torch.randint(27, (counts[-1],))
@@ -86,7 +87,7 @@ def by_paintings(arguments: object, options: wikiart.Settings, device: torch.dev
     }
 
 
-def by_image_size(arguments: object, options: wikiart.Settings, device: torch.device) -> dict[str, object]:
+def by_image_size(arguments: object, options: settings.Settings, device: torch.device) -> dict[str, object]:
     """Microseconds a painting in the residual network's training loop at several sizes."""
     works, steps = {}, {}
     for size in SIZES:
@@ -106,7 +107,7 @@ def by_image_size(arguments: object, options: wikiart.Settings, device: torch.de
     }
 
 
-def by_processes(arguments: object, options: wikiart.Settings, device: torch.device) -> dict[str, object]:
+def by_processes(arguments: object, options: settings.Settings, device: torch.device) -> dict[str, object]:
     """The real script, alone and shared by two processes: paintings a second after epoch 1, and the last figures."""
     ways = {"one_process": (1, 2), "two_processes": (2, 1)}
     speeds, last = {name: [] for name in ways}, {}
@@ -124,7 +125,7 @@ def by_processes(arguments: object, options: wikiart.Settings, device: torch.dev
 
 
 def train(
-    processes: int, threads: int, arguments: object, options: wikiart.Settings, folder: str
+    processes: int, threads: int, arguments: object, options: settings.Settings, folder: str
 ) -> list[tuple[float, dict[str, float]]]:
     """Run trainpart1.py; returns the paintings a second and the validation figures that it prints, epoch by epoch."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import wikiart
+from support import settings
 
 SHARES = [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
 LEAST = 6  # paintings a style: imbalanced-learn refuses fewer than its five neighbours and the painting itself
@@ -117,7 +118,7 @@ def measure_size(share: float, file: Path, arguments: argparse.Namespace) -> dic
 
 
 def measure_loop(
-    network: str, file: Path, arguments: argparse.Namespace, options: wikiart.Settings, device: torch.device
+    network: str, file: Path, arguments: argparse.Namespace, options: settings.Settings, device: torch.device
 ) -> dict[str, float]:
     """The training loop with a plan and without, in turns. A plan drawn at random takes as long to blend as any."""
     dataset = measure.open_noise(file, labels_at(arguments.share), arguments.image_size)

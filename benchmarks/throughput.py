@@ -23,6 +23,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import wikiart
+from support import settings
 
 CASES = [
     ("residual", "none"),
@@ -158,7 +159,7 @@ def measure_memory(arguments: object, cachedir: str) -> dict[str, float]:
     return json.loads(output.splitlines()[-1])
 
 
-def probe(trainingdir: str, options: wikiart.Settings, device: torch.device, cachedir: str) -> dict[str, float]:
+def probe(trainingdir: str, options: settings.Settings, device: torch.device, cachedir: str) -> dict[str, float]:
     """What `measure_memory` runs in a process of its own."""
     dataset = wikiart.WikiArtDataset(trainingdir, options.image_size, cachedir=cachedir)
     members = torch.arange(len(dataset))
@@ -183,7 +184,7 @@ def measure_case(
     network: str,
     imbalance: str,
     dataset: wikiart.WikiArtDataset,
-    options: wikiart.Settings,
+    options: settings.Settings,
     device: torch.device,
     arguments: object,
     ceiling: float,

@@ -2,7 +2,7 @@
 
     python tests/fuzz.py --images 2000 --settings 2000 --scripts 30 --seed 0
 
-Images go through wikiart.decode_image and, in batches, through a WikiArtDataset; settings through wikiart.read_config
+Images go through wikiart.decode_image and, in batches, through a WikiArtDataset; settings through settings.read_config
 and read_settings; some of both through the scripts. Failures: any exception but UserError, a message that is not one
 printable line, a hang over 10 s, a painting under another style than its folder's. Prints the counts; status 1 after a
 failure, whose input is kept in the folder named.
@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 import wikiart
-from support import console
+from support import console, settings
 
 LIMIT = 10.0  # seconds that one input may take
 SIZE = 16
@@ -182,7 +182,7 @@ def fuzz_images(count: int, seed: int, folder: Path, report: Report) -> None:
 
 # Settings
 
-NAMES = [*wikiart.SHARED_SETTINGS, *wikiart.SECTIONS, *{name for s in wikiart.SECTIONS.values() for name in s}]
+NAMES = [*settings.SHARED_SETTINGS, *settings.SECTIONS, *{name for s in settings.SECTIONS.values() for name in s}]
 VALUES = [
     None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, 10**400, -(10**30), 0.0, 0.5, -0.0, 1e-300, 1e308, float("inf"),
     float("nan"), "", " ", "0", "auto", "none", "true", "a\0b", "a\nb", "\ud800", "\U0001f3a8", "x" * 5000, "../..",
@@ -253,19 +253,19 @@ def fuzz_settings(count: int, seed: int, folder: Path, report: Report) -> None:
         data, flags = mutated_settings(chance), mutated_flags(chance)
         path.write_bytes(data)
         with report.watch("settings file", data):
-            wikiart.read_config(path)
+            settings.read_config(path)
         if chance.random() < 0.5:
             path.write_bytes((jobs.ROOT / "config.json").read_bytes())
-        section = chance.choice(list(wikiart.SECTIONS))
+        section = chance.choice(list(settings.SECTIONS))
         with report.watch("settings and flags", data + repr(flags).encode()):
             try:
-                settings = wikiart.read_settings(section, "", ["-c", str(path), *flags], wikiart.FRESH)
+                options = settings.read(section, "", ["-c", str(path), *flags], settings.FRESH)
             except SystemExit as end:  # --help
                 if end.code:
                     raise RuntimeError(f"ended with {end.code}") from None
                 continue
-            known = wikiart.SHARED_SETTINGS | wikiart.SECTIONS[section]
-            wrong = [name for name, setting in known.items() if not setting.accepts(getattr(settings, name))]
+            known = settings.SHARED_SETTINGS | settings.SECTIONS[section]
+            wrong = [name for name, setting in known.items() if not setting.accepts(getattr(options, name))]
             if wrong:
                 report.fail(f"settings: accepted {wrong[0]} = {getattr(settings, wrong[0])!r}", data)
 

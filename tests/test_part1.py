@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize, resized_
 import testtrainpart1
 import trainpart1
 import wikiart
+from support import settings
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
@@ -144,7 +145,7 @@ def trunk_is_equal(network, weights):
 
 def build(**values):
     flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    return wikiart.build_classifier(wikiart.read_settings("classifier", "", flags), 5)
+    return wikiart.build_classifier(settings.read("classifier", "", flags), 5)
 
 
 def test_a_state_dict_fills_all_but_the_head(weights, tmp_path):
@@ -292,7 +293,7 @@ def test_the_checkpoint_holds_the_contracts_keys_as_plain_data(trained):
     assert (checkpoint["part"], checkpoint["architecture"], checkpoint["image_size"]) == (1, "residual", S)
     assert checkpoint["classes"] == list(TRAINING) and checkpoint["counts"] == TRAINING
     assert checkpoint["settings"]["epochs"] == 4 and checkpoint["settings"]["seed"] == 2326
-    assert set(checkpoint["settings"]) >= set(wikiart.SHARED_SETTINGS) | set(wikiart.SECTIONS["classifier"])
+    assert set(checkpoint["settings"]) >= set(settings.SHARED_SETTINGS) | set(settings.SECTIONS["classifier"])
     assert isinstance(network_of(checkpoint), nn.Module)
 
 
@@ -652,7 +653,7 @@ def test_modelfile_holds_the_best_epoch_so_far(tmp_path, paint, score, figures, 
     paint(tmp_path / "train", {"A": 2, "B": 2})
     dataset = wikiart.WikiArtDataset(str(tmp_path / "train"), 16, None, str(tmp_path / "cache"))
     flags = ["--outputdir", str(tmp_path), "--epochs", "4", "--batch_size", "4", "--image_size", "16"]
-    settings = wikiart.read_settings("classifier", "", flags, wikiart.FRESH)
+    options = settings.read("classifier", "", flags, settings.FRESH)
     facts = {"classes": dataset.classes, "counts": dataset.counts, "fingerprints": dataset.fingerprints}
     model, weights, kept_weights = wikiart.make_classifier("residual", 2, 16), [], []
 
@@ -663,7 +664,7 @@ def test_modelfile_holds_the_best_epoch_so_far(tmp_path, paint, score, figures, 
         return {score: figures[len(weights) - 1]} if score else {}
 
     history = wikiart.train(
-        settings, 1, facts, model, wikiart.Paintings(dataset, torch.device("cpu")),
+        options, 1, facts, model, wikiart.Paintings(dataset, torch.device("cpu")),
         functools.partial(wikiart.index_order, "none", dataset.labels, torch.arange(4), None, 0),
         lambda model, images, labels: nn.functional.cross_entropy(model(images), labels), validate, score or "macro_f1",
     )  # fmt: skip

@@ -299,7 +299,7 @@ def test_result_loads_and_no_image_is_on_both_sides(prepare, source, tmp_path):
         for i in range(0, 5):
             shutil.copy(source / style / f"painting {i:02d}.png", source / style / f"copy {i:02d}.png")
     prepare.main([str(source), str(tmp_path / "out"), "--test_share", "0.5"])
-    size = prepare.wikiart.read_config(ROOT / "data" / "wikiart" / "config.json")["image_size"]
+    size = prepare.settings.read_config(ROOT / "data" / "wikiart" / "config.json")["image_size"]
     assert size == prepare.COMPARED_SIZE
     cache = str(tmp_path / "cache")
     train = prepare.wikiart.WikiArtDataset(tmp_path / "out" / "train", size, cachedir=cache)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import console
+from support import console, settings
 
 SHARED = {
     "trainingdir": "data/sample/train",
@@ -49,11 +49,11 @@ SHIPPED = os.path.join(os.path.dirname(wikiart.__file__), "config.json")
 
 
 def read(section="classifier", *flags):
-    return wikiart.read_settings(section, "", [str(flag) for flag in flags])
+    return settings.read(section, "", [str(flag) for flag in flags])
 
 
-def of(settings, names):
-    return {name: getattr(settings, name) for name in names}
+def of(options, names):
+    return {name: getattr(options, name) for name in names}
 
 
 @pytest.fixture
@@ -76,9 +76,9 @@ def test_config_as_shipped_is_the_contract():
 def test_missing_keys_take_the_defaults_of_the_contract(write, section):
     for content in ({}, {section: {}}):
         write(content)
-        settings = read(section, "-c", "config.json")
-        assert of(settings, SHARED | CONTRACT[section]) == SHARED | CONTRACT[section]
-        assert settings.values() == of(settings, settings.values())
+        options = read(section, "-c", "config.json")
+        assert of(options, SHARED | CONTRACT[section]) == SHARED | CONTRACT[section]
+        assert options.values() == of(options, options.values())
 
 
 def test_config_beside_the_scripts_is_read_from_any_folder(write, monkeypatch, tmp_path):
@@ -89,10 +89,10 @@ def test_config_beside_the_scripts_is_read_from_any_folder(write, monkeypatch, t
 @pytest.mark.parametrize("section", CONTRACT)
 def test_flags_win_over_the_file_and_the_file_over_defaults(write, section):
     write({"seed": 5, "image_size": 32, section: {"epochs": 7, "learning_rate": 0.5}})
-    settings = read(section, "--config", "config.json", "--seed", 6, "--epochs=8")
-    assert (settings.seed, settings.image_size, settings.epochs, settings.learning_rate) == (6, 32, 8, 0.5)
-    assert settings.batch_size == CONTRACT[section]["batch_size"]
-    assert settings.flags == {"seed", "epochs"}
+    options = read(section, "--config", "config.json", "--seed", 6, "--epochs=8")
+    assert (options.seed, options.image_size, options.epochs, options.learning_rate) == (6, 32, 8, 0.5)
+    assert options.batch_size == CONTRACT[section]["batch_size"]
+    assert options.flags == {"seed", "epochs"}
 
 
 def test_a_section_takes_nothing_from_the_other(write):
@@ -115,9 +115,9 @@ def test_every_setting_is_a_flag(section):
     assert of(read(section, *flags), names) == {name: OTHER_VALUES[name] for name in names}
 
 
-@pytest.mark.parametrize("section", wikiart.SECTIONS)
+@pytest.mark.parametrize("section", settings.SECTIONS)
 def test_every_default_passes_its_own_check_and_has_a_help_line(section):
-    for setting in (wikiart.SHARED_SETTINGS | wikiart.SECTIONS[section]).values():
+    for setting in (settings.SHARED_SETTINGS | settings.SECTIONS[section]).values():
         assert setting.accepts(setting.default) and setting.help and setting.meant
 
 
@@ -127,7 +127,7 @@ def test_help_lists_every_setting_with_its_default(run, script, monkeypatch):
     result = run(script, "--help")
     assert (result.status, result.err) == (0, "")
     text = " ".join(result.out.split())
-    for name, setting in (wikiart.SHARED_SETTINGS | wikiart.SECTIONS["classifier"]).items():
+    for name, setting in (settings.SHARED_SETTINGS | settings.SECTIONS["classifier"]).items():
         assert f"--{name} VALUE {setting.help} (default: {json.dumps(setting.default)})" in text
     assert "--config" in result.out
 
@@ -265,21 +265,21 @@ def test_ctrl_c_ends_with_130_and_one_line(run, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(wikiart, "read_settings", interrupted)
+    monkeypatch.setattr(settings, "read", interrupted)
     result = run(trainpart1)
     assert result.status == 130 and len(result.err.strip().splitlines()) == 1
 
 
 def test_what_is_unexpected_is_a_traceback(run, monkeypatch):
-    monkeypatch.setattr(wikiart, "read_settings", lambda *_: 1 / 0)
+    monkeypatch.setattr(settings, "read", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(trainpart1)
 
 
 def test_output_files_lie_in_outputdir_unless_absolute(tmp_path):
-    settings = read("classifier", "--outputdir", tmp_path / "out")
-    assert settings.output("a.pth") == tmp_path / "out" / "a.pth"
-    assert settings.output(str(tmp_path / "b.pth")) == tmp_path / "b.pth"
+    options = read("classifier", "--outputdir", tmp_path / "out")
+    assert options.output("a.pth") == tmp_path / "out" / "a.pth"
+    assert options.output(str(tmp_path / "b.pth")) == tmp_path / "b.pth"
 
 
 JSON = st.recursive(
@@ -296,7 +296,7 @@ def test_any_json_is_read_or_refused_in_one_line(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps(value))
     try:
-        wikiart.read_config(path)
+        settings.read_config(path)
     except console.UserError as error:
         assert len(str(error).splitlines()) == 1
 
@@ -309,4 +309,4 @@ def test_any_flag_is_accepted_or_refused_in_one_line(name, text):
     except console.UserError as error:
         assert len(str(error).splitlines()) == 1
     else:
-        assert (wikiart.SHARED_SETTINGS | wikiart.SECTIONS["classifier"])[name].accepts(value)
+        assert (settings.SHARED_SETTINGS | settings.SECTIONS["classifier"])[name].accepts(value)

@@ -162,7 +162,7 @@ def started(monkeypatch, run, tmp_path):
     def started(dataset, *flags):
         seen = {}
 
-        def train(settings, part, facts, model, paintings, order_of, *_):
+        def train(options, part, facts, model, paintings, order_of, *_):
             seen.update(paintings=paintings, order=order_of(1), facts=facts)
             raise console.UserError("this is enough")
 

@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import wikiart
-from support import console
+from support import console, settings
 
 # Side in pixels at which images are compared: the image_size of config.json here, so that training sees no twins.
 COMPARED_SIZE = 128
-TEST_SHARE = wikiart._number(0.1, 0.001, 0.999, "share of every style drawn for test, without lists")
-SEED = wikiart._integer(2326, 0, 2**32 - 1, "start of the draw, without lists")
+TEST_SHARE = settings.number(0.1, 0.001, 0.999, "share of every style drawn for test, without lists")
+SEED = settings.integer(2326, 0, 2**32 - 1, "start of the draw, without lists")
 
 
 def style_of(path: str) -> str:
@@ -191,7 +191,7 @@ def write_links(source: Path, folder: Path, sides: dict[str, str]) -> None:
 @console.script
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = wikiart._Parser(prog="prepare.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = settings.Parser(prog="prepare.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("source", metavar="SOURCE", help="folder of paintings, one folder a style")
     parser.add_argument("out", metavar="OUT", help="folder for train and test, new or empty")
     parser.add_argument("--train_list", metavar="CSV", help="training images as rows of path,class index (ArtGAN)")
@@ -200,8 +200,8 @@ def main(argv: list[str] | None = None) -> None:
         text = f"{setting.help} (default: {setting.default})"
         parser.add_argument(f"--{name}", metavar="VALUE", default=str(setting.default), help=text)
     arguments = parser.parse_args(argv)
-    share = wikiart._parse_flag("test_share", arguments.test_share, TEST_SHARE)
-    seed = wikiart._parse_flag("seed", arguments.seed, SEED)
+    share = settings.parse_flag("test_share", arguments.test_share, TEST_SHARE)
+    seed = settings.parse_flag("seed", arguments.seed, SEED)
     if (arguments.train_list is None) != (arguments.test_list is None):
         raise console.UserError("prepare.py: --train_list and --test_list belong together, found one of them")
     source, out = (Path(os.path.realpath(path)) for path in (arguments.source, arguments.out))
