@@ -23,7 +23,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 import wikiart
-from support import console, files, settings
+from support import console, devices, files, settings
 
 WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
 GALLERY_ROWS = 100  # clusters shown at most: a picture of thousands of rows helps nobody, and matplotlib refuses it
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     modelfile = options.output(options.modelfile)
     checkpoint = wikiart.load_checkpoint(modelfile, 2)
     wikiart.check_flags(options, checkpoint)
-    device = wikiart.start(options, training=False)
+    device = devices.start(options, training=False)
     model = wikiart.load_model(checkpoint, modelfile, device)
 
     classes, size = checkpoint["classes"], checkpoint["image_size"]

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from tqdm import tqdm
 
 import wikiart
-from support import console, files, settings
+from support import console, devices, files, settings
 
 SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the three likeliest styles of these images"}}
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     modelfile = options.output(options.modelfile)
     checkpoint = wikiart.load_checkpoint(modelfile, 1)
     wikiart.check_flags(options, checkpoint)
-    device = wikiart.start(options, training=False)
+    device = devices.start(options, training=False)
     model = wikiart.load_model(checkpoint, modelfile, device)
     if options.predict:
         name_styles(options, checkpoint, model, device)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import console, processes, settings
+from support import console, devices, processes, settings
 
 SMALLEST_CROP = 0.8  # share of a painting's area that augmentation keeps at least
 STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.image_size % 16:
         problem = f"found {options.image_size}, meant a multiple of 16, since the autoencoder halves images four times"
         raise options.error("image_size", problem)
-    device = wikiart.start(options)
+    device = devices.start(options)
 
     dataset = wikiart.open_dataset(options, "trainingdir")
     members, held_out = wikiart.split(dataset.labels, options.validation, options.seed)

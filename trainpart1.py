@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import console, processes, settings
+from support import console, devices, processes, settings
 
 LABEL_SMOOTHING = 0.1
 TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learning rate
@@ -19,7 +19,7 @@ TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learni
 def main(argv: list[str] | None = None) -> None:
     """Read settings, make dataset and network, train, write the files."""
     options = settings.read("classifier", __doc__, argv, settings.FRESH)
-    device = wikiart.start(options)
+    device = devices.start(options)
 
     dataset = wikiart.open_dataset(options, "trainingdir")
     wikiart.warn_of_twins(dataset)

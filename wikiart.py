@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, WeightedRandomSampler
 from tqdm import tqdm
 
-from support import console, files, processes, settings
+from support import console, devices, files, processes, settings
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
@@ -50,73 +50,6 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings: one definition gives a setting's default, its check, its flag and its line of help
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def random_seed(*parts: int) -> int:
-    """A 64-bit seed that depends on every part: the same parts give the same seed, on any machine."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
-
-
-def start(options: settings.Settings, training: bool = True) -> torch.device:
-    """Join the processes that share the work, choose the device and seed everything; prints who works on what.
-
-    Raises UserError for a device that cannot be used, a batch that cannot be shared, and several processes where only
-    `training` is for several.
-    """
-    if processes.world_size() > 1 and not training:
-        raise console.UserError("this script works in one process; start it without torchrun")
-    name = options.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        probe = torch.zeros(1, device=device)
-        probe.item()
-        device = probe.device  # "cpu:0" is "cpu", "mps" is "mps:0"
-    except Exception as error:  # each backend has errors of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise options.error("device", f"{console.quoted(name)} cannot be used here: {reason}") from None
-    if options.batch_size % processes.world_size():
-        problem = f"{options.batch_size} paintings cannot be shared evenly by {processes.world_size()} processes"
-        raise options.error("batch_size", problem)
-    if options.batch_size == processes.world_size() and training:
-        raise options.error("batch_size", "batch normalisation needs at least 2 paintings a step and process")
-    if processes.world_size() > 1:
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
-    if device.type == "cpu":
-        _keep_freed_memory()
-    torch.manual_seed(options.seed)
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    sharing = (
-        "1 process does the work"
-        if processes.world_size() == 1
-        else f"{processes.world_size()} processes share the work"
-    )
-    precision = "bfloat16 where safe" if uses_bfloat16(device) else "float32"
-    console.say(f"{sharing}, on {device.type} ({hardware} each, {precision})")
-    return device
-
-
-def _keep_freed_memory() -> None:
-    """Let the C library keep the blocks that a step frees: fetching them anew costs a CPU a third of a small step."""
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
-        library = ctypes.CDLL(None)
-        library.mallopt(-4, 0)  # M_MMAP_MAX: no block straight from the kernel
-        library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give none back
-
-
-def uses_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # torch before 2.12 does not tell
-    return device.type == "cpu" and bool(capabilities().get("avx512_bf16"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -483,7 +416,7 @@ def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
 
     A style with several paintings gives at least one and keeps at least one; a style with one keeps it in training.
     """
-    generator = torch.Generator().manual_seed(random_seed(seed, 0))
+    generator = torch.Generator().manual_seed(devices.random_seed(seed, 0))
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
@@ -553,7 +486,7 @@ def index_order(
     "none" takes every member once, "weighted_sampler" draws as many with inverse style frequency, "smote" takes every
     member and every synthetic painting once. The order depends on `seed` and `epoch` alone.
     """
-    generator = torch.Generator().manual_seed(random_seed(seed, epoch))
+    generator = torch.Generator().manual_seed(devices.random_seed(seed, epoch))
     if imbalance == "weighted_sampler":
         weights = 1.0 / torch.bincount(labels[members])[labels[members]]
         return members[list(WeightedRandomSampler(weights, len(members), generator=generator))]
@@ -930,7 +863,7 @@ def classify(model: nn.Module, images: Tensor, mean: list[float], std: list[floa
     """Logits, float32 [B, classes], of images [B, 3, S, S] in [0, 1]; with `many_views` the mean over twelve views."""
     images = normalise(images, mean, std)
     looks = views(images) if many_views else [images]
-    with autocast(images.device):
+    with devices.autocast(images.device):
         logits = [model(look.contiguous(memory_format=torch.channels_last)).float() for look in looks]
     return sum(logits) / len(logits)
 
@@ -1040,7 +973,7 @@ def reconstruct(
     A latent is the mean over the painting and its mirror image; the reconstruction is made from the painting alone.
     """
     for images, _ in paintings.batches(members, batch_size):
-        with autocast(images.device):
+        with devices.autocast(images.device):
             latents = model.encode(images)
             mirrored = model.encode(images.flip(3))
             decoded = model.decode(latents)
@@ -1206,11 +1139,6 @@ def make_optimizer(model: nn.Module, learning_rate: float, trunk_factor: float =
     return torch.optim.AdamW(groups, fused=True)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 arithmetic where the device is fast at it and the operation is safe in it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(device))
-
-
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -1219,7 +1147,7 @@ def train_step(
     labels: Tensor,
 ) -> Tensor:
     """One step of the optimizer on one batch; returns the loss, still on the device."""
-    with autocast(images.device):
+    with devices.autocast(images.device):
         loss = loss_of(model, images, labels)
     loss.backward()
     optimizer.step()
@@ -1270,7 +1198,7 @@ def train(
         try:
             epoch_begun = time.perf_counter()
             # Every random number of an epoch follows from seed, epoch and process: to resume needs no stored states.
-            torch.manual_seed(random_seed(options.seed, epoch, 1 + processes.rank()))
+            torch.manual_seed(devices.random_seed(options.seed, epoch, 1 + processes.rank()))
             order = full_batches(order_of(epoch), options.batch_size)
             loss = _train_epoch(options, distributed, optimizer, paintings, order, loss_of, epoch)
             speed = len(order) / (time.perf_counter() - epoch_begun)

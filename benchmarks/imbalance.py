@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import wikiart
-from support import settings
+from support import devices, settings
 
 NUMBERS = [15, 41, 91, 163, 246, 413, 679]
 TREATMENTS = {
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def thin(labels: Tensor, seed: int) -> tuple[Tensor, list[int]]:
     """The paintings that stay, and the three rarest styles."""
-    generator = torch.Generator().manual_seed(wikiart.random_seed(seed, 1))
+    generator = torch.Generator().manual_seed(devices.random_seed(seed, 1))
     styles, kept = torch.randperm(len(NUMBERS), generator=generator).tolist(), []
     for style, number in zip(styles, NUMBERS, strict=True):
         members = (labels == style).nonzero().flatten()

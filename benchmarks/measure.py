@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import wikiart  # noqa: E402
-from support import settings  # noqa: E402
+from support import devices, settings  # noqa: E402
 
 LABEL_SMOOTHING = 0.1  # as trainpart1.py has it
 MEAN, STD = [0.5] * 3, [0.25] * 3
@@ -49,7 +49,7 @@ def begin(section: str = "classifier", **values: object) -> tuple[settings.Setti
     """The project's settings as shipped but for `values`, and the device, set up as the training scripts do it."""
     flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
     options = settings.read(section, "", ["-c", str(ROOT / "config.json"), *flags])
-    return options, wikiart.start(options)
+    return options, devices.start(options)
 
 
 def machine(device: torch.device | None = None) -> dict[str, object]:
@@ -64,7 +64,7 @@ def machine(device: torch.device | None = None) -> dict[str, object]:
         "cores": cores(),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
-        "precision": "bfloat16" if device is not None and wikiart.uses_bfloat16(device) else "float32",
+        "precision": "bfloat16" if device is not None and devices.uses_bfloat16(device) else "float32",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import wikiart
-from support import settings
+from support import devices, settings
 
 CASES = [
     ("residual", "none"),
@@ -174,7 +174,7 @@ def probe(trainingdir: str, options: settings.Settings, device: torch.device, ca
 def matmul_ceiling(device: torch.device) -> float:
     """Floating-point operations a second of the best of some large matrix products, as precise as the loop's."""
     size = 8192 if device.type == "cuda" else 2048
-    kind = torch.bfloat16 if wikiart.uses_bfloat16(device) else torch.float32
+    kind = torch.bfloat16 if devices.uses_bfloat16(device) else torch.float32
     left, right = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
     best = min(measure.in_turns({"product": lambda: left @ right}, 10, device)["product"])
     return 2 * size**3 / best
@@ -208,7 +208,7 @@ def measure_case(
         trainee.epoch(options, paintings, order)
 
     def augmentation() -> None:
-        with torch.no_grad(), wikiart.autocast(device):
+        with torch.no_grad(), devices.autocast(device):
             for _ in range(count):
                 wikiart.normalise(wikiart.augment(images), measure.MEAN, measure.STD)
 

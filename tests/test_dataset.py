@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 import trainpart1
 import wikiart
+from support import devices
 
 S = 16
 COUNTS = {"Cubism": 3, "Baroque": 2, "Rococo": 4}
@@ -540,7 +541,7 @@ def test_the_weighted_draws_are_those_of_torchs_sampler_with_inverse_frequencies
     numbers = LABELS[MEMBERS].bincount().tolist()
     weights = [1 / numbers[label] for label in LABELS[MEMBERS].tolist()]
     for seed, epoch in [(3, 1), (3, 2), (2**32 - 1, 9)]:
-        generator = torch.Generator().manual_seed(wikiart.random_seed(seed, epoch))
+        generator = torch.Generator().manual_seed(devices.random_seed(seed, epoch))
         sampler = torch.utils.data.WeightedRandomSampler(weights, len(MEMBERS), generator=generator)
         expected = [int(MEMBERS[i]) for i in sampler]
         assert wikiart.index_order("weighted_sampler", LABELS, MEMBERS, None, seed, epoch).tolist() == expected

@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize, resized_
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import settings
+from support import devices, settings
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
@@ -32,7 +32,7 @@ MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 def float32():
     """Exact enough arithmetic on every machine for comparisons with yardsticks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wikiart, "uses_bfloat16", lambda device: False)
+        patch.setattr(devices, "uses_bfloat16", lambda device: False)
         yield
 
 
@@ -405,7 +405,7 @@ def test_probabilities_are_those_of_twelve_views_one_by_one(trained, run, tmp_pa
 
 def test_bfloat16_changes_probabilities_little(trained, run, tmp_path, observed, monkeypatch):
     evaluate(trained, run, tmp_path)
-    monkeypatch.setattr(wikiart, "uses_bfloat16", lambda device: True)
+    monkeypatch.setattr(devices, "uses_bfloat16", lambda device: True)
     evaluate(trained, run, tmp_path)
     exact, rounded = (np.stack([p for _, p in found.values()]) for found in observed)
     assert 0 < np.abs(exact - rounded).max() < 0.02 and rounded.dtype == np.float32

@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
-from support import console
+from support import console, devices
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
@@ -250,7 +250,7 @@ def test_cluster_figures_are_scikit_learns_of_the_csv(trained):
 def latents_of(trained):
     """The test paintings' latents, float64 [N, latent_dim]: of each the mean with its mirror image's."""
     images = trained.test.images.float() / 255
-    with torch.no_grad(), wikiart.autocast(torch.device("cpu")):
+    with torch.no_grad(), devices.autocast(torch.device("cpu")):
         latents = (trained.model.encode(images).float() + trained.model.encode(images.flip(3)).float()) / 2
     return latents.double().numpy()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import console, settings
+from support import console, devices, settings
 
 SHARED = {
     "trainingdir": "data/sample/train",
@@ -252,7 +252,7 @@ def test_a_device_that_cannot_be_used_is_one_line(workdir, refused, listing, dev
 
 
 def test_device_auto_is_cuda_or_else_the_cpu(workdir, capsys):
-    assert wikiart.start(read()).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert devices.start(read()).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_a_batch_that_the_processes_cannot_share_is_one_line(workdir, refused, monkeypatch):
