@@ -5,7 +5,6 @@ Settings -> files -> dataset (uint8) -> index order (shuffle, balance) -> batche
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import functools
@@ -14,17 +13,14 @@ import io
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import pickle
-import signal
 import stat
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, WeightedRandomSampler
 from tqdm import tqdm
 
-from support import console, devices, files, processes, settings
+from support import console, devices, files, processes, settings, workers
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
@@ -302,7 +298,9 @@ def _decoded(
                     if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot say it
                         raise
             function = functools.partial(decode, output=output.fileno())  # processes write for themselves
-            with contextlib.closing(_parallel(function, range(len(listed)))) as results:  # else they would go on
+            with contextlib.closing(
+                workers.parallel_map(function, range(len(listed)))
+            ) as results:  # else they would go on
                 bar = tqdm(results, f"decoding {imgdir}", len(listed), unit="painting", disable=None, leave=False)
                 for number, result in enumerate(bar):
                     if isinstance(result, str):
@@ -333,42 +331,6 @@ def _decoded(
             if not old.name.startswith(stem):
                 old.unlink(missing_ok=True)
         return data_path, left_out, fingerprints
-
-
-WORKERS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-PARALLEL_CHUNK = 32  # items that a process takes at a time
-
-
-def _parallel(function: Callable, items: Sequence) -> Iterator:
-    """`function` of each item, in order, by as many processes as there are cores.
-
-    Processes, since sixteen threads decode small images no faster than two; forked ones, since they start at once,
-    take any function along and leave the GPU alone. Raises UserError when one of them is killed.
-    """
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(WORKERS, context, _become_worker, (function, os.getpid())) as pool:
-        try:
-            yield from pool.map(_work, items, chunksize=PARALLEL_CHUNK)
-        except BrokenProcessPool:
-            raise console.UserError("a process that decodes images was killed; is there enough memory?") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _become_worker(function: Callable, parent: int) -> None:
-    """Set a forked process up to apply `function`, to leave Ctrl-C to its parent and to end when that ends."""
-    global _function
-    _function = function
-    torch.set_num_threads(1)  # its parent's threads are not here: to wait for them would hang
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):  # only Linux has it
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _work(item: object) -> object:
-    return _function(item)
 
 
 def open_dataset(

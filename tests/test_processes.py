@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import wikiart
-from support import console, processes
+from support import console, processes, workers
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ class Saw:
 
     def __call__(self) -> None:
         notes = {"decoded": 0, "orders": [], "shares": [], "rows": []}
-        parallel, fetch, say = wikiart._parallel, wikiart.Paintings._fetch, wikiart._say_epoch
+        parallel, fetch, say = workers.parallel_map, wikiart.Paintings._fetch, wikiart._say_epoch
         order, target = wikiart.index_order, f"{self.path}.{processes.rank()}"
 
         def save() -> None:
@@ -131,7 +131,7 @@ class Saw:
             save()
             say(row, *rest)
 
-        wikiart._parallel, wikiart.index_order = _parallel, index_order
+        workers.parallel_map, wikiart.index_order = _parallel, index_order
         wikiart.Paintings._fetch, wikiart._say_epoch = _fetch, _say_epoch
 
 

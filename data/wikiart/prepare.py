@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import wikiart
-from support import console, settings
+from support import console, settings, workers
 
 # Side in pixels at which images are compared: the image_size of config.json here, so that training sees no twins.
 COMPARED_SIZE = 128
@@ -134,7 +134,7 @@ def read_fingerprints(source: Path, files: list[str]) -> dict[str, int]:
         except wikiart.DataError as error:
             return str(error)
 
-    bar = tqdm(wikiart._parallel(read, files), "comparing", len(files), unit="painting", disable=None, leave=False)
+    bar = tqdm(workers.parallel_map(read, files), "comparing", len(files), unit="painting", disable=None, leave=False)
     results = dict(zip(files, bar, strict=True))
     unreadable = [file for file in files if isinstance(results[file], str)]
     for file in unreadable:
