@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from tqdm import tqdm
 
 import wikiart
-from support import console, devices, files, settings
+from support import console, devices, files, images, settings
 
 SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the three likeliest styles of these images"}}
 
@@ -67,8 +67,8 @@ def name_styles(
     """
     for path in options.predict:
         try:
-            pixels = torch.from_numpy(wikiart.decode_image(path, checkpoint["image_size"]))
-        except wikiart.DataError as error:
+            pixels = torch.from_numpy(images.decode_image(path, checkpoint["image_size"]))
+        except images.DataError as error:
             raise console.UserError(f"--predict: {console.quoted(path)} cannot be read: {error}") from None
         image = pixels[None].to(device) / 255
         logits = wikiart.classify(model, image, checkpoint["mean"], checkpoint["std"], many_views=True)

@@ -26,6 +26,7 @@ from torchvision.io import ImageReadMode, read_image
 from torchvision.transforms import Compose, Normalize, Resize
 
 import wikiart
+from support.images import find_images
 
 WAYS = ["assignment", "ours", "ours_as_shipped"]
 
@@ -82,7 +83,7 @@ class FloatCache(Dataset):
 
 def assignment(arguments: argparse.Namespace) -> Callable[[int], None]:
     """An epoch of the assignment's training, as a function of its number."""
-    styles = wikiart.find_images(arguments.trainingdir)
+    styles = find_images(arguments.trainingdir)
     paths = [str(Path(arguments.trainingdir, file.path)) for files in styles.values() for file in files]
     labels = [label for label, files in enumerate(styles.values()) for _ in files]
     loader = DataLoader(FloatCache(paths, labels, arguments.image_size), batch_size=32, shuffle=True)

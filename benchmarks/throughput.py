@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import wikiart
-from support import devices, settings
+from support import devices, images, settings
 
 CASES = [
     ("residual", "none"),
@@ -104,14 +104,14 @@ def decode_and_drop(path: str, image_size: int) -> None:
 
 def is_same_work(path: str, image_size: int) -> bool:
     """Whether the yardstick makes the same pixels as the dataset, up to one grey level."""
-    ours = wikiart.decode_image(path, image_size).transpose(1, 2, 0).astype(int)
+    ours = images.decode_image(path, image_size).transpose(1, 2, 0).astype(int)
     bare = np.frombuffer(bare_decode(path, image_size), np.uint8).reshape(ours.shape)
     return np.abs(ours - bare).max() <= 1
 
 
 def measure_decode(trainingdir: str, image_size: int, count: int, rounds: int) -> dict[str, object]:
     """Decode about `count` paintings with the dataset, into a cache that is new each time, and with bare Pillow."""
-    found = wikiart.find_images(trainingdir)
+    found = images.find_images(trainingdir)
     files = [file.path for style in found.values() for file in style]
     files = files[:: max(1, len(files) // count)]
     with tempfile.TemporaryDirectory() as folder:
@@ -120,9 +120,7 @@ def measure_decode(trainingdir: str, image_size: int, count: int, rounds: int) -
             os.makedirs(os.path.dirname(link), exist_ok=True)
             os.symlink(os.path.abspath(os.path.join(trainingdir, file)), link)
         if sum(is_same_work(link, image_size) for link in links[:100]) < len(links[:100]) / 2:
-            raise SystemExit(
-                "the yardstick no longer does what wikiart.decode_image does: bring bare_decode up to date"
-            )
+            raise SystemExit("the yardstick no longer does what images.decode_image does: bring bare_decode up to date")
         processes = measure.cores()
         work = [(link, image_size) for link in links]
         caches = []

@@ -2,7 +2,7 @@
 
     python tests/fuzz.py --images 2000 --settings 2000 --scripts 30 --seed 0
 
-Images go through wikiart.decode_image and, in batches, through a WikiArtDataset; settings through settings.read_config
+Images go through images.decode_image and, in batches, through a WikiArtDataset; settings through settings.read_config
 and read_settings; some of both through the scripts. Failures: any exception but UserError, a message that is not one
 printable line, a hang over 10 s, a painting under another style than its folder's. Prints the counts; status 1 after a
 failure, whose input is kept in the folder named.
@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 import wikiart
-from support import console, settings
+from support import console, images, settings
 
 LIMIT = 10.0  # seconds that one input may take
 SIZE = 16
@@ -157,7 +157,7 @@ def fuzz_images(count: int, seed: int, folder: Path, report: Report) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(mutant)
             with report.watch("image", mutant):
-                pixels = wikiart.decode_image(str(path), SIZE)
+                pixels = images.decode_image(str(path), SIZE)
                 if pixels.shape != (3, SIZE, SIZE) or pixels.dtype != np.uint8:
                     report.fail(f"image: decoded to {pixels.dtype} {pixels.shape}", mutant)
                 expected[str(path)] = style, pixels

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 import trainpart1
 import wikiart
-from support import devices
+from support import devices, images
 
 S = 16
 COUNTS = {"Cubism": 3, "Baroque": 2, "Rococo": 4}
@@ -125,7 +125,7 @@ def test_given_classes_keep_their_labels(folder, load):
 
 
 def test_a_style_that_is_not_given_is_an_error_that_names_it(folder, load):
-    with pytest.raises(wikiart.DataError, match='"Cubism"'):
+    with pytest.raises(images.DataError, match='"Cubism"'):
         load(folder, classes=["Baroque", "Rococo"])
 
 
@@ -193,7 +193,7 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_every_colour_space_becomes_rgb_as_pillow_has_it(tmp_path, name):
     path = save(tmp_path, name, KINDS[name])
-    image = wikiart.decode_image(str(path), S)
+    image = images.decode_image(str(path), S)
     assert image.shape == (3, S, S) and image.dtype == np.uint8
     assert is_close(image, by_pillow(path))
 
@@ -205,7 +205,7 @@ def test_a_tall_thin_image_takes_no_more_memory_than_it_has_pixels(tmp_path):
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, limits[1]))
     try:
-        image = wikiart.decode_image(str(path), 1024)
+        image = images.decode_image(str(path), 1024)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
     assert image.shape == (3, 1024, 1024) and np.unique(image[0]).tolist() == [200]
@@ -220,16 +220,16 @@ def test_the_exif_orientation_is_applied(tmp_path, orientation):
     exif[0x0112] = orientation
     path = save(tmp_path, "o.jpg", Image.fromarray(pixels), exif=exif, quality=95)
     corners = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}
-    red = wikiart.decode_image(str(path), S)[0].astype(int) - wikiart.decode_image(str(path), S)[1]
+    red = images.decode_image(str(path), S)[0].astype(int) - images.decode_image(str(path), S)[1]
     quarters = red.reshape(2, S // 2, 2, S // 2).mean((1, 3))
     assert np.unravel_index(quarters.argmax(), (2, 2)) == corners[orientation]
-    assert is_close(wikiart.decode_image(str(path), S), by_pillow(path))
+    assert is_close(images.decode_image(str(path), S), by_pillow(path))
 
 
 def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     values = np.array([0, 257, 32896, 65535], np.uint16).repeat(4)
     path = save(tmp_path, "deep.png", Image.fromarray(np.tile(values, (16, 1))))
-    image = wikiart.decode_image(str(path), 16)
+    image = images.decode_image(str(path), 16)
     assert image[:, 8, [1, 14]].tolist() == [[0, 255]] * 3
     assert 120 <= image[0, 8, 10] <= 136
 
@@ -248,24 +248,24 @@ def test_transparency_shows_white(tmp_path):
     }
     for name, (image, options, color) in files.items():
         path = save(tmp_path, name, image, **options)
-        assert (wikiart.decode_image(str(path), S) == np.array(color)[:, None, None]).all(), name
+        assert (images.decode_image(str(path), S) == np.array(color)[:, None, None]).all(), name
 
 
 def test_the_first_frame_of_an_animation_counts(tmp_path):
     frames = [Image.new("RGB", (9, 9), color) for color in ("red", "lime", "blue")]
     path = save(tmp_path, "a.gif", frames[0], save_all=True, append_images=frames[1:])
-    assert (wikiart.decode_image(str(path), S) == np.array([255, 0, 0])[:, None, None]).all()
+    assert (images.decode_image(str(path), S) == np.array([255, 0, 0])[:, None, None]).all()
 
 
 def test_the_content_counts_and_not_the_ending(tmp_path):
     path = save(tmp_path, "truly_png.jpg", Image.new("RGB", (9, 9), (1, 2, 3)), format="PNG")
-    assert (wikiart.decode_image(str(path), S) == np.array([1, 2, 3])[:, None, None]).all()
+    assert (images.decode_image(str(path), S) == np.array([1, 2, 3])[:, None, None]).all()
 
 
 def test_a_format_that_starts_another_program_is_refused(tmp_path):
     (tmp_path / "e.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(wikiart.DataError):
-        wikiart.decode_image(str(tmp_path / "e.jpg"), S)
+    with pytest.raises(images.DataError):
+        images.decode_image(str(tmp_path / "e.jpg"), S)
 
 
 # Broken files: named, left out, and the rest goes on
@@ -347,7 +347,7 @@ def test_half_broken_goes_on_and_more_is_an_error(workdir, load, refused, paint,
         break_text(folder / "A" / f"broken{number}.jpg", b"")
     assert len(load(folder)) == 4
     break_text(folder / "B" / "one_more.jpg", b"")
-    with pytest.raises(wikiart.DataError, match="5 of 9"):
+    with pytest.raises(images.DataError, match="5 of 9"):
         load(folder)
     line = refused(trainpart1, "--trainingdir", "half", "--outputdir", "out")
     assert line.startswith("--trainingdir: ") and "5 of 9" in line
@@ -361,7 +361,7 @@ def test_half_broken_goes_on_and_more_is_an_error(workdir, load, refused, paint,
 def decoded(monkeypatch, tmp_path):
     """A function that gives the paths decoded since it was called last, in no order, whatever process did it."""
     log = tmp_path / "decoded.log"
-    decode = wikiart.decode_image
+    decode = images.decode_image
 
     def spy(path, size):
         with open(log, "a") as file:
@@ -373,7 +373,7 @@ def decoded(monkeypatch, tmp_path):
         log.write_text("")
         return paths
 
-    monkeypatch.setattr(wikiart, "decode_image", spy)
+    monkeypatch.setattr(images, "decode_image", spy)
     return since_last
 
 
@@ -457,7 +457,7 @@ def test_the_cache_is_one_memory_mapped_file_of_uint8(folder, load, tmp_path):
 
 
 def test_a_decode_cut_short_leaves_no_cache_that_passes_for_whole(folder, load, tmp_path, monkeypatch):
-    decode, seen = wikiart.decode_image, []
+    decode, seen = images.decode_image, []
 
     def cut_short(path, size):
         seen.append(path)
@@ -466,7 +466,7 @@ def test_a_decode_cut_short_leaves_no_cache_that_passes_for_whole(folder, load, 
         return decode(path, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr(wikiart, "decode_image", cut_short)
+        patch.setattr(images, "decode_image", cut_short)
         with pytest.raises(KeyboardInterrupt):
             load(folder)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix in (".uint8", ".json", ".part")]

@@ -273,7 +273,7 @@ def test_whole_or_not_at_all(prepare, source, tmp_path, monkeypatch, capsys, pla
 
     with monkeypatch.context() as patch:
         if place == "decoding":
-            patch.setattr(prepare.wikiart, "fingerprint", fails_midway(prepare.wikiart.fingerprint, 15))
+            patch.setattr(prepare.images, "fingerprint", fails_midway(prepare.images.fingerprint, 15))
         elif place == "linking":
             patch.setattr(Path, "symlink_to", fails_midway(Path.symlink_to, 15))
         else:

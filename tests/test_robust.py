@@ -28,7 +28,7 @@ from PIL import Image
 
 import trainpart1
 import wikiart
-from support import console, files
+from support import console, files, images
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(pickle protocol|sparse tensor|quantiz|nested tensors|TypedStorage)")
 FAULTS = ["full at once", "full midway", "full at the end", "read-only", "rename", "folder gone"]
@@ -564,7 +564,7 @@ def many(folder: Path, count: int) -> Path:
 def test_finding_files_costs_the_same_for_each(tmp_path):
     folder = many(tmp_path / "train", 20_000)
     begun = time.monotonic()
-    found = wikiart.find_images(str(folder))
+    found = images.find_images(str(folder))
     assert sum(map(len, found.values())) == 20_000 and time.monotonic() - begun < 4
     assert [file.path for file in found["Cubism"]] == sorted(file.path for file in found["Cubism"])
 
@@ -573,7 +573,7 @@ def test_finding_files_costs_the_same_for_each(tmp_path):
 def test_a_folder_of_100_000_files(tmp_path):
     folder = many(tmp_path / "train", 100_000)
     begun = time.monotonic()
-    assert sum(map(len, wikiart.find_images(str(folder)).values())) == 100_000
+    assert sum(map(len, images.find_images(str(folder)).values())) == 100_000
     found = time.monotonic() - begun
     dataset = wikiart.WikiArtDataset(folder, 16, cachedir=tmp_path / "cache")
     decoded = time.monotonic() - begun - found

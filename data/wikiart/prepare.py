@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import wikiart
-from support import console, settings, workers
+from support import console, images, settings, workers
 
 # Side in pixels at which images are compared: the image_size of config.json here, so that training sees no twins.
 COMPARED_SIZE = 128
@@ -130,8 +130,8 @@ def read_fingerprints(source: Path, files: list[str]) -> dict[str, int]:
 
     def read(file: str) -> int | str:
         try:
-            return wikiart.fingerprint(wikiart.decode_image(os.path.join(source, file), COMPARED_SIZE))
-        except wikiart.DataError as error:
+            return images.fingerprint(images.decode_image(os.path.join(source, file), COMPARED_SIZE))
+        except images.DataError as error:
             return str(error)
 
     bar = tqdm(workers.parallel_map(read, files), "comparing", len(files), unit="painting", disable=None, leave=False)
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
         raise console.UserError(f"folder {console.quoted(out)} lies in SOURCE, where it would pass for a style")
 
     with whole_folder(out) as folder:
-        styles = wikiart.find_images(str(source))
+        styles = images.find_images(str(source))
         if {"train", "test"} <= styles.keys():
             raise console.UserError(f"folder {console.quoted(source)} has train and test already; use it as it is")
         files = [image.path for images in styles.values() for image in images]
