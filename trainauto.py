@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import console, devices, processes, settings
+from support import balance, console, devices, processes, settings
 
 SMALLEST_CROP = 0.8  # share of a painting's area that augmentation keeps at least
 STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     device = devices.start(options)
 
     dataset = wikiart.open_dataset(options, "trainingdir")
-    members, held_out = wikiart.split(dataset.labels, options.validation, options.seed)
+    members, held_out = balance.split(dataset.labels, options.validation, options.seed)
     paintings = wikiart.Paintings(dataset, device)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     measured = torch.zeros(2, device=device)  # this epoch's sum of the batches' MSE, and how many batches
 
     def order_of(epoch: int) -> Tensor:
-        return wikiart.index_order("none", dataset.labels, members, None, options.seed, epoch)
+        return balance.index_order("none", dataset.labels, members, None, options.seed, epoch)
 
     def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         images = wikiart.augment(images, SMALLEST_CROP)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import console, devices, processes, settings
+from support import balance, console, devices, processes, settings
 
 LABEL_SMOOTHING = 0.1
 TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learning rate
@@ -23,10 +23,10 @@ def main(argv: list[str] | None = None) -> None:
 
     dataset = wikiart.open_dataset(options, "trainingdir")
     wikiart.warn_of_twins(dataset)
-    members, held_out = wikiart.split(dataset.labels, options.validation, options.seed)
+    members, held_out = balance.split(dataset.labels, options.validation, options.seed)
     plan = None
     if options.imbalance == "smote":
-        plan = wikiart.plan_smote(dataset.images, dataset.labels, members, options.smote_target, options.seed)
+        plan = balance.plan_smote(dataset.images, dataset.labels, members, options.smote_target, options.seed)
     paintings = wikiart.Paintings(dataset, device, plan)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     if plan is not None:
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     console.say(f"{options.architecture}: {sum(p.numel() for p in model.parameters()):,} parameters, {size}")
 
     def order_of(epoch: int) -> Tensor:
-        return wikiart.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
+        return balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
 
     def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits = model(wikiart.normalise(wikiart.augment(images), mean, std))

@@ -18,17 +18,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset, WeightedRandomSampler
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from support import console, devices, files, processes, settings
+from support import balance, console, devices, files, processes, settings
 from support.images import DataError, decode_folder, find_images
 
 if TYPE_CHECKING:
@@ -157,88 +157,9 @@ def report_known(
     return {"images": len(paths), "paths": paths, "metrics_without": None if known.all() else measure(~known)}
 
 
-def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Training and validation indices (int64, sorted), `share` of every style held out at random.
-
-    A style with several paintings gives at least one and keeps at least one; a style with one keeps it in training.
-    """
-    generator = torch.Generator().manual_seed(devices.random_seed(seed, 0))
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        members = (labels == label).nonzero().flatten()
-        count = min(max(1, round(share * len(members))), len(members) - 1) if share else 0
-        held_out[members[torch.randperm(len(members), generator=generator)[:count]]] = True
-    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Balance: which paintings an epoch takes, and in which order
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class SmotePlan(NamedTuple):
-    """Synthetic paintings, not yet made: `base + weight * (neighbour - base)`, blended when the batch is.
-
-    base, neighbour: int64 [M], indices into the dataset; weight: float64 [M] in [0, 1); label: int64 [M].
-    """
-
-    base: Tensor
-    neighbour: Tensor
-    weight: Tensor
-    label: Tensor
-
-
-def plan_smote(
-    images: Tensor, labels: Tensor, members: Tensor, target: int | str, seed: int, neighbours: int = 5
-) -> SmotePlan:
-    """SMOTE (Chawla et al., 2002, doi:10.1613/jair.953) as a plan instead of as pixels.
-
-    images: [N, ...] of any dtype; labels: int64 [N]; members: indices of the paintings that may be used. Every style
-    with fewer than `target` members ("auto": the largest style's) gets what it lacks. A style with fewer than
-    `neighbours` + 1 members uses all the others; a style with one member repeats it. The draw is imbalanced-learn's:
-    the same pixels, target and integer `random_state` give the same samples.
-    """
-    from sklearn.neighbors import NearestNeighbors  # takes a second to import, and only SMOTE needs it
-
-    counts = torch.bincount(labels[members])
-    goal = int(counts.max()) if target == "auto" else int(target)
-    parts = []
-    for label in range(len(counts)):
-        lacking = goal - int(counts[label])
-        if lacking <= 0 or not counts[label]:
-            continue
-        style = members[labels[members] == label]
-        random = np.random.RandomState(seed)
-        if len(style) == 1:
-            parts.append((style.repeat(lacking), style.repeat(lacking), torch.zeros(lacking, dtype=torch.float64)))
-            continue
-        nearest = min(neighbours, len(style) - 1)
-        pixels = images[style].flatten(1).float().numpy()
-        found = NearestNeighbors(n_neighbors=nearest + 1).fit(pixels).kneighbors(pixels, return_distance=False)[:, 1:]
-        drawn = random.randint(0, found.size, lacking)
-        weight = torch.from_numpy(random.uniform(size=lacking))
-        parts.append((style[drawn // nearest], style[found.ravel()[drawn]], weight))
-    if not parts:
-        parts = [(members[:0], members[:0], torch.zeros(0, dtype=torch.float64))]
-    base, neighbour, weight = (torch.cat(column) for column in zip(*parts, strict=True))
-    return SmotePlan(base, neighbour, weight, labels[base])
-
-
-def index_order(
-    imbalance: str, labels: Tensor, members: Tensor, plan: SmotePlan | None, seed: int, epoch: int
-) -> Tensor:
-    """The paintings of an epoch in order: int64 indices into the dataset; N + k is the plan's k-th synthetic one.
-
-    "none" takes every member once, "weighted_sampler" draws as many with inverse style frequency, "smote" takes every
-    member and every synthetic painting once. The order depends on `seed` and `epoch` alone.
-    """
-    generator = torch.Generator().manual_seed(devices.random_seed(seed, epoch))
-    if imbalance == "weighted_sampler":
-        weights = 1.0 / torch.bincount(labels[members])[labels[members]]
-        return members[list(WeightedRandomSampler(weights, len(members), generator=generator))]
-    if plan is not None:
-        members = torch.cat([members, len(labels) + torch.arange(len(plan.base))])
-    return members[torch.randperm(len(members), generator=generator)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -255,7 +176,7 @@ class Paintings:
     what is free, else host memory, from which a thread gathers and pins the next batch while the GPU works.
     """
 
-    def __init__(self, dataset: WikiArtDataset, device: torch.device, plan: SmotePlan | None = None) -> None:
+    def __init__(self, dataset: WikiArtDataset, device: torch.device, plan: balance.SmotePlan | None = None) -> None:
         self.device = device
         self.images, labels = dataset.images, dataset.labels
         if device.type != "cpu":

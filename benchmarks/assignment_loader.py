@@ -26,6 +26,7 @@ from torchvision.io import ImageReadMode, read_image
 from torchvision.transforms import Compose, Normalize, Resize
 
 import wikiart
+from support import balance
 from support.images import find_images
 
 WAYS = ["assignment", "ours", "ours_as_shipped"]
@@ -110,7 +111,7 @@ def ours(arguments: argparse.Namespace, cachedir: str, batch_size: int) -> Calla
     trainee = measure.make_trainee("three_conv", len(dataset.classes), options.image_size, device, 0, mean, std)
 
     def epoch(number: int) -> None:
-        order = wikiart.index_order("weighted_sampler", dataset.labels, members, None, options.seed, number)
+        order = balance.index_order("weighted_sampler", dataset.labels, members, None, options.seed, number)
         trainee.epoch(options, paintings, order)
 
     return epoch

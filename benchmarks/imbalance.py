@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import wikiart
-from support import devices, settings
+from support import balance, devices, settings
 
 NUMBERS = [15, 41, 91, 163, 246, 413, 679]
 TREATMENTS = {
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, (imbalance, target) in TREATMENTS.items():
             plan = None
             if imbalance == "smote":
-                plan = wikiart.plan_smote(training.images, training.labels, members, target, seed)
+                plan = balance.plan_smote(training.images, training.labels, members, target, seed)
             orders = orders_of(imbalance, training.labels, members, plan, seed)
             confusion = train_and_test(arguments, options, device, training, test, members, plan, orders, seed)
             results[name].append(measure_confusion(confusion, rarest))
@@ -81,10 +81,10 @@ def thin(labels: Tensor, seed: int) -> tuple[Tensor, list[int]]:
 
 
 def orders_of(
-    imbalance: str, labels: Tensor, members: Tensor, plan: wikiart.SmotePlan | None, seed: int
+    imbalance: str, labels: Tensor, members: Tensor, plan: balance.SmotePlan | None, seed: int
 ) -> Iterator[Tensor]:
     """Epoch after epoch, without end."""
-    return (wikiart.index_order(imbalance, labels, members, plan, seed, epoch) for epoch in itertools.count(1))
+    return (balance.index_order(imbalance, labels, members, plan, seed, epoch) for epoch in itertools.count(1))
 
 
 def train_and_test(
@@ -94,7 +94,7 @@ def train_and_test(
     training: wikiart.WikiArtDataset,
     test: wikiart.WikiArtDataset,
     members: Tensor,
-    plan: wikiart.SmotePlan | None,
+    plan: balance.SmotePlan | None,
     orders: Iterator[Tensor],
     seed: int,
 ) -> Tensor:

@@ -17,7 +17,7 @@ import measure
 import torch
 
 import wikiart
-from support import settings
+from support import balance, settings
 
 COUNTS = [1_000, 5_000, 20_000, 80_000]
 SIZES = [64, 128, 224]
@@ -70,7 +70,7 @@ def by_paintings(arguments: object, options: settings.Settings, device: torch.de
             nonlocal turn
             turn += 1
             members = torch.randperm(count)[: steps * options.batch_size]
-            order = wikiart.index_order("weighted_sampler", labels, members, None, options.seed, turn)
+            order = balance.index_order("weighted_sampler", labels, members, None, options.seed, turn)
             trainee.epoch(options, paintings[count], order)
 
         works = {count: lambda count=count: some_batches(count) for count in counts}

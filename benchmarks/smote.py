@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import wikiart
-from support import settings
+from support import balance, settings
 
 SHARES = [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
 LEAST = 6  # paintings a style: imbalanced-learn refuses fewer than its five neighbours and the painting itself
@@ -81,11 +81,11 @@ def probe(way: str, file: str, arguments: argparse.Namespace) -> dict[str, float
         _, labels = sampler.fit_resample(dataset.images.flatten(1).float().numpy(), dataset.labels.numpy())
         return {"seconds": time.perf_counter() - begun, "peak_mib": measure.peak_mib(), "after": len(labels)}
     if way == "plan":
-        plan = wikiart.plan_smote(dataset.images, dataset.labels, members, "auto", arguments.seed)
+        plan = balance.plan_smote(dataset.images, dataset.labels, members, "auto", arguments.seed)
     taken = time.perf_counter() - begun
     paintings = wikiart.Paintings(dataset, torch.device("cpu"), plan)
     wikiart.measure_pixels(dataset.images, members)  # touches every painting, as the start of a training does
-    order = wikiart.index_order("smote" if plan else "none", dataset.labels, members, plan, arguments.seed, 1)
+    order = balance.index_order("smote" if plan else "none", dataset.labels, members, plan, arguments.seed, 1)
     next(iter(paintings.batches(order, 64)))
     return {"seconds": taken, "peak_mib": measure.peak_mib(), "after": len(order)}
 
@@ -125,17 +125,17 @@ def measure_loop(
     count = len(dataset.labels)
     members, lacking = torch.arange(count), sum(max(counts_at(arguments.share)) - n for n in counts_at(arguments.share))
     base, neighbour = torch.randint(count, (2, lacking))
-    plan = wikiart.SmotePlan(base, neighbour, torch.rand(lacking, dtype=torch.float64), dataset.labels[base])
+    plan = balance.SmotePlan(base, neighbour, torch.rand(lacking, dtype=torch.float64), dataset.labels[base])
     plain, blended = wikiart.Paintings(dataset, device), wikiart.Paintings(dataset, device, plan)
     trainee = measure.make_trainee(network, len(measure.COURSE_COUNTS), arguments.image_size, device)
     images, labels = measure.one_batch(plain, options.batch_size)
     steps = measure.steps_that_take(arguments.seconds, trainee, images, labels, count // options.batch_size)
     turn = 0
 
-    def epoch(paintings: wikiart.Paintings, imbalance: str, plan: wikiart.SmotePlan | None) -> None:
+    def epoch(paintings: wikiart.Paintings, imbalance: str, plan: balance.SmotePlan | None) -> None:
         nonlocal turn
         turn += 1
-        order = wikiart.index_order(imbalance, dataset.labels, members, plan, arguments.seed, turn)
+        order = balance.index_order(imbalance, dataset.labels, members, plan, arguments.seed, turn)
         trainee.epoch(options, paintings, order[: steps * options.batch_size])
 
     works = {"none": lambda: epoch(plain, "none", None), "smote": lambda: epoch(blended, "smote", plan)}

@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import wikiart
-from support import devices, images, settings
+from support import balance, devices, images, settings
 
 CASES = [
     ("residual", "none"),
@@ -164,7 +164,7 @@ def probe(trainingdir: str, options: settings.Settings, device: torch.device, ca
     wikiart.measure_pixels(dataset.images, members)  # touches every painting
     paintings = wikiart.Paintings(dataset, device)
     trainee = measure.make_trainee("residual", len(dataset.classes), options.image_size, device)
-    order = wikiart.index_order("weighted_sampler", dataset.labels, members, None, options.seed, 1)
+    order = balance.index_order("weighted_sampler", dataset.labels, members, None, options.seed, 1)
     trainee.epoch(options, paintings, order[: 5 * options.batch_size])
     return {"peak_rss_mib": measure.peak_mib(), "uint8_mib": dataset.images.nbytes / 2**20}
 
@@ -202,7 +202,7 @@ def measure_case(
         nonlocal turn
         turn += 1
         members = torch.randperm(len(dataset))[: count * options.batch_size]
-        order = wikiart.index_order(imbalance, dataset.labels, members, None, options.seed, turn)
+        order = balance.index_order(imbalance, dataset.labels, members, None, options.seed, turn)
         trainee.epoch(options, paintings, order)
 
     def augmentation() -> None:

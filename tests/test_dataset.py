@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 import trainpart1
 import wikiart
-from support import devices, images
+from support import balance, devices, images
 
 S = 16
 COUNTS = {"Cubism": 3, "Baroque": 2, "Rococo": 4}
@@ -394,7 +394,7 @@ def test_no_image_is_opened_to_weigh_the_styles(folder, load, monkeypatch):
     dataset = load(folder)
     dataset.images = None
     monkeypatch.setattr(Image, "open", None)
-    order = wikiart.index_order("weighted_sampler", dataset.labels, torch.arange(9), None, 0, 1)
+    order = balance.index_order("weighted_sampler", dataset.labels, torch.arange(9), None, 0, 1)
     assert len(order) == 9
 
 
@@ -500,27 +500,27 @@ def test_a_cache_folder_that_cannot_be_made_is_one_line(workdir, paint, refused)
 def test_the_split_is_disjoint_complete_and_stratified(counts, share, seed):
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    training, held_out = wikiart.split(labels, share, seed)
+    training, held_out = balance.split(labels, share, seed)
     assert sorted(training.tolist() + held_out.tolist()) == list(range(len(labels)))
     for label, count in enumerate(counts):
         out = int((labels[held_out] == label).sum())
         assert out < count
         assert abs(out - share * count) <= 1
         assert share or out == 0
-    again = wikiart.split(labels, share, seed)
+    again = balance.split(labels, share, seed)
     assert torch.equal(training, again[0]) and torch.equal(held_out, again[1])
 
 
 def test_a_style_with_one_painting_keeps_it_in_training():
     labels = torch.tensor([0] * 10 + [1])
     for seed in range(20):
-        training, held_out = wikiart.split(labels, 0.9, seed)
+        training, held_out = balance.split(labels, 0.9, seed)
         assert 10 in training and len(held_out) == 9
 
 
 def test_another_seed_holds_out_other_paintings_and_any_painting_can_be_held_out():
     labels = torch.tensor([0] * 30 + [1] * 30)
-    drawn = [tuple(wikiart.split(labels, 0.2, seed)[1].tolist()) for seed in range(60)]
+    drawn = [tuple(balance.split(labels, 0.2, seed)[1].tolist()) for seed in range(60)]
     assert len(set(drawn)) == 60 and {i for part in drawn for i in part} == set(range(60))
 
 
@@ -532,7 +532,7 @@ MEMBERS = torch.arange(0, 100, 1)[torch.arange(100) % 5 != 0]
 
 
 def test_none_takes_every_member_once():
-    order = wikiart.index_order("none", LABELS, MEMBERS, None, 3, 1)
+    order = balance.index_order("none", LABELS, MEMBERS, None, 3, 1)
     assert order.dtype == torch.int64 and order.tolist() != MEMBERS.tolist()
     assert sorted(order.tolist()) == MEMBERS.tolist()
 
@@ -544,11 +544,11 @@ def test_the_weighted_draws_are_those_of_torchs_sampler_with_inverse_frequencies
         generator = torch.Generator().manual_seed(devices.random_seed(seed, epoch))
         sampler = torch.utils.data.WeightedRandomSampler(weights, len(MEMBERS), generator=generator)
         expected = [int(MEMBERS[i]) for i in sampler]
-        assert wikiart.index_order("weighted_sampler", LABELS, MEMBERS, None, seed, epoch).tolist() == expected
+        assert balance.index_order("weighted_sampler", LABELS, MEMBERS, None, seed, epoch).tolist() == expected
 
 
 def test_weighted_draws_are_balanced_over_styles_and_even_within_them():
-    draws = torch.cat([wikiart.index_order("weighted_sampler", LABELS, MEMBERS, None, 1, e) for e in range(250)])
+    draws = torch.cat([balance.index_order("weighted_sampler", LABELS, MEMBERS, None, 1, e) for e in range(250)])
     assert not set(draws.tolist()) - set(MEMBERS.tolist())
     by_style = LABELS[draws].bincount().float()
     expected = len(draws) / 4
@@ -561,7 +561,7 @@ def test_weighted_draws_are_balanced_over_styles_and_even_within_them():
 @pytest.mark.parametrize("imbalance", ["none", "weighted_sampler"])
 def test_the_order_depends_on_seed_and_epoch_and_nothing_else(imbalance, monkeypatch):
     def order(seed, epoch):
-        return tuple(wikiart.index_order(imbalance, LABELS, MEMBERS, None, seed, epoch).tolist())
+        return tuple(balance.index_order(imbalance, LABELS, MEMBERS, None, seed, epoch).tolist())
 
     first = order(1, 1)
     torch.manual_seed(5)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import wikiart
+from support import balance
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -22,8 +23,8 @@ def test_batches_are_the_cpus(dataset, monkeypatch, share, imbalance):
     monkeypatch.setattr(wikiart, "RESIDENT_SHARE", share)
     members, plan = torch.arange(len(dataset)), None
     if imbalance == "smote":
-        plan = wikiart.plan_smote(dataset.images, dataset.labels, members, 20, seed=0)
-    order = wikiart.index_order(imbalance, dataset.labels, members, plan, 0, 1)
+        plan = balance.plan_smote(dataset.images, dataset.labels, members, 20, seed=0)
+    order = balance.index_order(imbalance, dataset.labels, members, plan, 0, 1)
     there = wikiart.Paintings(dataset, torch.device("cuda"), plan)
     assert (there.images.device.type == "cuda") == (share > 0)
     here = wikiart.Paintings(dataset, torch.device("cpu"), plan)

@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize, resized_
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import devices, settings
+from support import balance, devices, settings
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
@@ -301,7 +301,7 @@ def test_mean_and_std_are_those_of_the_training_share(trained):
     folder = trained.folder / "train"
     images = [path for style in TRAINING for path in sorted((folder / style).iterdir())]
     labels = torch.tensor([place for place, count in enumerate(TRAINING.values()) for _ in range(count)])
-    members, _ = wikiart.split(labels, 0.1, 2326)
+    members, _ = balance.split(labels, 0.1, 2326)
     pixels = np.stack([stretched(images[i]) for i in members])
     assert trained.checkpoint["mean"] == pytest.approx(pixels.mean((0, 2, 3)), abs=1e-5)
     assert trained.checkpoint["std"] == pytest.approx(pixels.std((0, 2, 3)), abs=1e-5)
@@ -327,7 +327,7 @@ def test_a_line_an_epoch_says_what_the_contract_asks(trained):
 def test_validation_figures_are_sklearns_on_the_held_out_share(trained):
     model = network_of(trained.checkpoint)
     dataset = wikiart.WikiArtDataset(str(trained.folder / "train"), S, None, str(trained.folder / "cache"))
-    _, held_out = wikiart.split(dataset.labels, 0.1, 2326)
+    _, held_out = balance.split(dataset.labels, 0.1, 2326)
     actual = dataset.labels[held_out].tolist()
     found = np.stack([probabilities_of(dataset.paths[i], trained.checkpoint, model, views=1) for i in held_out])
     predicted, present = found.argmax(1), sorted(set(actual))
@@ -665,7 +665,7 @@ def test_modelfile_holds_the_best_epoch_so_far(tmp_path, paint, score, figures, 
 
     history = wikiart.train(
         options, 1, facts, model, wikiart.Paintings(dataset, torch.device("cpu")),
-        functools.partial(wikiart.index_order, "none", dataset.labels, torch.arange(4), None, 0),
+        functools.partial(balance.index_order, "none", dataset.labels, torch.arange(4), None, 0),
         lambda model, images, labels: nn.functional.cross_entropy(model(images), labels), validate, score or "macro_f1",
     )  # fmt: skip
     checkpoint = torch.load(tmp_path / "wikiart.pth", weights_only=True)

@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
-from support import console, devices
+from support import balance, console, devices
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
@@ -187,7 +187,7 @@ def test_training_learns_and_keeps_its_best_epoch(trained):
 
 def test_the_validation_figure_is_the_held_out_paintings_error(trained):
     dataset = wikiart.WikiArtDataset(trained.folder / "train", 32, cachedir=trained.folder / "cache")
-    _, held_out = wikiart.split(dataset.labels, 0.2, 2326)
+    _, held_out = balance.split(dataset.labels, 0.2, 2326)
     images = dataset.images[held_out].float() / 255
     with torch.no_grad():
         error = F.mse_loss(trained.model.decode(trained.model.encode(images)), images).item()

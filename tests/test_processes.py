@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import wikiart
-from support import console, processes, workers
+from support import balance, console, processes, workers
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ class Saw:
     def __call__(self) -> None:
         notes = {"decoded": 0, "orders": [], "shares": [], "rows": []}
         parallel, fetch, say = workers.parallel_map, wikiart.Paintings._fetch, wikiart._say_epoch
-        order, target = wikiart.index_order, f"{self.path}.{processes.rank()}"
+        order, target = balance.index_order, f"{self.path}.{processes.rank()}"
 
         def save() -> None:
             Path(target).write_text(json.dumps(notes))
@@ -131,7 +131,7 @@ class Saw:
             save()
             say(row, *rest)
 
-        workers.parallel_map, wikiart.index_order = _parallel, index_order
+        workers.parallel_map, balance.index_order = _parallel, index_order
         wikiart.Paintings._fetch, wikiart._say_epoch = _fetch, _say_epoch
 
 
@@ -163,7 +163,7 @@ def test_validation_is_that_of_the_whole_share(paintings, tmp_path):
     assert jobs.start(tmp_path / "log", "trainpart1", *flags(paintings, tmp_path), processes=2).wait().status == 0
     checkpoint = wikiart.load_checkpoint(tmp_path / "wikiart.pth", 1)
     dataset = wikiart.WikiArtDataset(paintings, 16, cachedir=tmp_path / "cache")
-    _, held_out = wikiart.split(dataset.labels, 0.4, checkpoint["settings"]["seed"])
+    _, held_out = balance.split(dataset.labels, 0.4, checkpoint["settings"]["seed"])
     assert len(held_out) % 2 == 0 or len(held_out) > 8
     model = wikiart.load_model(checkpoint, tmp_path, torch.device("cpu"))
     everything = wikiart.Paintings(dataset, torch.device("cpu"))

@@ -9,7 +9,7 @@ from imblearn.over_sampling import SMOTE
 
 import trainpart1
 import wikiart
-from support import console
+from support import balance, console
 
 # Training paintings of the course split, and what its students' version printed after SMOTE at 400.
 COURSE = {
@@ -60,7 +60,7 @@ def by_imblearn(dataset, members, target, seed, neighbours=5):
 
 
 def assert_same(dataset, members, target, seed, neighbours=5):
-    plan = wikiart.plan_smote(dataset.images, dataset.labels, members, target, seed)
+    plan = balance.plan_smote(dataset.images, dataset.labels, members, target, seed)
     images, labels = synthetic(dataset, plan)
     expected, expected_labels = by_imblearn(dataset, members, target, seed, neighbours)
     assert torch.equal(labels, expected_labels) and torch.equal(plan.label, labels)
@@ -76,7 +76,7 @@ def test_the_samples_are_imbalanced_learns_one_by_one(target, seed):
 
 def test_they_are_also_where_only_the_training_share_is_used():
     dataset = made([40, 12, 9, 27])
-    members, held_out = wikiart.split(dataset.labels, 0.2, 1)
+    members, held_out = balance.split(dataset.labels, 0.2, 1)
     assert len(held_out) > 10
     assert_same(dataset, members, "auto", 5)
 
@@ -85,7 +85,7 @@ def test_they_are_also_where_only_the_training_share_is_used():
 def test_a_style_with_few_paintings_uses_all_the_others_as_neighbours(count):
     dataset = made([30, count])
     assert_same(dataset, torch.arange(30 + count), "auto", 3, neighbours=count - 1)
-    plan = wikiart.plan_smote(dataset.images, dataset.labels, torch.arange(30 + count), 300, 3)
+    plan = balance.plan_smote(dataset.images, dataset.labels, torch.arange(30 + count), 300, 3)
     pairs = {(b, n) for b, n in zip(plan.base.tolist(), plan.neighbour.tolist(), strict=True) if b >= 30}
     assert len(pairs) == count * (count - 1) and all(b != n for b, n in pairs)
 
@@ -96,7 +96,7 @@ def test_six_paintings_have_the_five_neighbours_of_imbalanced_learn():
 
 def test_a_style_with_one_painting_repeats_it():
     dataset = made([10, 1, 4])
-    plan = wikiart.plan_smote(dataset.images, dataset.labels, torch.arange(15), "auto", 0)
+    plan = balance.plan_smote(dataset.images, dataset.labels, torch.arange(15), "auto", 0)
     images, labels = synthetic(dataset, plan)
     assert (labels == 1).sum() == 9
     assert torch.allclose(images[labels == 1], dataset.images[10].flatten().float().expand(9, -1), atol=1e-3)
@@ -105,8 +105,8 @@ def test_a_style_with_one_painting_repeats_it():
 @pytest.mark.parametrize("target, numbers", [("auto", [20, 20, 20]), (9, [20, 9, 9]), (3, [20, 7, 3]), (1, [20, 7, 2])])
 def test_every_style_has_at_least_the_target_and_none_loses_a_painting(target, numbers):
     dataset = made([20, 7, 2])
-    plan = wikiart.plan_smote(dataset.images, dataset.labels, torch.arange(29), target, 0)
-    order = wikiart.index_order("smote", dataset.labels, torch.arange(29), plan, 0, 1)
+    plan = balance.plan_smote(dataset.images, dataset.labels, torch.arange(29), target, 0)
+    order = balance.index_order("smote", dataset.labels, torch.arange(29), plan, 0, 1)
     assert sorted(order.tolist()) == list(range(sum(numbers)))
     labels = torch.cat([labels for _, labels in wikiart.Paintings(dataset, CPU, plan).batches(order, 8)])
     assert labels.bincount().tolist() == numbers
@@ -114,9 +114,9 @@ def test_every_style_has_at_least_the_target_and_none_loses_a_painting(target, n
 
 def test_an_epochs_order_depends_on_seed_and_epoch():
     dataset = made([20, 7])
-    plan = wikiart.plan_smote(dataset.images, dataset.labels, torch.arange(27), "auto", 0)
+    plan = balance.plan_smote(dataset.images, dataset.labels, torch.arange(27), "auto", 0)
     orders = {
-        tuple(wikiart.index_order("smote", dataset.labels, torch.arange(27), plan, seed, epoch).tolist())
+        tuple(balance.index_order("smote", dataset.labels, torch.arange(27), plan, seed, epoch).tolist())
         for seed in (1, 2)
         for epoch in (1, 2, 3)
     }
@@ -126,7 +126,7 @@ def test_an_epochs_order_depends_on_seed_and_epoch():
 def test_another_seed_draws_other_samples_and_the_same_seed_the_same():
     dataset = made([20, 7])
     first, again, other = (
-        wikiart.plan_smote(dataset.images, dataset.labels, torch.arange(27), "auto", seed) for seed in (1, 1, 2)
+        balance.plan_smote(dataset.images, dataset.labels, torch.arange(27), "auto", seed) for seed in (1, 1, 2)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.weight, other.weight)
@@ -134,7 +134,7 @@ def test_another_seed_draws_other_samples_and_the_same_seed_the_same():
 
 def test_a_sample_lies_between_a_painting_and_one_of_its_five_nearest_in_style():
     dataset = made([50, 20])
-    plan = wikiart.plan_smote(dataset.images, dataset.labels, torch.arange(70), 200, 4)
+    plan = balance.plan_smote(dataset.images, dataset.labels, torch.arange(70), 200, 4)
     pixels = dataset.images.flatten(1).double()
     assert ((plan.weight >= 0) & (plan.weight < 1)).all()
     assert torch.equal(dataset.labels[plan.base], dataset.labels[plan.neighbour])
@@ -146,7 +146,7 @@ def test_a_sample_lies_between_a_painting_and_one_of_its_five_nearest_in_style()
 
 def test_a_plan_is_small_and_keeps_no_pixels():
     dataset = made([60, 20], size=16)
-    plan = wikiart.plan_smote(dataset.images, dataset.labels, torch.arange(80), 1000, 0)
+    plan = balance.plan_smote(dataset.images, dataset.labels, torch.arange(80), 1000, 0)
     assert sum(column.nbytes for column in plan) == 4 * 8 * len(plan.label)
     paintings = wikiart.Paintings(dataset, CPU, plan)
     assert paintings.images is dataset.images
@@ -193,7 +193,7 @@ def test_the_printed_counts_at_400_are_the_students(started):
 def test_the_validation_share_is_never_blended_and_never_drawn(started):
     dataset = made([30, 12, 5])
     seen = started(dataset, "--validation", 0.3, "--smote_target", "auto", "--seed", 7, "--image_size", 16)
-    _, held_out = wikiart.split(dataset.labels, 0.3, 7)
+    _, held_out = balance.split(dataset.labels, 0.3, 7)
     assert len(held_out) == 15 or len(held_out) == 14
     base, neighbour, _ = seen.paintings.blend
     used = set(base[seen.order].tolist()) | set(neighbour[seen.order].tolist())
@@ -202,9 +202,9 @@ def test_the_validation_share_is_never_blended_and_never_drawn(started):
 
 def test_the_shares_of_two_processes_blend_what_one_would(monkeypatch):
     dataset = made([20, 7])
-    plan = wikiart.plan_smote(dataset.images, dataset.labels, torch.arange(27), "auto", 0)
+    plan = balance.plan_smote(dataset.images, dataset.labels, torch.arange(27), "auto", 0)
     paintings = wikiart.Paintings(dataset, CPU, plan)
-    order = wikiart.index_order("smote", dataset.labels, torch.arange(27), plan, 0, 1)
+    order = balance.index_order("smote", dataset.labels, torch.arange(27), plan, 0, 1)
     whole = [images for images, _ in paintings.batches(order, 8)]
     monkeypatch.setenv("WORLD_SIZE", "2")
     shares = []

@@ -25,8 +25,7 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import wikiart
-from support import console, images, settings, workers
+from support import balance, console, images, settings, workers
 
 # Side in pixels at which images are compared: the image_size of config.json here, so that training sees no twins.
 COMPARED_SIZE = 128
@@ -118,7 +117,7 @@ def sides_by_lists(files: list[str], train_list: str, test_list: str) -> dict[st
 def sides_by_draw(files: list[str], share: float, seed: int) -> dict[str, str]:
     """File -> "train" or "test": `share` of every style is drawn for test; a style's only image is for training."""
     number = {style: i for i, style in enumerate(sorted(set(map(style_of, files))))}
-    train, test = wikiart.split(torch.tensor([number[style_of(file)] for file in files]), share, seed)
+    train, test = balance.split(torch.tensor([number[style_of(file)] for file in files]), share, seed)
     return {files[i]: side for side, chosen in (("train", train), ("test", test)) for i in chosen.tolist()}
 
 
