@@ -23,7 +23,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 import wikiart
-from support import console, devices, files, settings
+from support import batches, console, devices, files, settings
 
 WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
 GALLERY_ROWS = 100  # clusters shown at most: a picture of thousands of rows helps nobody, and matplotlib refuses it
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         raise options.error("clusters", problem)
 
-    latents, colours, errors = measure_paintings(model, wikiart.Paintings(dataset, device), options.batch_size)
+    latents, colours, errors = measure_paintings(model, batches.Paintings(dataset, device), options.batch_size)
     pixels, pca_mse = pixel_yardstick(options, dataset, checkpoint)
     scaled = scale_latents(model, latents)
     plane, shares = project(scaled, options.seed)
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure_paintings(
-    model: wikiart.Autoencoder, paintings: wikiart.Paintings, batch_size: int
+    model: wikiart.Autoencoder, paintings: batches.Paintings, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of every painting its latent [N, latent_dim], colour histogram [N, 512] and mean squared error [N]."""
     latents, colours, errors = [], [], []

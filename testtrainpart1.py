@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from tqdm import tqdm
 
 import wikiart
-from support import console, devices, files, images, settings
+from support import batches, console, devices, files, images, settings
 
 SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the three likeliest styles of these images"}}
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
 
     classes = checkpoint["classes"]
     dataset = wikiart.open_dataset(options, "testingdir", checkpoint["image_size"], classes)
-    paintings = wikiart.Paintings(dataset, device)
+    paintings = batches.Paintings(dataset, device)
     logits = []
     with tqdm(total=len(dataset), unit="painting", disable=None, leave=False) as bar:
         for images, _ in paintings.batches(torch.arange(len(dataset)), options.batch_size):

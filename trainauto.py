@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import balance, console, devices, processes, settings
+from support import balance, batches, console, devices, processes, settings
 
 SMALLEST_CROP = 0.8  # share of a painting's area that augmentation keeps at least
 STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
 
     dataset = wikiart.open_dataset(options, "trainingdir")
     members, held_out = balance.split(dataset.labels, options.validation, options.seed)
-    paintings = wikiart.Paintings(dataset, device)
+    paintings = batches.Paintings(dataset, device)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
 
     model = wikiart.Autoencoder(options.image_size, options.latent_dim)
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         return balance.index_order("none", dataset.labels, members, None, options.seed, epoch)
 
     def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        images = wikiart.augment(images, SMALLEST_CROP)
+        images = batches.augment(images, SMALLEST_CROP)
         pictures, statistics_error = model(images)
         mse = F.mse_loss(pictures, images)
         measured.add_(torch.stack([mse.detach(), torch.ones_like(mse)]))
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
             row["validation_mse"] = processes.total(error).item() / len(held_out)
         return row
 
-    mean, std = wikiart.measure_pixels(dataset.images, members)
+    mean, std = batches.measure_pixels(dataset.images, members)
     facts = {"latent_dim": options.latent_dim, **wikiart.describe(options, dataset, mean, std)}
     history = wikiart.train(options, 2, facts, model, paintings, order_of, loss_of, validate, "validation_mse")
     panels = {"mean squared error of pixels in [0, 1]": ["training_mse", "validation_mse"]}

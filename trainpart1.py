@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import balance, console, devices, processes, settings
+from support import balance, batches, console, devices, processes, settings
 
 LABEL_SMOOTHING = 0.1
 TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learning rate
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = None
     if options.imbalance == "smote":
         plan = balance.plan_smote(dataset.images, dataset.labels, members, options.smote_target, options.seed)
-    paintings = wikiart.Paintings(dataset, device, plan)
+    paintings = batches.Paintings(dataset, device, plan)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     if plan is not None:
         labels = torch.cat([dataset.labels[members], plan.label])
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
 
     model = wikiart.build_classifier(options, len(dataset.classes)).to(device, memory_format=torch.channels_last)
     if options.pretrained is False or options.architecture in wikiart.OWN_NETWORKS:
-        mean, std = wikiart.measure_pixels(dataset.images, members)
+        mean, std = batches.measure_pixels(dataset.images, members)
     else:
         mean, std = wikiart.IMAGENET_MEAN, wikiart.IMAGENET_STD
     size = f"{options.image_size} x {options.image_size} pixels"
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         return balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
 
     def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        logits = model(wikiart.normalise(wikiart.augment(images), mean, std))
+        logits = model(batches.normalise(batches.augment(images), mean, std))
         return F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
 
     def validate(model: nn.Module) -> dict[str, float]:

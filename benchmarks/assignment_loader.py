@@ -26,7 +26,7 @@ from torchvision.io import ImageReadMode, read_image
 from torchvision.transforms import Compose, Normalize, Resize
 
 import wikiart
-from support import balance
+from support import balance, batches
 from support.images import find_images
 
 WAYS = ["assignment", "ours", "ours_as_shipped"]
@@ -106,8 +106,8 @@ def ours(arguments: argparse.Namespace, cachedir: str, batch_size: int) -> Calla
     options, device = measure.begin(device="cpu", image_size=arguments.image_size, batch_size=batch_size)
     dataset = wikiart.WikiArtDataset(arguments.trainingdir, options.image_size, cachedir=cachedir)
     members = torch.arange(len(dataset))
-    mean, std = wikiart.measure_pixels(dataset.images, members)
-    paintings = wikiart.Paintings(dataset, device)
+    mean, std = batches.measure_pixels(dataset.images, members)
+    paintings = batches.Paintings(dataset, device)
     trainee = measure.make_trainee("three_conv", len(dataset.classes), options.image_size, device, 0, mean, std)
 
     def epoch(number: int) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import wikiart
-from support import balance, devices, settings
+from support import balance, batches, devices, settings
 
 NUMBERS = [15, 41, 91, 163, 246, 413, 679]
 TREATMENTS = {
@@ -103,13 +103,13 @@ def train_and_test(
     while len(order) < wanted:
         order = torch.cat([order, next(orders)])
     styles = len(training.classes)
-    mean, std = wikiart.measure_pixels(training.images, members)
+    mean, std = batches.measure_pixels(training.images, members)
     trainee = measure.make_trainee(arguments.architecture, styles, options.image_size, device, seed, mean, std)
-    paintings = wikiart.Paintings(training, device, plan)
+    paintings = batches.Paintings(training, device, plan)
     trainee.epoch(options, paintings, order[:wanted], number=1)
     trainee.model.eval()
     confusion = torch.zeros(styles**2)
-    for images, labels in wikiart.Paintings(test, device).batches(torch.arange(len(test)), options.batch_size):
+    for images, labels in batches.Paintings(test, device).batches(torch.arange(len(test)), options.batch_size):
         logits = wikiart.classify(trainee.model, images, mean, std)
         confusion += torch.bincount((labels * styles + logits.argmax(1)).cpu(), minlength=styles**2)
     return confusion.view(styles, styles)

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import wikiart  # noqa: E402
-from support import devices, settings  # noqa: E402
+from support import batches, devices, settings  # noqa: E402
 
 LABEL_SMOOTHING = 0.1  # as trainpart1.py has it
 MEAN, STD = [0.5] * 3, [0.25] * 3
@@ -156,7 +156,7 @@ class Trainee(NamedTuple):
         for _ in range(count):
             wikiart.train_step(self.model, self.optimizer, self.loss_of, images, labels)
 
-    def epoch(self, options: settings.Settings, paintings: wikiart.Paintings, order: Tensor, number: int = 2) -> None:
+    def epoch(self, options: settings.Settings, paintings: batches.Paintings, order: Tensor, number: int = 2) -> None:
         """The project's own loop over `order` as epoch `number`, with schedule and looks at the loss."""
         order = wikiart.full_batches(order, options.batch_size)
         wikiart._train_epoch(options, self.model, self.optimizer, paintings, order, self.loss_of, number)
@@ -177,14 +177,14 @@ def make_trainee(
         model, rate = wikiart.Autoencoder(image_size, 128), 0.001
 
         def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            images = wikiart.augment(images)
+            images = batches.augment(images)
             pictures, statistics_error = model(images)
             return F.mse_loss(pictures, images) + statistics_error.square().mean()
     else:
         model, rate = wikiart.make_classifier(network, classes, image_size), 0.002
 
         def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            logits = model(wikiart.normalise(wikiart.augment(images), mean, std))
+            logits = model(batches.normalise(batches.augment(images), mean, std))
             return F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
 
     model = model.to(device, memory_format=torch.channels_last)
@@ -198,7 +198,7 @@ def steps_that_take(seconds_wanted: float, trainee: Trainee, images: Tensor, lab
     return max(3, min(most, round(seconds_wanted / taken)))
 
 
-def one_batch(paintings: wikiart.Paintings, batch_size: int) -> tuple[Tensor, Tensor]:
+def one_batch(paintings: batches.Paintings, batch_size: int) -> tuple[Tensor, Tensor]:
     """A batch drawn at random, as the loop gets it."""
     order = torch.randperm(len(paintings.labels))[:batch_size].repeat(batch_size)[:batch_size]
     return next(iter(paintings.batches(order, batch_size)))

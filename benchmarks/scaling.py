@@ -16,8 +16,7 @@ from pathlib import Path
 import measure
 import torch
 
-import wikiart
-from support import balance, settings
+from support import balance, batches, settings
 
 COUNTS = [1_000, 5_000, 20_000, 80_000]
 SIZES = [64, 128, 224]
@@ -60,8 +59,8 @@ def by_paintings(arguments: object, options: settings.Settings, device: torch.de
         trainee = measure.make_trainee("three_conv", 27, options.image_size, device)
         paintings = {}
         for count, dataset in datasets.items():
-            wikiart.measure_pixels(dataset.images, torch.arange(count))  # touches every one, as training does
-            paintings[count] = wikiart.Paintings(dataset, device)
+            batches.measure_pixels(dataset.images, torch.arange(count))  # touches every one, as training does
+            paintings[count] = batches.Paintings(dataset, device)
         batch = measure.one_batch(paintings[counts[0]], options.batch_size)
         steps = measure.steps_that_take(arguments.seconds, trainee, *batch, counts[0] // options.batch_size)
         turn = 0
@@ -93,7 +92,7 @@ def by_image_size(arguments: object, options: settings.Settings, device: torch.d
     for size in SIZES:
         images = torch.randint(256, (16 * options.batch_size, 3, size, size), dtype=torch.uint8)
         dataset = measure.Made(images, torch.randint(27, (len(images),)))
-        paintings = wikiart.Paintings(dataset, device)
+        paintings = batches.Paintings(dataset, device)
         trainee = measure.make_trainee("residual", 27, size, device)
         batch = measure.one_batch(paintings, options.batch_size)
         steps[size] = measure.steps_that_take(arguments.seconds, trainee, *batch, 16)

@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import wikiart
-from support import balance, devices, images, settings
+from support import balance, batches, devices, images, settings
 
 CASES = [
     ("residual", "none"),
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--probe", metavar="CACHEDIR", help="only decode, train some steps and print the peak memory")
     arguments = parser.parse_args(argv)
     if arguments.host_memory:
-        wikiart.RESIDENT_SHARE = 0.0
+        batches.RESIDENT_SHARE = 0.0
     options, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
     if arguments.probe:
         print(json.dumps(probe(arguments.trainingdir, options, device, arguments.probe)))
@@ -161,8 +161,8 @@ def probe(trainingdir: str, options: settings.Settings, device: torch.device, ca
     """What `measure_memory` runs in a process of its own."""
     dataset = wikiart.WikiArtDataset(trainingdir, options.image_size, cachedir=cachedir)
     members = torch.arange(len(dataset))
-    wikiart.measure_pixels(dataset.images, members)  # touches every painting
-    paintings = wikiart.Paintings(dataset, device)
+    batches.measure_pixels(dataset.images, members)  # touches every painting
+    paintings = batches.Paintings(dataset, device)
     trainee = measure.make_trainee("residual", len(dataset.classes), options.image_size, device)
     order = balance.index_order("weighted_sampler", dataset.labels, members, None, options.seed, 1)
     trainee.epoch(options, paintings, order[: 5 * options.batch_size])
@@ -188,7 +188,7 @@ def measure_case(
     ceiling: float,
 ) -> dict[str, float]:
     """The real loop and the step on one batch, in turns."""
-    paintings = wikiart.Paintings(dataset, device)
+    paintings = batches.Paintings(dataset, device)
     trainee = measure.make_trainee(network, len(dataset.classes), options.image_size, device)
     images, labels = measure.one_batch(paintings, options.batch_size)
     with FlopCounterMode(display=False) as counter:
@@ -208,7 +208,7 @@ def measure_case(
     def augmentation() -> None:
         with torch.no_grad(), devices.autocast(device):
             for _ in range(count):
-                wikiart.normalise(wikiart.augment(images), measure.MEAN, measure.STD)
+                batches.normalise(batches.augment(images), measure.MEAN, measure.STD)
 
     works = {"real": real, "one batch": lambda: trainee.steps(images, labels, count)}
     if network == "residual":

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 import trainpart1
 import wikiart
-from support import balance, devices, images
+from support import balance, batches, devices, images
 
 S = 16
 COUNTS = {"Cubism": 3, "Baroque": 2, "Rococo": 4}
@@ -583,9 +583,9 @@ def numbered(count, size=S):
 def test_batches_are_the_paintings_in_order_as_floats_from_0_to_1():
     dataset = numbered(50)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
-    batches = list(wikiart.Paintings(dataset, torch.device("cpu")).batches(order, 16))
-    assert [len(images) for images, _ in batches] == [16, 16, 16, 2]
-    images, labels = (torch.cat(column) for column in zip(*batches, strict=True))
+    made = list(batches.Paintings(dataset, torch.device("cpu")).batches(order, 16))
+    assert [len(images) for images, _ in made] == [16, 16, 16, 2]
+    images, labels = (torch.cat(column) for column in zip(*made, strict=True))
     assert images.dtype == torch.float32 and torch.equal(images, dataset.images[order].float() / 255)
     assert torch.equal(labels, dataset.labels[order])
 
@@ -593,7 +593,7 @@ def test_batches_are_the_paintings_in_order_as_floats_from_0_to_1():
 @pytest.mark.parametrize("processes", [2, 3, 4])
 def test_the_shares_of_the_processes_make_up_each_batch(processes, monkeypatch):
     dataset, order = numbered(60), torch.randperm(60)
-    paintings = wikiart.Paintings(dataset, torch.device("cpu"))
+    paintings = batches.Paintings(dataset, torch.device("cpu"))
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     shares = []
     for rank in range(processes):
@@ -622,7 +622,7 @@ def crops():
     x = ((torch.arange(size) + 0.5) / size).expand(size, size)
     images = torch.stack([x, x.T, torch.full_like(x, 0.3)]).expand(4000, -1, -1, -1).contiguous()
     torch.manual_seed(0)
-    out = wikiart.augment(images)
+    out = batches.augment(images)
     assert out.shape == images.shape and out.dtype == torch.float32
     middle = slice(size // 2 - 4, size // 2 + 4)  # away from the borders, where the gradient ends
     slope_x = (out[:, 0, 16, middle][:, -1] - out[:, 0, 16, middle][:, 0]) / 7 * size
@@ -659,19 +659,19 @@ def test_augmentation_invents_no_value(crops):
 def test_augmentation_finds_its_places_in_full_precision():
     images = torch.rand(4, 3, 256, 256)
     torch.manual_seed(5)
-    plain = wikiart.augment(images)
+    plain = batches.augment(images)
     torch.manual_seed(5)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(wikiart.augment(images), plain)
+        assert torch.equal(batches.augment(images), plain)
 
 
 def test_augmentation_follows_torchs_seed_and_differs_from_image_to_image():
     images = torch.rand(1, 3, S, S).expand(6, -1, -1, -1).contiguous()
     torch.manual_seed(1)
-    first = wikiart.augment(images)
+    first = batches.augment(images)
     torch.manual_seed(1)
-    assert torch.equal(wikiart.augment(images), first)
-    assert len({tuple(image.flatten().tolist()) for image in [*first, *wikiart.augment(images)]}) == 12
+    assert torch.equal(batches.augment(images), first)
+    assert len({tuple(image.flatten().tolist()) for image in [*first, *batches.augment(images)]}) == 12
 
 
 # Normalisation
@@ -682,19 +682,19 @@ def test_mean_and_std_are_numpys_over_the_members():
     images[:, 1] //= 3
     members = torch.arange(0, 700, 2)
     pixels = images[members].numpy().astype(np.float64) / 255
-    mean, std = wikiart.measure_pixels(images, members)
+    mean, std = batches.measure_pixels(images, members)
     assert mean == pytest.approx(pixels.mean((0, 2, 3)), abs=1e-6)
     assert std == pytest.approx(pixels.std((0, 2, 3)), abs=1e-6)
 
 
 def test_a_single_colour_can_be_normalised():
     images = torch.full((4, 3, 8, 8), 77, dtype=torch.uint8)
-    mean, std = wikiart.measure_pixels(images, torch.arange(4))
-    assert wikiart.normalise(images / 255, mean, std).isfinite().all()
+    mean, std = batches.measure_pixels(images, torch.arange(4))
+    assert batches.normalise(images / 255, mean, std).isfinite().all()
 
 
 def test_normalise_works_channel_by_channel():
     images, mean, std = torch.rand(4, 3, 5, 5), [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]
-    out = wikiart.normalise(images, mean, std)
+    out = batches.normalise(images, mean, std)
     for channel in range(3):
         assert torch.allclose(out[:, channel], (images[:, channel] - mean[channel]) / std[channel])

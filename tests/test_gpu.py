@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import wikiart
-from support import balance
+from support import balance, batches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -20,14 +20,14 @@ def dataset(tmp_path_factory) -> wikiart.WikiArtDataset:
 @pytest.mark.parametrize("imbalance", ["weighted_sampler", "smote"])
 def test_batches_are_the_cpus(dataset, monkeypatch, share, imbalance):
     """Images that fit beside the model, and images that stay in host memory."""
-    monkeypatch.setattr(wikiart, "RESIDENT_SHARE", share)
+    monkeypatch.setattr(batches, "RESIDENT_SHARE", share)
     members, plan = torch.arange(len(dataset)), None
     if imbalance == "smote":
         plan = balance.plan_smote(dataset.images, dataset.labels, members, 20, seed=0)
     order = balance.index_order(imbalance, dataset.labels, members, plan, 0, 1)
-    there = wikiart.Paintings(dataset, torch.device("cuda"), plan)
+    there = batches.Paintings(dataset, torch.device("cuda"), plan)
     assert (there.images.device.type == "cuda") == (share > 0)
-    here = wikiart.Paintings(dataset, torch.device("cpu"), plan)
+    here = batches.Paintings(dataset, torch.device("cpu"), plan)
     for (images, labels), (expected, targets) in zip(there.batches(order, 7), here.batches(order, 7), strict=True):
         assert torch.allclose(images.cpu(), expected, atol=1e-5) and torch.equal(labels.cpu(), targets)
 
@@ -39,10 +39,10 @@ def test_steps_do_not_wait_for_the_gpu(dataset, architecture):
     optimizer = wikiart.make_optimizer(model, 0.001)
 
     def loss_of(model, images, labels):
-        logits = model(wikiart.normalise(wikiart.augment(images), [0.5] * 3, [0.25] * 3))
+        logits = model(batches.normalise(batches.augment(images), [0.5] * 3, [0.25] * 3))
         return torch.nn.functional.cross_entropy(logits.float(), labels)
 
-    paintings, order = wikiart.Paintings(dataset, device), torch.arange(len(dataset))
+    paintings, order = batches.Paintings(dataset, device), torch.arange(len(dataset))
     for number, (images, labels) in enumerate(paintings.batches(order, 5)):
         torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first one sets things up
         try:

@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize, resized_
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import balance, devices, settings
+from support import balance, batches, devices, settings
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
@@ -664,7 +664,7 @@ def test_modelfile_holds_the_best_epoch_so_far(tmp_path, paint, score, figures, 
         return {score: figures[len(weights) - 1]} if score else {}
 
     history = wikiart.train(
-        options, 1, facts, model, wikiart.Paintings(dataset, torch.device("cpu")),
+        options, 1, facts, model, batches.Paintings(dataset, torch.device("cpu")),
         functools.partial(balance.index_order, "none", dataset.labels, torch.arange(4), None, 0),
         lambda model, images, labels: nn.functional.cross_entropy(model(images), labels), validate, score or "macro_f1",
     )  # fmt: skip

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import wikiart
-from support import balance, console, processes, workers
+from support import balance, batches, console, processes, workers
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ class Saw:
 
     def __call__(self) -> None:
         notes = {"decoded": 0, "orders": [], "shares": [], "rows": []}
-        parallel, fetch, say = workers.parallel_map, wikiart.Paintings._fetch, wikiart._say_epoch
+        parallel, fetch, say = workers.parallel_map, batches.Paintings._fetch, wikiart._say_epoch
         order, target = balance.index_order, f"{self.path}.{processes.rank()}"
 
         def save() -> None:
@@ -132,7 +132,7 @@ class Saw:
             say(row, *rest)
 
         workers.parallel_map, balance.index_order = _parallel, index_order
-        wikiart.Paintings._fetch, wikiart._say_epoch = _fetch, _say_epoch
+        batches.Paintings._fetch, wikiart._say_epoch = _fetch, _say_epoch
 
 
 def test_shares_make_up_the_whole(paintings, tmp_path):
@@ -166,7 +166,7 @@ def test_validation_is_that_of_the_whole_share(paintings, tmp_path):
     _, held_out = balance.split(dataset.labels, 0.4, checkpoint["settings"]["seed"])
     assert len(held_out) % 2 == 0 or len(held_out) > 8
     model = wikiart.load_model(checkpoint, tmp_path, torch.device("cpu"))
-    everything = wikiart.Paintings(dataset, torch.device("cpu"))
+    everything = batches.Paintings(dataset, torch.device("cpu"))
     ((images, labels),) = everything.batches(held_out, len(held_out))
     logits = wikiart.classify(model, images, checkpoint["mean"], checkpoint["std"])
     row = checkpoint["history"][checkpoint["epoch"] - 1]

@@ -9,7 +9,7 @@ from imblearn.over_sampling import SMOTE
 
 import trainpart1
 import wikiart
-from support import balance, console
+from support import balance, batches, console
 
 # Training paintings of the course split, and what its students' version printed after SMOTE at 400.
 COURSE = {
@@ -42,10 +42,10 @@ def made(counts, size=8, seed=0):
 
 def synthetic(dataset, plan):
     """The plan's paintings as the batches have them: float pixels of 0 to 255, one row each, and labels."""
-    paintings = wikiart.Paintings(dataset, CPU, plan)
+    paintings = batches.Paintings(dataset, CPU, plan)
     order = len(dataset.labels) + torch.arange(len(plan.label))
-    batches = list(paintings.batches(order, 7))
-    images, labels = (torch.cat(column) for column in zip(*batches, strict=True))
+    made = list(paintings.batches(order, 7))
+    images, labels = (torch.cat(column) for column in zip(*made, strict=True))
     return 255 * images.flatten(1), labels
 
 
@@ -108,7 +108,7 @@ def test_every_style_has_at_least_the_target_and_none_loses_a_painting(target, n
     plan = balance.plan_smote(dataset.images, dataset.labels, torch.arange(29), target, 0)
     order = balance.index_order("smote", dataset.labels, torch.arange(29), plan, 0, 1)
     assert sorted(order.tolist()) == list(range(sum(numbers)))
-    labels = torch.cat([labels for _, labels in wikiart.Paintings(dataset, CPU, plan).batches(order, 8)])
+    labels = torch.cat([labels for _, labels in batches.Paintings(dataset, CPU, plan).batches(order, 8)])
     assert labels.bincount().tolist() == numbers
 
 
@@ -148,7 +148,7 @@ def test_a_plan_is_small_and_keeps_no_pixels():
     dataset = made([60, 20], size=16)
     plan = balance.plan_smote(dataset.images, dataset.labels, torch.arange(80), 1000, 0)
     assert sum(column.nbytes for column in plan) == 4 * 8 * len(plan.label)
-    paintings = wikiart.Paintings(dataset, CPU, plan)
+    paintings = batches.Paintings(dataset, CPU, plan)
     assert paintings.images is dataset.images
 
 
@@ -203,7 +203,7 @@ def test_the_validation_share_is_never_blended_and_never_drawn(started):
 def test_the_shares_of_two_processes_blend_what_one_would(monkeypatch):
     dataset = made([20, 7])
     plan = balance.plan_smote(dataset.images, dataset.labels, torch.arange(27), "auto", 0)
-    paintings = wikiart.Paintings(dataset, CPU, plan)
+    paintings = batches.Paintings(dataset, CPU, plan)
     order = balance.index_order("smote", dataset.labels, torch.arange(27), plan, 0, 1)
     whole = [images for images, _ in paintings.batches(order, 8)]
     monkeypatch.setenv("WORLD_SIZE", "2")
