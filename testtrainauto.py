@@ -23,7 +23,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 import wikiart
-from support import batches, console, devices, files, settings
+from support import batches, checkpoints, console, devices, files, settings
 
 WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
 GALLERY_ROWS = 100  # clusters shown at most: a picture of thousands of rows helps nobody, and matplotlib refuses it
@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, reconstruct and cluster the test folder, write the files."""
     options = settings.read("autoencoder", __doc__, argv)
     modelfile = options.output(options.modelfile)
-    checkpoint = wikiart.load_checkpoint(modelfile, 2)
-    wikiart.check_flags(options, checkpoint)
+    checkpoint = checkpoints.read(modelfile, 2)
+    checkpoints.check_flags(options, checkpoint)
     device = devices.start(options, training=False)
     model = wikiart.load_model(checkpoint, modelfile, device)
 

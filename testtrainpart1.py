@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from tqdm import tqdm
 
 import wikiart
-from support import batches, console, devices, files, images, settings
+from support import batches, checkpoints, console, devices, files, images, settings
 
 SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the three likeliest styles of these images"}}
 
@@ -20,8 +20,8 @@ def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, then measure it on the test folder, or name the images of --predict."""
     options = settings.read("classifier", __doc__, argv, SWITCHES)
     modelfile = options.output(options.modelfile)
-    checkpoint = wikiart.load_checkpoint(modelfile, 1)
-    wikiart.check_flags(options, checkpoint)
+    checkpoint = checkpoints.read(modelfile, 1)
+    checkpoints.check_flags(options, checkpoint)
     device = devices.start(options, training=False)
     model = wikiart.load_model(checkpoint, modelfile, device)
     if options.predict:

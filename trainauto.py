@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import balance, batches, console, devices, processes, settings
+from support import balance, batches, checkpoints, console, devices, processes, settings
 
 SMALLEST_CROP = 0.8  # share of a painting's area that augmentation keeps at least
 STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         return row
 
     mean, std = batches.measure_pixels(dataset.images, members)
-    facts = {"latent_dim": options.latent_dim, **wikiart.describe(options, dataset, mean, std)}
+    facts = {"latent_dim": options.latent_dim, **checkpoints.describe(options, dataset, mean, std)}
     history = wikiart.train(options, 2, facts, model, paintings, order_of, loss_of, validate, "validation_mse")
     panels = {"mean squared error of pixels in [0, 1]": ["training_mse", "validation_mse"]}
     title = f"Training of the autoencoder on {len(members):,} paintings"

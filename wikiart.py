@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import os
-import pickle
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from support import batches, console, devices, files, processes, settings
+from support import batches, checkpoints, console, devices, files, processes, settings
 from support.images import DataError, decode_folder, find_images
 
 if TYPE_CHECKING:
@@ -353,7 +352,7 @@ def load_pretrained(network: nn.Module, architecture: str, source: bool | str) -
         except Exception as error:  # no network, no space, a proxy's page instead of the file
             raise console.UserError(f"torchvision's weights for {architecture} cannot be had: {error}") from None
     else:
-        state = _load(source)
+        state = checkpoints.load(source)
         state = state.get("model", state) if isinstance(state, dict) else state  # one of our checkpoints will do
         if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
             raise console.UserError(f"{console.quoted(source)} holds no state_dict")
@@ -364,7 +363,7 @@ def load_pretrained(network: nn.Module, architecture: str, source: bool | str) -
         shapes = [tuple(s[name].shape) if isinstance(s.get(name), Tensor) else "nothing" for s in (state, wanted)]
         if shapes[0] != shapes[1]:
             raise console.UserError(f"the weights do not fit {architecture}: {name} is {shapes[0]}, meant {shapes[1]}")
-        if not _is_plain(state[name]):
+        if not checkpoints.is_plain(state[name]):
             raise console.UserError(f"the weights are damaged: {name} holds numbers that are not finite, or none")
     network.load_state_dict(state, strict=False)
 
@@ -528,98 +527,6 @@ def reconstruct(
 # Checkpoints: data, not code
 # ---------------------------------------------------------------------------------------------------------------------
 
-_CHECKPOINT_KEYS = {
-    "part": int, "model": dict, "classes": list, "counts": dict, "image_size": int, "mean": list, "std": list,
-    "settings": dict, "epoch": int, "history": list, "fingerprints": Tensor,
-}  # fmt: skip
-_PART_KEYS = {1: {"architecture": str}, 2: {"latent_dim": int}}
-_PART_NAMES = {1: "a style classifier (trainpart1.py writes it)", 2: "an autoencoder (trainauto.py writes it)"}
-
-
-def _load(path: str | os.PathLike) -> object:
-    """What torch.save wrote: tensors, numbers, texts, lists and dicts, and nothing that could run."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise console.UserError(f"{console.quoted(path)[1:-1]}: no such file") from None
-    except OSError as error:
-        raise console.UserError(f"{console.quoted(path)[1:-1]}: cannot be read: {error.strerror or error}") from None
-    except pickle.UnpicklingError:
-        raise console.UserError(
-            f"{console.quoted(path)[1:-1]}: is no file of weights, or holds code, which is never run"
-        ) from None
-    except Exception as error:  # a damaged archive can raise anything
-        raise console.UserError(
-            f"{console.quoted(path)[1:-1]}: is no file of weights: {' '.join(str(error).split())[:200]}"
-        ) from None
-
-
-def load_checkpoint(path: str | os.PathLike, part: int) -> dict[str, object]:
-    """Read and check the checkpoint of a part (1 or 2); keys as `_CHECKPOINT_KEYS` and `_PART_KEYS` list them.
-
-    Raises UserError for a file that is none, is damaged, holds code, or belongs to the other part.
-    """
-    where, checkpoint = console.quoted(path)[1:-1], _load(path)
-    if not isinstance(checkpoint, dict) or type(checkpoint.get("part")) is not int:
-        raise console.UserError(f"{where}: is no checkpoint of this project")
-    if checkpoint["part"] != part:
-        other = _PART_NAMES.get(checkpoint["part"], "something else")
-        raise console.UserError(f"{where}: holds {other}; meant {_PART_NAMES[part]}")
-    for key, kind in (_CHECKPOINT_KEYS | _PART_KEYS[part]).items():
-        if not isinstance(checkpoint.get(key), kind):
-            raise console.UserError(f"{where}: is damaged: {key} is missing or of the wrong kind")
-    if not _is_sound(checkpoint):
-        raise console.UserError(f"{where}: is damaged: its values are not what a training writes")
-    return checkpoint
-
-
-def _is_sound(checkpoint: dict[str, object]) -> bool:
-    classes, counts = checkpoint["classes"], checkpoint["counts"]
-    return (
-        all(isinstance(name, str) for name in classes)
-        and classes == sorted(set(classes)) != []
-        and list(counts) == classes
-        and all(type(count) is int and count >= 0 for count in counts.values())
-        and settings.SHARED_SETTINGS["image_size"].accepts(checkpoint["image_size"])
-        and all(len(checkpoint[name]) == 3 for name in ("mean", "std"))
-        and all(type(value) is float and 0 <= value <= 1 for value in checkpoint["mean"])
-        and all(type(value) is float and 1e-6 < value < math.inf for value in checkpoint["std"])
-        and (
-            checkpoint["part"] == 1 or settings.SECTIONS["autoencoder"]["latent_dim"].accepts(checkpoint["latent_dim"])
-        )
-        and all(isinstance(name, str) for name in checkpoint["model"])
-        and all(_is_plain(value) for value in [*checkpoint["model"].values(), checkpoint["fingerprints"]])
-        and (checkpoint["fingerprints"].dtype, checkpoint["fingerprints"].ndim) == (torch.int64, 1)
-    )
-
-
-def _is_plain(value: object) -> bool:
-    """Whether it is a tensor of finite numbers that are all there, not a few that claim to be many."""
-    try:
-        return (
-            isinstance(value, Tensor)
-            and (value.layout, value.device.type) == (torch.strided, "cpu")
-            and value.untyped_storage().nbytes() >= value.nbytes
-            and bool(value.isfinite().all())
-        )
-    except RuntimeError:  # kinds of tensors that no training writes
-        return False
-
-
-def describe(
-    options: settings.Settings, dataset: WikiArtDataset, mean: list[float], std: list[float]
-) -> dict[str, object]:
-    """What a checkpoint holds beside its weights and its history, for both parts."""
-    return {
-        "classes": dataset.classes,
-        "counts": dataset.counts,
-        "image_size": options.image_size,
-        "mean": mean,
-        "std": std,
-        "settings": options.values(),
-        "fingerprints": dataset.fingerprints,
-    }
-
 
 def load_model(checkpoint: dict[str, object], path: str | os.PathLike, device: torch.device) -> nn.Module:
     """The network of a checked checkpoint, ready to be used on `device`.
@@ -646,14 +553,6 @@ def load_model(checkpoint: dict[str, object], path: str | os.PathLike, device: t
         reason = " ".join(str(error).split())[:200]
         raise console.UserError(f"{console.quoted(path)[1:-1]}: is damaged: its weights do not fit: {reason}") from None
     return model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
-
-
-def check_flags(options: settings.Settings, checkpoint: dict[str, object]) -> None:
-    """Raise UserError for a flag that describes another network than the checkpoint does."""
-    for name in ("architecture", "image_size", "latent_dim"):
-        if name in options.flags and getattr(options, name) != checkpoint[name]:
-            given, trained = console.shown(getattr(options, name)), console.shown(checkpoint[name])
-            raise options.error(name, f"found {given}, but {options.modelfile} was trained with {trained}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -754,7 +653,7 @@ def train(
                 sign * row[score] > sign * old[score] for old in history[:-1] if score in old
             )
             weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-            if not all(map(math.isfinite, row.values())) or not all(map(_is_plain, weights.values())):
+            if not all(map(math.isfinite, row.values())) or not all(map(checkpoints.is_plain, weights.values())):
                 raise _not_finite(f"in epoch {epoch}, after its last step", optimizer)
             if processes.rank() == 0:
                 state = {"run": run, "model": weights, "moments": optimizer.state_dict()["state"], "history": history}
@@ -893,7 +792,7 @@ def _load_resume(
 ) -> dict[str, object]:
     where = console.quoted(resume_file)[1:-1]
     try:
-        state = _load(resume_file)
+        state = checkpoints.load(resume_file)
     except console.UserError as error:
         raise console.UserError(f"{error}; --fresh starts anew") from None
     kinds = {"run": dict, "model": dict, "moments": dict, "history": list}
@@ -923,7 +822,9 @@ def _is_sound_resume(state: dict[str, object], parameters: list[Tensor]) -> bool
         and all(type(value) in (int, float) and math.isfinite(value) for row in rows for value in row.values())
         and [row.get("epoch") for row in rows] == list(range(1, len(rows) + 1))
         and all(type(i) is int and i in numbers and isinstance(moments[i], dict) for i in moments)
-        and all(_is_plain(value) for values in [state["model"], *moments.values()] for value in values.values())
+        and all(
+            checkpoints.is_plain(value) for values in [state["model"], *moments.values()] for value in values.values()
+        )
         and all(
             {name: value.shape for name, value in moments[i].items()}
             == {"step": (), "exp_avg": parameters[i].shape, "exp_avg_sq": parameters[i].shape}

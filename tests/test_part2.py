@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
-from support import balance, console, devices
+from support import balance, checkpoints, console, devices
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
@@ -43,7 +43,7 @@ def trained(tmp_path_factory, paint, run):
     testing = run(testtrainauto, *flags, "--clusters", 4)
     assert testing.status == 0, testing.err
     out = folder / "out"
-    checkpoint = wikiart.load_checkpoint(out / "autoencoder.pth", 2)
+    checkpoint = checkpoints.read(out / "autoencoder.pth", 2)
     with open(out / "clusters.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return SimpleNamespace(
@@ -208,7 +208,7 @@ def test_training_never_sees_a_style(trained, workdir, run, monkeypatch):
         monkeypatch.setattr(wikiart, "open_dataset", shuffled)
         flags = ["--image_size", 16, "--latent_dim", 3, "--epochs", 2, "--validation", 0, "--fresh"]
         assert run(trainauto, *trained.flags, *flags, "--outputdir", ".").status == 0
-        weights.append(wikiart.load_checkpoint("autoencoder.pth", 2)["model"])
+        weights.append(checkpoints.read("autoencoder.pth", 2)["model"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import wikiart
-from support import balance, batches, console, processes, workers
+from support import balance, batches, checkpoints, console, processes, workers
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_torchrun_trains(script, paintings, tmp_path):
     names = sorted(path.suffix for path in tmp_path.iterdir() if path.is_file())
     assert names == [".png", ".pth"]
     if script == "trainauto":  # its linear part is one process's and has reached the other
-        model = wikiart.load_checkpoint(tmp_path / "autoencoder.pth", 2)["model"]
+        model = checkpoints.read(tmp_path / "autoencoder.pth", 2)["model"]
         lengths = model["components"].norm(dim=1)
         assert torch.allclose(lengths[lengths > 0], torch.ones(()), atol=1e-4) and (lengths > 0).sum() > 1
 
@@ -161,7 +161,7 @@ def test_shares_make_up_the_whole(paintings, tmp_path):
 def test_validation_is_that_of_the_whole_share(paintings, tmp_path):
     """What two processes report is what one process measures with the same weights on the whole validation share."""
     assert jobs.start(tmp_path / "log", "trainpart1", *flags(paintings, tmp_path), processes=2).wait().status == 0
-    checkpoint = wikiart.load_checkpoint(tmp_path / "wikiart.pth", 1)
+    checkpoint = checkpoints.read(tmp_path / "wikiart.pth", 1)
     dataset = wikiart.WikiArtDataset(paintings, 16, cachedir=tmp_path / "cache")
     _, held_out = balance.split(dataset.labels, 0.4, checkpoint["settings"]["seed"])
     assert len(held_out) % 2 == 0 or len(held_out) > 8

@@ -28,7 +28,7 @@ from PIL import Image
 
 import trainpart1
 import wikiart
-from support import console, files, images
+from support import checkpoints, console, files, images
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(pickle protocol|sparse tensor|quantiz|nested tensors|TypedStorage)")
 FAULTS = ["full at once", "full midway", "full at the end", "read-only", "rename", "folder gone"]
@@ -183,7 +183,7 @@ def test_a_full_disk_stops_each_script_with_a_line(home, tmp_path):
         assert after.keys() == before.keys()
         changed = {name for name in before if after[name] != before[name]}
         assert changed == ({"wikiart.pth"} if "resume" in words else set())  # that epoch's best is whole
-        wikiart.load_checkpoint(out / "wikiart.pth", 1)
+        checkpoints.read(out / "wikiart.pth", 1)
         assert not [path for path in (tmp_path / "cache").glob("*") if path.suffix != ".lock"]
 
 
