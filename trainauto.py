@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import balance, batches, checkpoints, console, devices, processes, settings
+from support import balance, batches, checkpoints, console, devices, processes, settings, training
 
 SMALLEST_CROP = 0.8  # share of a painting's area that augmentation keeps at least
 STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 
     mean, std = batches.measure_pixels(dataset.images, members)
     facts = {"latent_dim": options.latent_dim, **checkpoints.describe(options, dataset, mean, std)}
-    history = wikiart.train(options, 2, facts, model, paintings, order_of, loss_of, validate, "validation_mse")
+    history = training.train(options, 2, facts, model, paintings, order_of, loss_of, validate, "validation_mse")
     panels = {"mean squared error of pixels in [0, 1]": ["training_mse", "validation_mse"]}
     title = f"Training of the autoencoder on {len(members):,} paintings"
     wikiart.draw_history(history, panels, title, options.output("training_auto.png"))

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import wikiart  # noqa: E402
-from support import batches, devices, settings  # noqa: E402
+from support import batches, devices, settings, training  # noqa: E402
 
 LABEL_SMOOTHING = 0.1  # as trainpart1.py has it
 MEAN, STD = [0.5] * 3, [0.25] * 3
@@ -154,12 +154,12 @@ class Trainee(NamedTuple):
         """`count` steps on one batch that never changes."""
         self.model.train()
         for _ in range(count):
-            wikiart.train_step(self.model, self.optimizer, self.loss_of, images, labels)
+            training.train_step(self.model, self.optimizer, self.loss_of, images, labels)
 
     def epoch(self, options: settings.Settings, paintings: batches.Paintings, order: Tensor, number: int = 2) -> None:
         """The project's own loop over `order` as epoch `number`, with schedule and looks at the loss."""
-        order = wikiart.full_batches(order, options.batch_size)
-        wikiart._train_epoch(options, self.model, self.optimizer, paintings, order, self.loss_of, number)
+        order = training.full_batches(order, options.batch_size)
+        training.train_epoch(options, self.model, self.optimizer, paintings, order, self.loss_of, number)
 
 
 def make_trainee(
@@ -188,7 +188,7 @@ def make_trainee(
             return F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
 
     model = model.to(device, memory_format=torch.channels_last)
-    return Trainee(model, wikiart.make_optimizer(model, rate), loss_of)
+    return Trainee(model, training.make_optimizer(model, rate), loss_of)
 
 
 def steps_that_take(seconds_wanted: float, trainee: Trainee, images: Tensor, labels: Tensor, most: int) -> int:

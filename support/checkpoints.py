@@ -92,9 +92,7 @@ def is_plain(value: object) -> bool:
         return False
 
 
-def describe(
-    options: settings.Settings, dataset: Dataset, mean: list[float], std: list[float]
-) -> dict[str, object]:
+def describe(options: settings.Settings, dataset: Dataset, mean: list[float], std: list[float]) -> dict[str, object]:
     """What a checkpoint holds beside its weights and its history, for both parts."""
     return {
         "classes": dataset.classes,

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 import trainpart1
 import wikiart
-from support import balance, batches, devices, images
+from support import balance, batches, devices, images, training
 
 S = 16
 COUNTS = {"Cubism": 3, "Baroque": 2, "Rococo": 4}
@@ -607,7 +607,7 @@ def test_the_shares_of_the_processes_make_up_each_batch(processes, monkeypatch):
 @pytest.mark.parametrize("count, batch_size", [(10, 4), (10, 5), (3, 8), (1, 7), (9, 1)])
 def test_every_training_batch_is_full_and_no_painting_is_missed(count, batch_size):
     order = torch.randperm(count)
-    filled = wikiart.full_batches(order, batch_size)
+    filled = training.full_batches(order, batch_size)
     assert len(filled) % batch_size == 0 and len(filled) - count < batch_size
     assert torch.equal(filled[:count], order) and set(filled.tolist()) == set(range(count))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import wikiart
-from support import balance, batches
+from support import balance, batches, training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -36,7 +36,7 @@ def test_batches_are_the_cpus(dataset, monkeypatch, share, imbalance):
 def test_steps_do_not_wait_for_the_gpu(dataset, architecture):
     device = torch.device("cuda")
     model = wikiart.make_classifier(architecture, 3, 32).to(device, memory_format=torch.channels_last)
-    optimizer = wikiart.make_optimizer(model, 0.001)
+    optimizer = training.make_optimizer(model, 0.001)
 
     def loss_of(model, images, labels):
         logits = model(batches.normalise(batches.augment(images), [0.5] * 3, [0.25] * 3))
@@ -46,7 +46,7 @@ def test_steps_do_not_wait_for_the_gpu(dataset, architecture):
     for number, (images, labels) in enumerate(paintings.batches(order, 5)):
         torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first one sets things up
         try:
-            wikiart.train_step(model, optimizer, loss_of, images, labels)
+            training.train_step(model, optimizer, loss_of, images, labels)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -56,15 +56,15 @@ def test_an_interrupted_run_goes_on(script, tmp_path, monkeypatch):
     jobs.paint(tmp_path / "train")
     flags = ["--trainingdir", tmp_path / "train", "--outputdir", tmp_path, "--cachedir", tmp_path / "cache",
              "--device", "cuda", "--image_size", 32, "--batch_size", 8, "--epochs", 2]  # fmt: skip
-    real, calls = wikiart._share_buffers, iter([False, True])
+    real, calls = training.share_buffers, iter([False, True])
 
     def interrupted(model):
         if next(calls):
             raise KeyboardInterrupt
         real(model)
 
-    monkeypatch.setattr(wikiart, "_share_buffers", interrupted)
+    monkeypatch.setattr(training, "share_buffers", interrupted)
     assert jobs.call(script, *flags).status == 130
-    monkeypatch.setattr(wikiart, "_share_buffers", real)
+    monkeypatch.setattr(training, "share_buffers", real)
     done = jobs.call(script, *flags)
     assert done.status == 0 and "going on after epoch 1 of 2" in done.out

@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize, resized_
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import balance, batches, devices, settings
+from support import balance, batches, devices, settings, training
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
@@ -102,7 +102,7 @@ def test_our_networks_give_plain_logits_at_any_size(architecture, size):
 def test_torchvisions_networks_have_a_head_sized_to_the_styles(architecture, size):
     model = wikiart.make_classifier(architecture, 5, size).eval()
     assert model(torch.rand(1, 3, size, size)).shape == (1, 5)
-    assert model.get_submodule(wikiart.head_of(model)).out_features == 5
+    assert model.get_submodule(training.head_of(model)).out_features == 5
 
 
 @pytest.mark.parametrize(
@@ -663,7 +663,7 @@ def test_modelfile_holds_the_best_epoch_so_far(tmp_path, paint, score, figures, 
             kept_weights.append(torch.load(tmp_path / "wikiart.pth", weights_only=True)["epoch"])
         return {score: figures[len(weights) - 1]} if score else {}
 
-    history = wikiart.train(
+    history = training.train(
         options, 1, facts, model, batches.Paintings(dataset, torch.device("cpu")),
         functools.partial(balance.index_order, "none", dataset.labels, torch.arange(4), None, 0),
         lambda model, images, labels: nn.functional.cross_entropy(model(images), labels), validate, score or "macro_f1",
@@ -737,7 +737,7 @@ def test_pretrained_weights_are_trained_from_with_their_own_normalisation(
     first = train(*flags)
     (workdir / "out" / "wikiart.pth").rename(workdir / "first.pth")
     paint(workdir / "train", {"A": 3, "B": 3, "C": 3})
-    make, rates = wikiart.make_optimizer, {}
+    make, rates = training.make_optimizer, {}
 
     def make_optimizer(model, *arguments):
         optimizer = make(model, *arguments)
@@ -745,7 +745,7 @@ def test_pretrained_weights_are_trained_from_with_their_own_normalisation(
         rates.update({name: of[parameter] for name, parameter in model.named_parameters()})
         return optimizer
 
-    monkeypatch.setattr(wikiart, "make_optimizer", make_optimizer)
+    monkeypatch.setattr(training, "make_optimizer", make_optimizer)
     second = train(*flags, "--pretrained", "first.pth", "--learning_rate", 1e-7)
     pixels = np.stack([stretched(path) for path in workdir.glob("train/*/*.jpg")])
     own = architecture == "residual"  # torchvision's networks expect what torchvision's weights were made with

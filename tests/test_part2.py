@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
-from support import balance, checkpoints, console, devices
+from support import balance, checkpoints, console, devices, training
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
@@ -91,10 +91,10 @@ def test_black_and_white_are_both_reached():
     images = torch.cat([torch.zeros(4, 3, 16, 16), torch.ones(4, 3, 16, 16)])
     for learn in (model.train, model.eval):  # a batch this small has other statistics than BatchNorm's running ones
         learn()
-        optimizer = wikiart.make_optimizer(model, 0.01)
+        optimizer = training.make_optimizer(model, 0.01)
         for step in range(160):
             for group in optimizer.param_groups:
-                group["lr"] = 0.01 * wikiart.learning_rate_factor(step / 160)
+                group["lr"] = 0.01 * training.learning_rate_factor(step / 160)
             F.mse_loss(model(images)[0], images).backward()
             optimizer.step()
             optimizer.zero_grad()

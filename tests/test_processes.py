@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import wikiart
-from support import balance, batches, checkpoints, console, processes, workers
+from support import balance, batches, checkpoints, console, processes, training, workers
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ class Saw:
 
     def __call__(self) -> None:
         notes = {"decoded": 0, "orders": [], "shares": [], "rows": []}
-        parallel, fetch, say = workers.parallel_map, batches.Paintings._fetch, wikiart._say_epoch
+        parallel, fetch, say = workers.parallel_map, batches.Paintings._fetch, training.say_epoch
         order, target = balance.index_order, f"{self.path}.{processes.rank()}"
 
         def save() -> None:
@@ -132,7 +132,7 @@ class Saw:
             say(row, *rest)
 
         workers.parallel_map, balance.index_order = _parallel, index_order
-        batches.Paintings._fetch, wikiart._say_epoch = _fetch, _say_epoch
+        batches.Paintings._fetch, training.say_epoch = _fetch, _say_epoch
 
 
 def test_shares_make_up_the_whole(paintings, tmp_path):
@@ -178,7 +178,7 @@ def test_validation_is_that_of_the_whole_share(paintings, tmp_path):
 
 def fail_in_training(rank: int, how: str) -> None:
     """Plant an end into the fifth step of one process."""
-    real, calls = wikiart.train_step, iter(range(1, 1000))
+    real, calls = training.train_step, iter(range(1, 1000))
 
     def planted(*arguments):
         if next(calls) == 5 and processes.rank() == rank:
@@ -187,7 +187,7 @@ def fail_in_training(rank: int, how: str) -> None:
             raise console.UserError("a planted problem") if how == "error" else ValueError("a planted bug")
         return real(*arguments)
 
-    wikiart.train_step = planted
+    training.train_step = planted
 
 
 @pytest.mark.parametrize(("rank", "how"), [(0, "error"), (1, "bug"), (1, "kill")])

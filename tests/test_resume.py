@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import wikiart
-from support import console
+from support import console, training
 
 EPOCHS = 3
 THREE_CONV = ("--architecture", "three_conv")  # has dropout, which draws random numbers
@@ -325,14 +325,14 @@ def test_many_kills_of_two_processes(tmp_path):
 
 
 def kill_in_second_epoch() -> None:
-    real, calls = wikiart._share_buffers, iter([False, True])
+    real, calls = training.share_buffers, iter([False, True])
 
     def planted(model: torch.nn.Module) -> None:
         if next(calls):
             os.kill(os.getpid(), signal.SIGKILL)
         real(model)
 
-    wikiart._share_buffers = planted
+    training.share_buffers = planted
 
 
 @pytest.mark.parametrize("case", ["none", pytest.param("auto", marks=pytest.mark.slow)])

@@ -28,7 +28,7 @@ from PIL import Image
 
 import trainpart1
 import wikiart
-from support import checkpoints, console, files, images
+from support import checkpoints, console, files, images, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(pickle protocol|sparse tensor|quantiz|nested tensors|TypedStorage)")
 FAULTS = ["full at once", "full midway", "full at the end", "read-only", "rename", "folder gone"]
@@ -212,14 +212,14 @@ def test_places_that_cannot_be_written(home, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     assert refused(jobs.call("trainpart1", *flags(home, tmp_path, "--modelfile", "model")), "cannot be written")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
-    real = wikiart._train_epoch
+    real = training.train_epoch
 
     def take_away(*arguments):
         shutil.rmtree(tmp_path / "gone", ignore_errors=True)
         (tmp_path / "gone").write_text("")
         return real(*arguments)
 
-    monkeypatch.setattr(wikiart, "_train_epoch", take_away)
+    monkeypatch.setattr(training, "train_epoch", take_away)
     assert refused(jobs.call("trainpart1", *flags(home, tmp_path / "gone")), "gone/wikiart.pth: cannot be written")
 
 
@@ -319,7 +319,7 @@ def test_a_checkpoint_that_lies_is_refused(home, tmp_path, monkeypatch):
 def test_a_resume_file_that_lies_is_refused(home, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(wikiart, "_say_epoch", partial(fail, 5))
+        patch.setattr(training, "say_epoch", partial(fail, 5))
         with pytest.raises(OSError, match="error"):
             jobs.call("trainpart1", *flags(home, out))
     file = out / "wikiart.resume.pth"
@@ -411,28 +411,28 @@ def test_a_loss_that_is_not_finite_stops(processes, home, tmp_path):
 
 
 def plant_nan() -> None:
-    real, planted = wikiart._train_epoch, wikiart.train_step
+    real, planted = training.train_epoch, training.train_step
 
     def train_epoch(*arguments):
-        wikiart.train_step = planted_step if arguments[-1] == 2 else planted
+        training.train_step = planted_step if arguments[-1] == 2 else planted
         return real(*arguments)
 
     def planted_step(model, optimizer, loss_of, images, labels):
         return planted(model, optimizer, lambda *batch: loss_of(*batch) * math.nan, images, labels)
 
-    wikiart._train_epoch = train_epoch
+    training.train_epoch = train_epoch
 
 
 def test_weights_that_explode_after_the_last_loss_are_not_saved(home, tmp_path, monkeypatch):
     """The last step's loss is finite, what the step makes of the weights is not."""
-    real = wikiart._share_buffers
+    real = training.share_buffers
 
     def explode(model: torch.nn.Module) -> None:
         real(model)
         with torch.no_grad():
             next(model.parameters()).mul_(math.inf)
 
-    monkeypatch.setattr(wikiart, "_share_buffers", explode)
+    monkeypatch.setattr(training, "share_buffers", explode)
     for validation in 0.3, 0:
         done = jobs.call("trainpart1", *flags(home, tmp_path / "out", "--validation", validation))
         assert refused(done, "not finite in epoch 1", "learning rate")
@@ -456,7 +456,7 @@ def test_too_little_memory_on_the_device_is_one_line(home, tmp_path, monkeypatch
             "CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has a total capacity of 8 GiB."
         )
 
-    monkeypatch.setattr(wikiart, "train_step", full)
+    monkeypatch.setattr(training, "train_step", full)
     done = jobs.call("trainpart1", *flags(home, tmp_path))
     assert refused(done, "CUDA out of memory", "a smaller batch_size")
     assert not list(tmp_path.glob("*.pth"))

@@ -9,7 +9,7 @@ from imblearn.over_sampling import SMOTE
 
 import trainpart1
 import wikiart
-from support import balance, batches, console
+from support import balance, batches, console, training
 
 # Training paintings of the course split, and what its students' version printed after SMOTE at 400.
 COURSE = {
@@ -167,7 +167,7 @@ def started(monkeypatch, run, tmp_path):
             raise console.UserError("this is enough")
 
         monkeypatch.setattr(wikiart, "open_dataset", lambda *_: dataset)
-        monkeypatch.setattr(wikiart, "train", train)
+        monkeypatch.setattr(training, "train", train)
         flags = ("--imbalance", "smote", "--outputdir", tmp_path, "--device", "cpu", *flags)
         result = run(trainpart1, *flags)
         assert result.err == "this is enough\n"
