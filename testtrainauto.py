@@ -23,7 +23,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 import wikiart
-from support import batches, checkpoints, console, devices, files, settings
+from support import batches, checkpoints, console, devices, figures, files, settings
 
 WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
 GALLERY_ROWS = 100  # clusters shown at most: a picture of thousands of rows helps nobody, and matplotlib refuses it
@@ -91,10 +91,10 @@ def main(argv: list[str] | None = None) -> None:
     files.write_json(options.output("metrics_auto.json"), metrics)
     write_clusters(options, dataset, found["latents"], plane)
     figure = draw_reconstructions(model, dataset, errors, metrics, device, options.seed)
-    wikiart.write_figure(options.output("reconstruction.png"), figure)
+    figures.write_figure(options.output("reconstruction.png"), figure)
     figure = draw_clusters(plane, shares, found["latents"], labels, classes, note)
-    wikiart.write_figure(options.output("clusters.png"), figure)
-    wikiart.write_figure(options.output("cluster_gallery.png"), draw_gallery(dataset, scaled, found["latents"]))
+    figures.write_figure(options.output("clusters.png"), figure)
+    figures.write_figure(options.output("cluster_gallery.png"), draw_gallery(dataset, scaled, found["latents"]))
     console.say(
         "wrote metrics_auto.json, reconstruction.png, clusters.png, cluster_gallery.png and clusters.csv "
         f"into {options.outputdir}"
@@ -264,7 +264,7 @@ def draw_reconstructions(
         f"(PSNR of all {metrics['images']:,}: {metrics['psnr']:.1f} dB)"
     )
     for column, number in zip(figure.subplots(2, len(chosen), squeeze=False).T, range(len(chosen)), strict=True):
-        name = wikiart.caption(dataset.classes[labels[chosen[number]]])
+        name = figures.caption(dataset.classes[labels[chosen[number]]])
         show(column[0], images[number].cpu())
         column[0].set_title(wrap(name), fontsize=8, parse_math=False)
         show(column[1], pictures[number])
@@ -311,7 +311,7 @@ def draw_clusters(
         right.scatter(*plane[labels == label].T, s=size, color=colour, linewidths=0, alpha=0.8)
         for label, colour in zip(present, distinct_colours(len(present)), strict=True)
     ]
-    names = [wikiart.caption(classes[label]) for label in present]
+    names = [figures.caption(classes[label]) for label in present]
     place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
     legend = right.legend(marks, names, fontsize=8, title="true style", markerscale=(30 / size) ** 0.5, **place)
     for text in legend.get_texts():
@@ -334,7 +334,7 @@ def draw_gallery(dataset: wikiart.WikiArtDataset, points: np.ndarray, found: np.
     shown = "Each cluster's" if count == clusters else f"The {count} largest of {clusters:,} clusters, each one's"
     figure.suptitle(f"{shown} eight paintings nearest its middle")
     labels = dataset.labels.numpy()
-    names = [wikiart.caption(name) for name in dataset.classes]
+    names = [figures.caption(name) for name in dataset.classes]
     grid = figure.subplots(count, 9, squeeze=False, width_ratios=[3.2] + [1] * 8)
     for number, row in enumerate(grid):
         members = np.flatnonzero(found == number)

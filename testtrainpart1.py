@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from tqdm import tqdm
 
 import wikiart
-from support import batches, checkpoints, console, devices, files, images, settings
+from support import batches, checkpoints, console, devices, figures, files, images, settings
 
 SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the three likeliest styles of these images"}}
 
@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     predicted = probabilities.argmax(1)
     matrix = confusion_matrix(labels, predicted, labels=range(len(classes)))
     files.write_json(options.output("metrics_part1.json"), metrics)
-    wikiart.write_figure(options.output("confusion_matrix.png"), draw_confusion(matrix, classes, title))
-    wikiart.write_figure(options.output("mistakes.png"), draw_mistakes(dataset, matrix, probabilities))
+    figures.write_figure(options.output("confusion_matrix.png"), draw_confusion(matrix, classes, title))
+    figures.write_figure(options.output("mistakes.png"), draw_mistakes(dataset, matrix, probabilities))
     console.say(f"wrote metrics_part1.json, confusion_matrix.png and mistakes.png into {options.outputdir}")
 
 
@@ -143,7 +143,7 @@ def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> Figure
     for row, column in zip(*matrix.nonzero(), strict=True):
         color = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=8, color=color)
-    names = [wikiart.caption(name) for name in classes]
+    names = [figures.caption(name) for name in classes]
     support = [f"{name} ({number})" for name, number in zip(names, matrix.sum(1), strict=True)]
     axes.set_xticks(range(len(classes)), names, rotation=90, parse_math=False)
     axes.set_yticks(range(len(classes)), support, parse_math=False)
@@ -168,7 +168,7 @@ def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabili
     figure = Figure(figsize=(16, 9), layout="constrained", dpi=100)
     sheet, chart = figure.subfigures(1, 2, width_ratios=(5, 3))
     sheet.suptitle(f"The most confident of {int((confidence >= 0).sum()):,} wrong answers")
-    names = [wikiart.caption(name) for name in dataset.classes]
+    names = [figures.caption(name) for name in dataset.classes]
     for place, axes in enumerate(sheet.subplots(3, 5).flat):
         axes.axis("off")
         if place < len(worst):

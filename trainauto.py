@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import balance, batches, checkpoints, console, devices, processes, settings, training
+from support import balance, batches, checkpoints, console, devices, figures, processes, settings, training
 
 SMALLEST_CROP = 0.8  # share of a painting's area that augmentation keeps at least
 STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     history = training.train(options, 2, facts, model, paintings, order_of, loss_of, validate, "validation_mse")
     panels = {"mean squared error of pixels in [0, 1]": ["training_mse", "validation_mse"]}
     title = f"Training of the autoencoder on {len(members):,} paintings"
-    wikiart.draw_history(history, panels, title, options.output("training_auto.png"))
+    figures.draw_history(history, panels, title, options.output("training_auto.png"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import balance, batches, checkpoints, console, devices, processes, settings, training
+from support import balance, batches, checkpoints, console, devices, figures, processes, settings, training
 
 LABEL_SMOOTHING = 0.1
 TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learning rate
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     history = training.train(options, 1, facts, model, paintings, order_of, loss_of, validate, "macro_f1", factor)
     panels = {"cross-entropy": ["training_loss", "validation_loss"], "share of validation": ["accuracy", "macro_f1"]}
     title = f"Training of {options.architecture} on {len(members):,} paintings"
-    wikiart.draw_history(history, panels, title, options.output("training_part1.png"))
+    figures.draw_history(history, panels, title, options.output("training_part1.png"))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@ Settings -> files -> dataset (uint8) -> index order (shuffle, balance) -> batche
 -> model -> training -> checkpoint. Nothing here imports a script, and importing it does nothing.
 """
 
-import io
 import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from support import batches, checkpoints, console, devices, files, processes, settings, training
+from support import batches, checkpoints, console, devices, processes, settings, training
 from support.images import DataError, decode_folder, find_images
 
 if TYPE_CHECKING:
@@ -38,21 +36,6 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------------------------------------------------------------
 # Files: written whole or not at all
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def caption(style: str) -> str:
-    """A style's name as figures show it: what any font can draw, and not too long for an axis."""
-    text = console.printable(style.replace("_", " "))
-    return text if len(text) <= 40 else text[:39] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def write_figure(path: str | os.PathLike, figure: object) -> None:
-    """Write a matplotlib figure as PNG, whole or not at all."""
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a style's name: drawn as an empty box
-        figure.savefig(picture, format="png")
-    files.write_whole(path, lambda file: file.write(picture.getbuffer()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -548,26 +531,3 @@ def load_model(checkpoint: dict[str, object], path: str | os.PathLike, device: t
 # ---------------------------------------------------------------------------------------------------------------------
 # Training: one loop for both parts, one process or many
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def draw_history(history: list[dict[str, float]], panels: dict[str, list[str]], title: str, path: Path) -> None:
-    """Draw curves over epochs: a panel for each title in `panels`, a line for each of its columns in `history`."""
-    if processes.rank() != 0:  # one process writes
-        return
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained", dpi=120)
-    figure.suptitle(title)
-    for axes, (label, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for column in columns:
-            rows = [row for row in history if column in row]
-            if rows:
-                name = column.replace("_", " ").replace("f1", "F1")
-                axes.plot([row["epoch"] for row in rows], [row[column] for row in rows], marker=".", label=name)
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
-    write_figure(path, figure)

@@ -350,7 +350,7 @@ def test_the_figures_without_paintings_from_training_are_those_of_the_others(tra
 
 def test_the_figures_show_what_was_measured(trained, workdir, run, monkeypatch):
     figures = {}
-    monkeypatch.setattr(wikiart, "write_figure", lambda path, figure: figures.update({path.name: figure}))
+    monkeypatch.setattr(figures, "write_figure", lambda path, figure: figures.update({path.name: figure}))
     model = trained.out / "autoencoder.pth"
     assert run(testtrainauto, *trained.flags, "--clusters", 4, "--outputdir", ".", "--modelfile", model).status == 0
     styles = [style.replace("_", " ") for style in TEST]

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import wikiart
-from support import console, training
+from support import console, figures, training
 
 EPOCHS = 3
 THREE_CONV = ("--architecture", "three_conv")  # has dropout, which draws random numbers
@@ -38,7 +38,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """In this process: no figures, and no waiting for the disk. (A power cut is not among what is tested here.)"""
-    monkeypatch.setattr(wikiart, "draw_history", lambda *_: None)
+    monkeypatch.setattr(figures, "draw_history", lambda *_: None)
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 

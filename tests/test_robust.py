@@ -28,7 +28,7 @@ from PIL import Image
 
 import trainpart1
 import wikiart
-from support import checkpoints, console, files, images, training
+from support import checkpoints, console, figures, files, images, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(pickle protocol|sparse tensor|quantiz|nested tensors|TypedStorage)")
 FAULTS = ["full at once", "full midway", "full at the end", "read-only", "rename", "folder gone"]
@@ -74,7 +74,7 @@ def write_pixels(path: Path) -> None:
 def write_figure(path: Path) -> None:
     figure = matplotlib.figure.Figure()
     figure.subplots().plot([1, 2])
-    wikiart.write_figure(path, figure)
+    figures.write_figure(path, figure)
 
 
 WRITERS = {
