@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
-from support import balance, checkpoints, console, devices, training
+from support import balance, checkpoints, console, devices, figures, training
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
@@ -238,9 +238,9 @@ def test_cluster_figures_are_scikit_learns_of_the_csv(trained):
     assert metrics["clusters"] == len(sizes) == 4 and list(sizes) == sorted(sizes, reverse=True)
     plane = PCA(2).fit_transform(latents_of(trained))  # as they are, not as they are clustered
     on_plane = AgglomerativeClustering(4).fit_predict(plane)
-    for figures, clusters in ((metrics, found), (metrics["plane"], on_plane)):
-        assert figures["ari"] == pytest.approx(sklearn_metrics.adjusted_rand_score(styles, clusters))
-        assert figures["ami"] == pytest.approx(sklearn_metrics.adjusted_mutual_info_score(styles, clusters))
+    for scores, clusters in ((metrics, found), (metrics["plane"], on_plane)):
+        assert scores["ari"] == pytest.approx(sklearn_metrics.adjusted_rand_score(styles, clusters))
+        assert scores["ami"] == pytest.approx(sklearn_metrics.adjusted_mutual_info_score(styles, clusters))
         assert figures["homogeneity"] == pytest.approx(sklearn_metrics.homogeneity_score(styles, clusters))
         assert figures["completeness"] == pytest.approx(sklearn_metrics.completeness_score(styles, clusters))
     silhouette = sklearn_metrics.silhouette_score(plane, on_plane)
@@ -349,8 +349,8 @@ def test_the_figures_without_paintings_from_training_are_those_of_the_others(tra
 
 
 def test_the_figures_show_what_was_measured(trained, workdir, run, monkeypatch):
-    figures = {}
-    monkeypatch.setattr(figures, "write_figure", lambda path, figure: figures.update({path.name: figure}))
+    drawn = {}
+    monkeypatch.setattr(figures, "write_figure", lambda path, figure: drawn.update({path.name: figure}))
     model = trained.out / "autoencoder.pth"
     assert run(testtrainauto, *trained.flags, "--clusters", 4, "--outputdir", ".", "--modelfile", model).status == 0
     styles = [style.replace("_", " ") for style in TEST]
@@ -360,7 +360,7 @@ def test_the_figures_show_what_was_measured(trained, workdir, run, monkeypatch):
         shown = axes.images[0].get_array()
         return next(i for i, image in enumerate(images) if np.allclose(shown / shown.max(), image / image.max()))
 
-    upper, lower = np.reshape(figures["reconstruction.png"].axes, (2, -1))
+    upper, lower = np.reshape(drawn["reconstruction.png"].axes, (2, -1))
     assert [axes.get_title() for axes in upper] == styles
     for above, below in zip(upper, lower, strict=True):
         i = place_of(above)
@@ -374,7 +374,7 @@ def test_the_figures_show_what_was_measured(trained, workdir, run, monkeypatch):
 
     found = np.array([int(row["cluster"]) for row in trained.rows])
     plane = np.array([[float(row["pc1"]), float(row["pc2"])] for row in trained.rows])
-    left, right = figures["clusters.png"].axes
+    left, right = drawn["clusters.png"].axes
     assert [text.get_text() for text in left.texts] == ["0", "1", "2", "3"]
     for number, text in enumerate(left.texts):
         assert np.allclose(text.get_position(), np.median(plane[found == number], axis=0))
@@ -389,7 +389,7 @@ def test_the_figures_show_what_was_measured(trained, workdir, run, monkeypatch):
     assert "% of the variance" in right.get_xlabel() and "% of the variance" in left.get_ylabel()
 
     read = half_whitened(latents_of(trained) @ trained.model.statistics_decoder.weight.double().numpy().T)
-    for number, row in enumerate(np.reshape(figures["cluster_gallery.png"].axes, (4, 9))):
+    for number, row in enumerate(np.reshape(drawn["cluster_gallery.png"].axes, (4, 9))):
         members = np.flatnonzero(found == number)
         distances = np.linalg.norm(read[members] - read[members].mean(0), axis=1)
         assert [place_of(axes) for axes in row[1:] if axes.images] == members[np.argsort(distances)][:8].tolist()

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import wikiart
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "data" / "wikiart" / "prepare.py"
 COUNTS = {"Baroque": 20, "Pop Art's": 10, "Живопись": 5}  # a plain name, one with a space and a quote, a non-Latin one
@@ -302,8 +304,8 @@ def test_result_loads_and_no_image_is_on_both_sides(prepare, source, tmp_path):
     size = prepare.settings.read_config(ROOT / "data" / "wikiart" / "config.json")["image_size"]
     assert size == prepare.COMPARED_SIZE
     cache = str(tmp_path / "cache")
-    train = prepare.wikiart.WikiArtDataset(tmp_path / "out" / "train", size, cachedir=cache)
-    test = prepare.wikiart.WikiArtDataset(tmp_path / "out" / "test", size, train.classes, cachedir=cache)
+    train = wikiart.WikiArtDataset(tmp_path / "out" / "train", size, cachedir=cache)
+    test = wikiart.WikiArtDataset(tmp_path / "out" / "test", size, train.classes, cachedir=cache)
     assert train.classes == sorted(COUNTS)
     assert train.counts == {"Baroque": 10, "Pop Art's": 5, "Живопись": 3}
     assert test.counts == {"Baroque": 10, "Pop Art's": 5, "Живопись": 2}

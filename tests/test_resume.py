@@ -17,8 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-import wikiart
-from support import console, figures, training
+from support import console, figures, files, training
 
 EPOCHS = 3
 THREE_CONV = ("--architecture", "three_conv")  # has dropout, which draws random numbers
@@ -100,27 +99,28 @@ def check_ending(done: jobs.Done, out: Path, before: int, expected: Ending) -> N
 
 
 def raise_at(monkeypatch, name: str, count: int, error: BaseException) -> None:
-    """Let the `count`-th call of a function of wikiart raise."""
-    real, calls = getattr(wikiart, name), iter(range(1, 10_000))
+    """Let the `count`-th call of a function of training or files raise."""
+    room = files if hasattr(files, name) else training
+    real, calls = getattr(room, name), iter(range(1, 10_000))
 
     def planted(*arguments, **more):
         if next(calls) == count:
             raise error
         return real(*arguments, **more)
 
-    monkeypatch.setattr(wikiart, name, planted)
+    monkeypatch.setattr(room, name, planted)
 
 
 # Four or more steps an epoch; an epoch that is the best writes the checkpoint, then the resume file.
 MOMENTS = [
     ("train_step", 2, 0),  # in the first epoch
-    ("_share_buffers", 1, 0),  # between training and validation
+    ("share_buffers", 1, 0),  # between training and validation
     ("write_tensors", 1, 0),  # before the first file
     ("write_tensors", 2, 0),  # between checkpoint and resume file
-    ("_say_epoch", 1, 1),  # after the first resume file
-    ("_share_buffers", 2, 1),
-    ("_share_buffers", 3, 2),
-    ("_say_epoch", 3, 3),  # all is trained, and nothing more
+    ("say_epoch", 1, 1),  # after the first resume file
+    ("share_buffers", 2, 1),
+    ("share_buffers", 3, 2),
+    ("say_epoch", 3, 3),  # all is trained, and nothing more
 ]
 
 
@@ -142,7 +142,7 @@ def test_killed_several_times(paintings, uninterrupted, tmp_path, monkeypatch):
     script, *more = CASES["weighted"]
     for _ in range(EPOCHS - 1):
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            raise_at(patch, "_share_buffers", 2, Killed())
+            raise_at(patch, "share_buffers", 2, Killed())
             jobs.call(script, *flags(paintings, tmp_path, *more))
     check_ending(jobs.call(script, *flags(paintings, tmp_path, *more)), tmp_path, 2, uninterrupted("weighted"))
 
@@ -150,7 +150,7 @@ def test_killed_several_times(paintings, uninterrupted, tmp_path, monkeypatch):
 def interrupted(paintings: Path, out: Path, monkeypatch, *more: object) -> Path:
     """A run of part 1 that was killed in its second epoch; returns its resume file."""
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        raise_at(patch, "_share_buffers", 2, Killed())
+        raise_at(patch, "share_buffers", 2, Killed())
         jobs.call("trainpart1", *flags(paintings, out, *CASES["weighted"][1:], *more))
     return out / "wikiart.resume.pth"
 
@@ -226,7 +226,7 @@ def test_the_best_epoch_of_before_counts(paintings, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_says_what_is_saved(paintings, uninterrupted, tmp_path, monkeypatch):
-    moments = [("train_step", 2, 0), ("write_tensors", 2, 0), ("_say_epoch", 1, 1), ("_share_buffers", 2, 1)]
+    moments = [("train_step", 2, 0), ("write_tensors", 2, 0), ("say_epoch", 1, 1), ("share_buffers", 2, 1)]
     for number, (name, count, saved) in enumerate(moments):
         out = tmp_path / str(number)
         with monkeypatch.context() as patch:
