@@ -4,13 +4,13 @@ Prints the figures beside three yardsticks; writes metrics_auto.json, reconstruc
 cluster_gallery.png and clusters.csv into outputdir.
 """
 
+import colorsys
 import csv
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.colors import hsv_to_rgb
-from matplotlib.figure import Figure
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.decomposition import PCA
 from sklearn.metrics import (
@@ -21,18 +21,26 @@ from sklearn.metrics import (
     silhouette_score,
 )
 from torch import Tensor
+from tqdm import tqdm
 
 import wikiart
-from support import batches, checkpoints, console, devices, figures, files, settings
+from support import batches, checkpoints, console, devices, duplicates, figures, files, settings
+from support.console import DataError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SILHOUETTE_POINTS = 10_000  # a silhouette needs all pairwise distances of so many at most
 WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
-GALLERY_ROWS = 100  # clusters shown at most: a picture of thousands of rows helps nobody, and matplotlib refuses it
+NAMED = 60  # clusters that a figure numbers at most
+GALLERY_ROWS = 40  # clusters that the gallery shows at most
 FIGURES = ("ari", "ami", "homogeneity", "completeness", "silhouette")
 YARDSTICKS = {
     "latents": "our latents",
     "pixels": "PCA of the pixels",
     "plane": "latents' 2-D plane",
     "colour": "colour histogram",
+    "statistics": "style statistics, no network",
 }
 
 
@@ -44,57 +52,57 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = checkpoints.read(modelfile, 2)
     checkpoints.check_flags(options, checkpoint)
     device = devices.start(options, training=False)
-    model = wikiart.load_model(checkpoint, modelfile, device)
+    model = wikiart.load_network(checkpoint, console.printable(modelfile)).to(device)
 
     classes, size = checkpoint["classes"], checkpoint["image_size"]
-    dataset = wikiart.open_dataset(options, "testingdir", size, classes)
+    with options.blame("testingdir", DataError):
+        dataset = wikiart.WikiArtDataset(options.testingdir, size, classes, options.cachedir)
     clusters = len(classes) if options.clusters == "auto" else options.clusters
     if len(dataset) < max(clusters, 2):
-        found = f"{len(dataset)} painting{'s' * (len(dataset) > 1)} in {console.quoted(options.testingdir)}"
-        problem = (
-            f"{found} cannot make {clusters} clusters; meant: 2 paintings at least, and a cluster for each at most"
-        )
-        raise options.error("clusters", problem)
+        count = f"{len(dataset)} painting{'s' * (len(dataset) > 1)} in {console.quoted(options.testingdir)}"
+        raise options.error("clusters", f"{count} cannot make {clusters} clusters; expected at least 2 and as many")
 
-    latents, colours, errors = measure_paintings(model, batches.Paintings(dataset, device), options.batch_size)
-    pixels, pca_mse = pixel_yardstick(options, dataset, checkpoint)
-    scaled = scale_latents(model, latents)
-    plane, shares = project(scaled, options.seed)
+    loader = batches.Batches(dataset.images, dataset.labels, device)
+    spaces, errors, pca_errors = measure_paintings(model, loader, options.batch_size)
+    plane = project(spaces["latents"], options.seed)[0]
+    spaces |= {"latents": scale_latents(model, spaces["latents"]), "plane": plane}
+    scaled = spaces["latents"]
+    scaled_plane, shares = project(scaled, options.seed)
 
     labels = dataset.labels.numpy()
-    unscaled_plane, _ = project(latents, options.seed)
-    spaces = {"latents": scaled, "pixels": pixels, "plane": unscaled_plane, "colour": colours}
     found = {name: cluster(space, clusters, options.seed) for name, space in spaces.items()}
     results = {name: measure(labels, found[name], spaces[name], options.seed) for name in spaces}
     metrics = {
         "mse": float(errors.mean()),
         "psnr": psnr(errors.mean()),
-        "pca_mse": pca_mse,
+        "pca_mse": float(pca_errors.mean()),
         "images": len(dataset),
         "latent_dim": checkpoint["latent_dim"],
         "clusters": clusters,
         **results.pop("latents"),
         **results,
     }
-
-    def measure_some(kept: np.ndarray) -> dict[str, float | None]:
-        agreement = measure(labels[kept], found["latents"][kept], scaled[kept], options.seed)
-        return {"mse": float(errors[kept].mean()), **agreement}
-
     note = how_clustered(len(dataset), clusters)
     print_metrics(metrics, note)
-    if known := wikiart.report_known(dataset, checkpoint, measure_some):
-        metrics["also_in_training"] = known
-        if rest := known["metrics_without"]:
+    known = duplicates.known_paintings(dataset.paths, dataset.fingerprints, checkpoint["fingerprints"])
+    if known.any():
+        rest, paths = None, [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
+        if not known.all():
+            agreement = measure(labels[~known], found["latents"][~known], scaled[~known], options.seed)
+            rest = {"mse": float(errors[~known].mean()), **agreement}
             console.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
+        metrics["also_in_training"] = {"images": len(paths), "paths": paths, "metrics_without": rest}
 
     files.write_json(options.output("metrics_auto.json"), metrics)
-    write_clusters(options, dataset, found["latents"], plane)
-    figure = draw_reconstructions(model, dataset, errors, metrics, device, options.seed)
-    figures.write_figure(options.output("reconstruction.png"), figure)
-    figure = draw_clusters(plane, shares, found["latents"], labels, classes, note)
-    figures.write_figure(options.output("clusters.png"), figure)
-    figures.write_figure(options.output("cluster_gallery.png"), draw_gallery(dataset, scaled, found["latents"]))
+    write_clusters(options, dataset, found["latents"], scaled_plane)
+    with figures.drawing("reconstruction.png"):
+        figure = draw_reconstructions(model, dataset, errors, metrics, device, options.seed)
+        figures.write(options.output("reconstruction.png"), figure)
+    with figures.drawing("clusters.png"):
+        figure = draw_clusters(scaled_plane, shares, found["latents"], labels, classes, note)
+        figures.write(options.output("clusters.png"), figure)
+    with figures.drawing("cluster_gallery.png"):
+        figures.write(options.output("cluster_gallery.png"), draw_gallery(dataset, scaled, found["latents"]))
     console.say(
         "wrote metrics_auto.json, reconstruction.png, clusters.png, cluster_gallery.png and clusters.csv "
         f"into {options.outputdir}"
@@ -102,16 +110,27 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure_paintings(
-    model: wikiart.Autoencoder, paintings: batches.Paintings, batch_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every painting its latent [N, latent_dim], colour histogram [N, 512] and mean squared error [N]."""
-    latents, colours, errors = [], [], []
-    everything = torch.arange(len(paintings.labels))
-    for images, pictures, latent in wikiart.reconstruct(model, paintings, everything, batch_size):
-        latents.append(latent.cpu())
-        colours.append(wikiart.colour_histogram(4 * images - 2).cpu())
-        errors.append((pictures - images).square().mean((1, 2, 3)).cpu())
-    return torch.cat(latents).double().numpy(), torch.cat(colours).numpy(), torch.cat(errors).double().numpy()
+    model: wikiart.Autoencoder, loader: batches.Batches, batch_size: int
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """What every painting is clustered by, its squared error, and that of the checkpoint's PCA (mean of pixels, [N]).
+
+    By name, float [N, D]: latents, pixels (the PCA's codes), colour (histogram), statistics (of the painting itself).
+    """
+    columns = {name: [] for name in ("latents", "pixels", "colour", "statistics", "errors", "pca_errors")}
+    everything = torch.arange(len(loader))
+    with tqdm(total=len(loader), unit="painting", disable=None, leave=False) as bar:
+        for images, pictures, latents in wikiart.reconstruct(model, loader, everything, batch_size):
+            codes = (images.flatten(1) - model.mean) @ model.components.T
+            linear = (codes @ model.components + model.mean).clamp(0, 1)  # clipped as the network's are
+            columns["latents"].append(latents)
+            columns["pixels"].append(codes)
+            columns["colour"].append(wikiart.colour_histogram(4 * images - 2))
+            columns["statistics"].append(wikiart.style_statistics(4 * images - 2))
+            columns["errors"].append((pictures - images).square().mean((1, 2, 3)))
+            columns["pca_errors"].append((linear - images.flatten(1)).square().mean(1))
+            bar.update(len(images))
+    arrays = {name: torch.cat(parts).double().cpu().numpy() for name, parts in columns.items()}
+    return arrays, arrays.pop("errors"), arrays.pop("pca_errors")
 
 
 def scale_latents(model: wikiart.Autoencoder, latents: np.ndarray) -> np.ndarray:
@@ -134,24 +153,6 @@ def project(points: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
     plane = np.zeros((len(points), 2))
     plane[:, : pca.n_components_] = pca.transform(points)
     return plane, [*np.nan_to_num(pca.explained_variance_ratio_), 0.0][:2]
-
-
-def pixel_yardstick(
-    options: settings.Settings, dataset: wikiart.WikiArtDataset, checkpoint: dict[str, object]
-) -> tuple[np.ndarray, float]:
-    """The best linear autoencoder: its latents of the test paintings [N, K] and its mean squared error on them.
-
-    A PCA with as many components as the latent has numbers, fitted on training images drawn by the seed.
-    """
-    training = wikiart.open_dataset(options, "trainingdir", checkpoint["image_size"])
-    pca = wikiart.fit_pca(training.images, torch.arange(len(training)), checkpoint["latent_dim"], options.seed)
-    codes, errors = [], []
-    for part in torch.arange(len(dataset)).split(256):
-        pixels = dataset.images[part].flatten(1).double().numpy() / 255
-        code = (pixels - pca.mean_) @ pca.components_.T
-        codes.append(code)
-        errors.append(np.square(pixels - pca.mean_ - code @ pca.components_).mean(1))
-    return np.concatenate(codes), float(np.concatenate(errors).mean())
 
 
 def cluster(points: np.ndarray, clusters: int, seed: int) -> np.ndarray:
@@ -188,19 +189,21 @@ def how_clustered(count: int, clusters: int) -> str:
 def measure(labels: np.ndarray, found: np.ndarray, points: np.ndarray, seed: int) -> dict[str, float | None]:
     """The cluster figures: how `found` [N] agrees with `labels` [N], and how well it parts `points` [N, D].
 
-    The silhouette (of at most `WARD_LIMIT` points, drawn by the seed) is None where it is not defined.
+    The silhouette (of at most `SILHOUETTE_POINTS` points, drawn by the seed) is None where it is not defined.
     """
-    figures = {
+    scores = {
         "ari": float(adjusted_rand_score(labels, found)),
         "ami": float(adjusted_mutual_info_score(labels, found)),
         "homogeneity": float(homogeneity_score(labels, found)),
         "completeness": float(completeness_score(labels, found)),
         "silhouette": None,
     }
+    if len(points) > SILHOUETTE_POINTS:
+        drawn = np.random.default_rng(seed).choice(len(points), SILHOUETTE_POINTS, replace=False)
+        points, found = points[drawn], found[drawn]
     if 2 <= len(np.unique(found)) < len(points):
-        sample = WARD_LIMIT if len(points) > WARD_LIMIT else None
-        figures["silhouette"] = float(silhouette_score(points, found, sample_size=sample, random_state=seed))
-    return figures
+        scores["silhouette"] = float(silhouette_score(points, found))
+    return scores
 
 
 def psnr(mse: float) -> float:
@@ -249,7 +252,7 @@ def draw_reconstructions(
     metrics: dict[str, object],
     device: torch.device,
     seed: int,
-) -> Figure:
+) -> "Figure":
     """Up to ten paintings of different styles drawn by the seed, each above its reconstruction."""
     random = np.random.default_rng(seed)
     labels = dataset.labels.numpy()
@@ -258,7 +261,7 @@ def draw_reconstructions(
     images = dataset.images[chosen].to(device).float() / 255
     with torch.no_grad():
         pictures = model.decode(model.encode(images)).cpu()
-    figure = Figure(figsize=(max(6, 1.7 * len(chosen)), 4.6), layout="constrained", dpi=110)
+    figure = figures.new(max(6, 1.7 * len(chosen)), 4.6, dpi=110)
     figure.suptitle(
         f"Test paintings above what the autoencoder paints from {metrics['latent_dim']} numbers "
         f"(PSNR of all {metrics['images']:,}: {metrics['psnr']:.1f} dB)"
@@ -284,24 +287,24 @@ def wrap(name: str) -> str:
     return name if len(name) <= 16 else " ".join(words[: len(words) // 2]) + "\n" + " ".join(words[len(words) // 2 :])
 
 
-def distinct_colours(count: int) -> list[np.ndarray]:
+def distinct_colours(count: int) -> list[tuple[float, float, float]]:
     """As many colours that can be told apart: hues around the circle, each strong, pale and dark."""
     hues = -(-count // 3)
     tones = [(0.9, 0.85), (0.45, 0.95), (1.0, 0.45)]
-    return [hsv_to_rgb((number % hues / hues, *tones[number // hues])) for number in range(count)]
+    return [colorsys.hsv_to_rgb(number % hues / hues, *tones[number // hues]) for number in range(count)]
 
 
 def draw_clusters(
     plane: np.ndarray, shares: list[float], found: np.ndarray, labels: np.ndarray, classes: list[str], note: str
-) -> Figure:
+) -> "Figure":
     """The scaled latents' 2-D plane [N, 2] twice: by cluster, with the number at its middle, and by true style."""
-    figure = Figure(figsize=(17, 7.5), layout="constrained", dpi=110)
+    figure = figures.new(17, 7.5, dpi=110)
     figure.suptitle(f"The scaled latents' first two principal components. {note}")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     size = float(np.clip(12_000 / len(plane), 2, 30))
     colours = distinct_colours(found.max() + 1)
     left.scatter(*plane.T, s=size, c=[colours[number] for number in found], linewidths=0, alpha=0.8)
-    for number, colour in enumerate(colours):
+    for number, colour in enumerate(colours[:NAMED]):
         middle = np.median(plane[found == number], axis=0)
         box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
         left.text(*middle, str(number), ha="center", va="center", fontsize=8, bbox=box)
@@ -312,10 +315,11 @@ def draw_clusters(
         for label, colour in zip(present, distinct_colours(len(present)), strict=True)
     ]
     names = [figures.caption(classes[label]) for label in present]
-    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
-    legend = right.legend(marks, names, fontsize=8, title="true style", markerscale=(30 / size) ** 0.5, **place)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    if len(names) <= 2 * NAMED:
+        place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": -(-len(names) // 40)}
+        legend = right.legend(marks, names, fontsize=8, title="true style", markerscale=(30 / size) ** 0.5, **place)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     right.set_title(f"by true style ({len(present)})")
     for axes in (left, right):
         axes.set_xlabel(f"first component ({shares[0]:.1%} of the variance)")
@@ -324,13 +328,13 @@ def draw_clusters(
     return figure
 
 
-def draw_gallery(dataset: wikiart.WikiArtDataset, points: np.ndarray, found: np.ndarray) -> Figure:
+def draw_gallery(dataset: wikiart.WikiArtDataset, points: np.ndarray, found: np.ndarray) -> "Figure":
     """A row a cluster: its size, its most frequent styles, and the eight paintings nearest its middle.
 
     Of more clusters than `GALLERY_ROWS` it shows the largest.
     """
     count, clusters = min(found.max() + 1, GALLERY_ROWS), found.max() + 1
-    figure = Figure(figsize=(11.5, 1.05 * count + 0.8), layout="constrained", dpi=100)
+    figure = figures.new(11.5, 1.05 * count + 0.8, dpi=100)
     shown = "Each cluster's" if count == clusters else f"The {count} largest of {clusters:,} clusters, each one's"
     figure.suptitle(f"{shown} eight paintings nearest its middle")
     labels = dataset.labels.numpy()

@@ -1,116 +1,138 @@
-"""Part 1: measure the style classifier on the test paintings, or name the style of new ones.
+"""Part 1: evaluate the style classifier on the test paintings, or predict the style of new ones.
 
-Prints the figures and a table a style; writes metrics_part1.json, confusion_matrix.png and mistakes.png into outputdir.
+Prints the figures and a table of the styles; writes metrics_part1.json, confusion_matrix.png and mistakes.png into
+outputdir.
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import classification_report, confusion_matrix
 from tqdm import tqdm
 
 import wikiart
-from support import batches, checkpoints, console, devices, figures, files, images, settings
+from support import batches, checkpoints, console, devices, duplicates, figures, files, settings
+from support.console import DataError, UserError
+from support.images import decode_image
 
-SWITCHES = {"--predict": {"metavar": "IMAGE", "nargs": "+", "help": "name the three likeliest styles of these images"}}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMED = 60  # styles that a figure names at most
+SWITCHES = {
+    "--predict": {"metavar": "IMAGE", "nargs": "+", "help": "print the three most probable styles of these images"}
+}
 
 
 @console.script
 def main(argv: list[str] | None = None) -> None:
-    """Load the checkpoint, then measure it on the test folder, or name the images of --predict."""
+    """Load the checkpoint, then evaluate it on the test folder, or name the images of --predict."""
     options = settings.read("classifier", __doc__, argv, SWITCHES)
     modelfile = options.output(options.modelfile)
     checkpoint = checkpoints.read(modelfile, 1)
     checkpoints.check_flags(options, checkpoint)
     device = devices.start(options, training=False)
-    model = wikiart.load_model(checkpoint, modelfile, device)
+    model = wikiart.load_network(checkpoint, console.printable(modelfile)).to(device)
     if options.predict:
         name_styles(options, checkpoint, model, device)
         return
 
     classes = checkpoint["classes"]
-    dataset = wikiart.open_dataset(options, "testingdir", checkpoint["image_size"], classes)
-    paintings = batches.Paintings(dataset, device)
+    with options.blame("testingdir", DataError):
+        dataset = wikiart.WikiArtDataset(options.testingdir, checkpoint["image_size"], classes, options.cachedir)
+    loader = batches.Batches(dataset.images, dataset.labels, device)
     logits = []
     with tqdm(total=len(dataset), unit="painting", disable=None, leave=False) as bar:
-        for images, _ in paintings.batches(torch.arange(len(dataset)), options.batch_size):
-            logits.append(wikiart.classify(model, images, checkpoint["mean"], checkpoint["std"], many_views=True).cpu())
+        for images, _ in loader.batches(torch.arange(len(dataset)), options.batch_size):
+            logits.append(wikiart.classify(model, images, many_views=True).cpu())
             bar.update(len(images))
     probabilities = torch.cat(logits).softmax(1).numpy()
     labels = dataset.labels.numpy()
 
-    def measure_some(kept: np.ndarray) -> dict[str, object]:
-        return measure(labels[kept], probabilities[kept], checkpoint["counts"])
-
-    metrics = measure_some(labels >= 0)
+    metrics = measure(labels, probabilities, checkpoint["counts"])
     print_metrics(metrics)
-    if known := wikiart.report_known(dataset, checkpoint, measure_some):
-        metrics["also_in_training"] = known
-        if rest := known["metrics_without"]:
+    known = duplicates.known_paintings(dataset.paths, dataset.fingerprints, checkpoint["fingerprints"])
+    if known.any():
+        rest = None if known.all() else measure(labels[~known], probabilities[~known], checkpoint["counts"])
+        paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
+        metrics["also_in_training"] = {"images": len(paths), "paths": paths, "metrics_without": rest}
+        if rest:
             console.say(f"without them: accuracy {rest['accuracy']:.1%}, macro F1 {rest['macro_f1']:.1%}")
     title = f"{checkpoint['architecture']}, epoch {checkpoint['epoch']}: {len(labels):,} test paintings, "
     title += f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
-    predicted = probabilities.argmax(1)
-    matrix = confusion_matrix(labels, predicted, labels=range(len(classes)))
+    matrix = confusion_matrix(labels, probabilities.argmax(1), labels=range(len(classes)))
     files.write_json(options.output("metrics_part1.json"), metrics)
-    figures.write_figure(options.output("confusion_matrix.png"), draw_confusion(matrix, classes, title))
-    figures.write_figure(options.output("mistakes.png"), draw_mistakes(dataset, matrix, probabilities))
+    with figures.drawing("confusion_matrix.png"):
+        figures.write(options.output("confusion_matrix.png"), draw_confusion(matrix, classes, title))
+    with figures.drawing("mistakes.png"):
+        figures.write(options.output("mistakes.png"), draw_mistakes(dataset, matrix, probabilities))
     console.say(f"wrote metrics_part1.json, confusion_matrix.png and mistakes.png into {options.outputdir}")
 
 
 def name_styles(
-    options: settings.Settings, checkpoint: dict[str, object], model: torch.nn.Module, device: torch.device
+    options: settings.Settings, checkpoint: dict[str, object], model: wikiart.Classifier, device: torch.device
 ) -> None:
-    """Print the three likeliest styles of each image of --predict, with probabilities.
+    """Print the three most probable styles of each image of --predict.
 
-    Raises UserError that names an image that cannot be decoded.
+    Raises UserError at the end when an image cannot be decoded; each is named in a warning.
     """
+    unreadable = 0
     for path in options.predict:
         try:
-            pixels = torch.from_numpy(images.decode_image(path, checkpoint["image_size"]))
-        except images.DataError as error:
-            raise console.UserError(f"--predict: {console.quoted(path)} cannot be read: {error}") from None
-        image = pixels[None].to(device) / 255
-        logits = wikiart.classify(model, image, checkpoint["mean"], checkpoint["std"], many_views=True)
-        likeliest = logits[0].softmax(0).cpu().topk(min(3, len(checkpoint["classes"])))
-        named = [
-            f"{checkpoint['classes'][i]} {p:.1%}" for p, i in zip(*map(torch.Tensor.tolist, likeliest), strict=True)
-        ]
-        console.say(f"{console.quoted(path)[1:-1]}: " + ", ".join(named))
+            pixels, _ = decode_image(path, checkpoint["image_size"])
+        except DataError as error:
+            console.warn(f"{console.quoted(path)} cannot be read: {error}")
+            unreadable += 1
+            continue
+        image = torch.from_numpy(pixels)[None].to(device) / 255
+        probabilities = wikiart.classify(model, image, many_views=True)[0].softmax(0).cpu()
+        best = probabilities.topk(min(3, len(probabilities)))
+        texts = [f"{checkpoint['classes'][i]} {p:.1%}" for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)]
+        console.say(f"{console.printable(path)}: {', '.join(texts)}")
+    if unreadable:
+        raise UserError(f"--predict: {unreadable} of {len(options.predict)} images cannot be read")
 
 
 def measure(labels: np.ndarray, probabilities: np.ndarray, counts: dict[str, int]) -> dict[str, object]:
     """The figures of `metrics_part1.json`.
 
-    labels: int [N]; probabilities: float [N, classes]; counts: training paintings a style, in the order of the labels.
-    Macro figures average over the styles that have test images; precision is 0 for a style never predicted.
+    labels: int [N]; probabilities: float [N, classes]; counts: training paintings per style, in the order of labels.
+    Macro figures average over the styles that have test images; precision is 0 for a style that is never predicted.
     """
     classes, predicted = list(counts), probabilities.argmax(1)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=range(len(classes)), zero_division=0
+    report = classification_report(
+        labels, predicted, labels=range(len(classes)), target_names=classes, output_dict=True, zero_division=0
     )
-    present = support > 0
+    per_class = {
+        style: {
+            "precision": row["precision"],
+            "recall": row["recall"],
+            "f1": row["f1-score"],
+            "support": int(row["support"]),
+        }
+        for style, row in ((style, report[style]) for style in classes)
+    }
+    tested = [row for row in per_class.values() if row["support"]]
+    precision, recall, f1 = (float(np.mean([row[name] for row in tested])) for name in ("precision", "recall", "f1"))
     top3 = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
     majority = max(range(len(classes)), key=lambda label: counts[classes[label]])
     return {
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "balanced_accuracy": float(recall[present].mean()),
-        "macro_precision": float(precision[present].mean()),
-        "macro_recall": float(recall[present].mean()),
-        "macro_f1": float(f1[present].mean()),
-        "weighted_f1": float(np.average(f1, weights=support)),
+        "accuracy": float(np.mean(predicted == labels)),
+        "balanced_accuracy": recall,
+        "macro_precision": precision,
+        "macro_recall": recall,
+        "macro_f1": f1,
+        "weighted_f1": float(report["weighted avg"]["f1-score"]),
         "top3_accuracy": float((top3 == labels[:, None]).any(1).mean()),
         "majority_accuracy": float((labels == majority).mean()),
         "images": len(labels),
-        "per_class": {
-            style: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-            for style, p, r, f, n in zip(classes, precision, recall, f1, support, strict=True)
-        },
+        "per_class": per_class,
     }
 
 
 def print_metrics(metrics: dict[str, object]) -> None:
-    """Print the figures, the majority guess beside them, and a table a style."""
+    """Print the figures, with the majority guess for scale, and a table of the styles."""
     width = max(len("style"), *map(len, metrics["per_class"]))
     console.say(f"{metrics['images']:,} test paintings; always guessing the most frequent training style "
                 f"would be right for {metrics['majority_accuracy']:.1%}")  # fmt: skip
@@ -130,34 +152,35 @@ def print_metrics(metrics: dict[str, object]) -> None:
         console.say(f"{style:<{width}}  {figures}  {row['support']:>9,}")
 
 
-def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> Figure:
-    """The confusion matrix: true styles down, predicted ones across, colour by a row's share, the count in each cell.
+def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> "Figure":
+    """The confusion matrix: true styles in rows, predicted ones in columns, colour by a row's share, counts in cells.
 
-    matrix: int [classes, classes].
+    matrix: int [classes, classes]. With more than `NAMED` styles there are no counts, and only some styles are named.
     """
     share = matrix / matrix.sum(1, keepdims=True).clip(min=1)
-    side = 3.2 + 0.42 * len(classes)
-    figure = Figure(figsize=(side + 1, side), layout="constrained", dpi=110)
+    side, step = 3.2 + 0.42 * min(len(classes), NAMED), -(-len(classes) // NAMED)
+    figure = figures.new(side + 1, side, dpi=110)
     axes = figure.subplots()
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*matrix.nonzero(), strict=True):
-        color = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=8, color=color)
     names = [figures.caption(name) for name in classes]
     support = [f"{name} ({number})" for name, number in zip(names, matrix.sum(1), strict=True)]
-    axes.set_xticks(range(len(classes)), names, rotation=90, parse_math=False)
-    axes.set_yticks(range(len(classes)), support, parse_math=False)
-    axes.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(classes) + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="0.85", linewidth=0.5)
-    axes.tick_params(which="minor", length=0)
-    axes.set(xlabel="predicted style", ylabel="true style (test paintings)")
+    axes.set_xticks(range(0, len(classes), step), names[::step], rotation=90, parse_math=False)
+    axes.set_yticks(range(0, len(classes), step), support[::step], parse_math=False)
+    if step == 1:
+        for row, column in zip(*matrix.nonzero(), strict=True):
+            color = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=8, color=color)
+        axes.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="0.85", linewidth=0.5)
+        axes.tick_params(which="minor", length=0)
+    axes.set(xlabel="predicted style", ylabel="true style (number of test paintings)")
     axes.set_title(title, fontsize=11, wrap=True)
     figure.colorbar(picture, ax=axes, label="share of the true style's paintings", shrink=0.6)
     return figure
 
 
-def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabilities: np.ndarray) -> Figure:
+def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabilities: np.ndarray) -> "Figure":
     """The 15 most confident wrong answers, painting by painting, and the ten pairs of styles most often confused.
 
     matrix: int [classes, classes], true by predicted; probabilities: float [N, classes].
@@ -165,7 +188,7 @@ def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabili
     labels, predicted = dataset.labels.numpy(), probabilities.argmax(1)
     confidence = np.where(predicted == labels, -1.0, probabilities.max(1))
     worst = [i for i in np.argsort(-confidence, kind="stable")[:15] if confidence[i] >= 0]
-    figure = Figure(figsize=(16, 9), layout="constrained", dpi=100)
+    figure = figures.new(16, 9, dpi=100)
     sheet, chart = figure.subfigures(1, 2, width_ratios=(5, 3))
     sheet.suptitle(f"The most confident of {int((confidence >= 0).sum()):,} wrong answers")
     names = [figures.caption(name) for name in dataset.classes]

@@ -1,54 +1,45 @@
-"""What the four scripts share, in the order in which the data flows.
+"""The dataset, the classifiers and the autoencoder, with their losses: what all four scripts are about.
 
-Settings -> files -> dataset (uint8) -> index order (shuffle, balance) -> batches on the device (augment, normalise)
--> model -> training -> checkpoint. Nothing here imports a script, and importing it does nothing.
+    dataset = WikiArtDataset("data/sample/train", image_size=64)       # files -> uint8 images and labels
+    model = make_classifier("residual", len(dataset.classes), 64)      # images in [0, 1] -> logits
+    loss = classifier_loss(model, images, labels)
+
+Everything here works by itself in a notebook. `support/` has what the scripts need besides.
 """
 
 import itertools
 import os
+import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from support import batches, checkpoints, console, devices, processes, settings, training
-from support.images import DataError, decode_folder, find_images
+from support import console, devices, pretrained
+from support.batches import Batches
+from support.console import DataError, UserError
+from support.folders import find_images
+from support.images import decode_folder
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Talking to the person at the keyboard
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Settings: one definition gives a setting's default, its check, its flag and its line of help
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files: written whole or not at all
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Dataset: a folder a style -> one uint8 array
+# Dataset
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 class WikiArtDataset(Dataset):
-    """A folder of paintings, one folder a style, decoded once and memory-mapped from then on.
+    """A folder of paintings, one folder per style, decoded once into a memory-mapped file.
 
     `dataset[i]` is (uint8 tensor [3, S, S], int label). `classes`: sorted style names, or those given (a checkpoint's,
-    so that labels keep their meaning). `images`: uint8 [N, 3, S, S]; `labels`: int64 [N]; `paths`: N texts; `counts`:
-    style -> paintings; `fingerprints`: int64 [N], equal for equal pixels.
+    so that labels keep their meaning). `images`: uint8 [N, 3, S, S], read-only; `labels`: int64 [N]; `paths`: N texts;
+    `counts`: style -> number of paintings; `fingerprints`: int64 [N], equal for equal pixels.
 
     Raises DataError for a folder that cannot be used, a style that is not in `classes`, and when more than half of
     the images cannot be decoded; UserError when the cache cannot be written.
@@ -57,18 +48,18 @@ class WikiArtDataset(Dataset):
     def __init__(
         self, imgdir: str, image_size: int, classes: list[str] | None = None, cachedir: str = ".cache"
     ) -> None:
-        imgdir = os.fspath(imgdir)
+        imgdir, self.image_size = os.fspath(imgdir), image_size
         styles = find_images(imgdir)
-        self.classes = list(classes) if classes is not None else list(styles)
+        self.classes = list(styles) if classes is None else list(classes)
+        label_of = {unicodedata.normalize("NFC", name): label for label, name in enumerate(self.classes)}
         for style in styles:
-            if style not in self.classes:
-                raise DataError(
-                    f"folder {console.quoted(imgdir)} has the style {console.quoted(style)}, "
-                    "which the model does not know"
-                )
+            if style not in label_of:
+                problem = f"has the style {console.quoted(style)}, which the model does not know"
+                hint = console.did_you_mean(style, self.classes)
+                raise DataError(f"folder {console.quoted(imgdir)} {problem}{hint}")
         files = [file for style in styles for file in styles[style]]
-        labels = [self.classes.index(style) for style in styles for _ in styles[style]]
-        data_path, left_out, fingerprints = decode_folder(imgdir, image_size, files, cachedir)
+        labels = [label_of[style] for style in styles for _ in styles[style]]
+        self.pixel_file, left_out, fingerprints = decode_folder(imgdir, image_size, files, cachedir)
         for path, reason in left_out.items():
             console.warn(f"{console.quoted(os.path.join(imgdir, path))} is left out: {reason}")
         kept = [i for i, file in enumerate(files) if file.path not in left_out]
@@ -76,73 +67,35 @@ class WikiArtDataset(Dataset):
             raise DataError(
                 f"folder {console.quoted(imgdir)}: {len(left_out)} of {len(files)} images cannot be decoded"
             )
-        pixels = np.memmap(data_path, np.uint8, mode="c", shape=(len(kept), 3, image_size, image_size))
-        self.images = torch.from_numpy(pixels)
         self.labels = torch.tensor([labels[i] for i in kept], dtype=torch.int64)
         self.paths = [os.path.join(imgdir, files[i].path) for i in kept]
         self.fingerprints = torch.tensor(fingerprints, dtype=torch.int64)
         numbers = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
         self.counts = dict(zip(self.classes, numbers, strict=True))
+        self._map()
+
+    def _map(self) -> None:
+        pixels = np.memmap(self.pixel_file, np.uint8, "r", shape=(len(self.labels), 3, *[self.image_size] * 2))
+        with warnings.catch_warnings():  # of memory that cannot be written, which is what is wanted
+            warnings.simplefilter("ignore", UserWarning)
+            self.images = torch.from_numpy(pixels)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "images"}  # workers map the file again
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._map()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], int(self.labels[index])
-
-
-def open_dataset(
-    options: settings.Settings, folder: str, image_size: int | None = None, classes: list[str] | None = None
-) -> WikiArtDataset:
-    """The dataset of the setting `folder` ("trainingdir" or "testingdir"); errors name where the setting comes from."""
-    try:
-        return WikiArtDataset(getattr(options, folder), image_size or options.image_size, classes, options.cachedir)
-    except DataError as error:
-        raise options.error(folder, str(error)) from None
-
-
-def warn_of_twins(dataset: WikiArtDataset) -> None:
-    """Warn of identical images (by decoded pixels) that stand under two styles."""
-    first, twins = {}, []
-    for i, (key, label) in enumerate(zip(dataset.fingerprints.tolist(), dataset.labels.tolist(), strict=True)):
-        j = first.setdefault(key, i)
-        if label != int(dataset.labels[j]):
-            twins.append(f"{console.quoted(dataset.paths[j])} and {console.quoted(dataset.paths[i])}")
-    if twins:
-        more = f" and {len(twins) - 5} more" if len(twins) > 5 else ""
-        console.warn(f"{len(twins)} images stand under two styles: {'; '.join(twins[:5])}{more}")
-
-
-def report_known(
-    dataset: WikiArtDataset, checkpoint: dict[str, object], measure: Callable[[np.ndarray], dict[str, object]]
-) -> dict[str, object] | None:
-    """The metrics files' `also_in_training`: test paintings that equal training ones by their pixels; None without any.
-
-    measure(kept): the figures of the test paintings that bool [N] keeps. A warning names the paintings.
-    """
-    known = torch.isin(dataset.fingerprints, checkpoint["fingerprints"]).numpy()
-    if not known.any():
-        return None
-    paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
-    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    console.warn(
-        f"{len(paths)} test paintings are identical to training ones: {'; '.join(map(console.quoted, paths[:5]))}{more}"
-    )
-    return {"images": len(paths), "paths": paths, "metrics_without": None if known.all() else measure(~known)}
+        return self.images[index].clone(), int(self.labels[index])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Balance: which paintings an epoch takes, and in which order
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Batches: gathered, blended, augmented and normalised on the device
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Models
+# Classifiers
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -273,135 +226,102 @@ class Residual(nn.Module):
 
 
 OWN_NETWORKS = {"residual": Residual, "three_conv": ThreeConv}
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what torchvision's weights were trained on
+LABEL_SMOOTHING = 0.1
+VIEW_SIDE = 0.8  # share of a painting's side that a partial view shows
 
 
-def make_classifier(architecture: str, classes: int, image_size: int) -> nn.Module:
-    """A network from normalised images [B, 3, S, S] to logits [B, classes].
+class Normalize(nn.Module):
+    """(images - mean) / std per channel, in channels-last memory, which convolutions take fastest."""
 
-    "residual", "three_conv" or the name of a classification model of torchvision, its weights drawn at random.
-    Raises UserError for a name that is none, and for a model that does not take S x S images or give plain logits.
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((3,), 0.5))
+        self.register_buffer("std", torch.full((3,), 0.25))
+
+    def measure(self, images: Tensor, members: Tensor) -> None:
+        """Take mean and standard deviation from the `members` (indices) of uint8 images [N, 3, S, S]."""
+        total, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+        for part in members.split(32):
+            pixels = images[part].float() / 255
+            total += pixels.sum((0, 2, 3), dtype=torch.float64)
+            squares += pixels.square().sum((0, 2, 3), dtype=torch.float64)
+        count = len(members) * images[0, 0].numel()
+        mean = total / count
+        self.mean.copy_(mean)
+        self.std.copy_((squares / count - mean.square()).clamp(min=1e-6).sqrt())
+
+    def forward(self, images: Tensor) -> Tensor:
+        normalized = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
+        return normalized.contiguous(memory_format=torch.channels_last)
+
+
+class Classifier(nn.Module):
+    """A network with its normalization: float [B, 3, S, S] in [0, 1] -> logits [B, classes]."""
+
+    def __init__(self, architecture: str, network: nn.Module) -> None:
+        super().__init__()
+        self.architecture, self.normalize, self.network = architecture, Normalize(), network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.normalize(images))
+
+    def load_pretrained(self, source: bool | str) -> None:
+        """Take all but the last layer from torchvision's weights (True) or a file (its path), and their normalization.
+
+        Raises UserError where the weights cannot be had or do not fit.
+        """
+        state = pretrained.read(self.architecture, source)
+        own = {name.removeprefix("network."): v for name, v in state.items() if name.startswith("network.")}
+        mean, std = pretrained.normalization(self.architecture)
+        self.normalize.mean.copy_(state["normalize.mean"] if own else torch.tensor(mean))
+        self.normalize.std.copy_(state["normalize.std"] if own else torch.tensor(std))
+        layers = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        pretrained.load(self.network, layers[-1] + ".", self.architecture, own or state)
+
+
+def make_classifier(architecture: str, classes: int, image_size: int) -> Classifier:
+    """A new network with random weights: float [B, 3, S, S] in [0, 1] -> logits [B, classes].
+
+    "residual", "three_conv" or the name of a classification model of torchvision. To add one of your own, write its
+    class above and name it in `OWN_NETWORKS`. Raises UserError for an unknown name, and for a model of torchvision
+    that does not take S x S images or give plain logits.
     """
     if architecture in OWN_NETWORKS:
-        return OWN_NETWORKS[architecture](classes)
-    from torchvision import models  # takes a second to import, and our own networks do not need it
-
-    names = models.list_models(module=models)
-    if architecture not in names:
-        hint = console.did_you_mean(architecture, [*OWN_NETWORKS, *names]) if architecture else ""
-        raise console.UserError(f"no network is called {console.quoted(architecture)}{hint if 'mean' in hint else ''}")
-    size = {"image_size": image_size} if architecture.startswith("vit_") else {}
-    try:
-        with warnings.catch_warnings():  # two models warn of how they start, which does not matter here
-            warnings.simplefilter("ignore", FutureWarning)
-            network = models.get_model(architecture, weights=None, num_classes=classes, **size)
-        with torch.no_grad():
-            logits = network(torch.zeros(2, 3, image_size, image_size, device=next(network.parameters()).device))
-        for module in network.modules():  # what the trial has left in running statistics
-            if isinstance(module, nn.BatchNorm2d):
-                module.reset_running_stats()
-    except Exception as error:  # each model has its own way to say that a size does not suit it
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise console.UserError(
-            f"{architecture} does not take images of {image_size} pixels a side: {reason}"
-        ) from None
-    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
-        raise console.UserError(f"{architecture} does not give plain logits, which training needs")
-    return network
+        return Classifier(architecture, OWN_NETWORKS[architecture](classes))
+    if not pretrained.is_known(architecture):
+        hint = console.did_you_mean(architecture, [*OWN_NETWORKS, *pretrained.names()])
+        raise UserError(f"unknown architecture {console.quoted(architecture)}{hint if 'mean' in hint else ''}")
+    return Classifier(architecture, pretrained.build(architecture, classes, image_size))
 
 
-def load_pretrained(network: nn.Module, architecture: str, source: bool | str) -> None:
-    """Fill all but the head of a classifier from torchvision's weights (True) or a state_dict file (its path).
-
-    Raises UserError where the weights cannot be had or do not fit.
-    """
-    if source is True:
-        if architecture in OWN_NETWORKS:
-            raise console.UserError(f"there are no weights to download for {architecture}; meant: false or a path")
-        from torchvision import models
-
-        try:
-            state = models.get_model_weights(architecture).DEFAULT.get_state_dict(progress=processes.rank() == 0)
-        except Exception as error:  # no network, no space, a proxy's page instead of the file
-            raise console.UserError(f"torchvision's weights for {architecture} cannot be had: {error}") from None
-    else:
-        state = checkpoints.load(source)
-        state = state.get("model", state) if isinstance(state, dict) else state  # one of our checkpoints will do
-        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-            raise console.UserError(f"{console.quoted(source)} holds no state_dict")
-    head = training.head_of(network) + "."
-    wanted = network.state_dict()
-    state = {name: value for name, value in state.items() if not name.startswith(head)}
-    for name in sorted((set(wanted) | set(state)) - {n for n in wanted if n.startswith(head)}):
-        shapes = [tuple(s[name].shape) if isinstance(s.get(name), Tensor) else "nothing" for s in (state, wanted)]
-        if shapes[0] != shapes[1]:
-            raise console.UserError(f"the weights do not fit {architecture}: {name} is {shapes[0]}, meant {shapes[1]}")
-        if not checkpoints.is_plain(state[name]):
-            raise console.UserError(f"the weights are damaged: {name} holds numbers that are not finite, or none")
-    network.load_state_dict(state, strict=False)
-
-
-def build_classifier(options: settings.Settings, classes: int) -> nn.Module:
-    """The classifier that the settings describe; errors name the setting that is to blame."""
-    try:
-        network = make_classifier(options.architecture, classes, options.image_size)
-    except console.UserError as error:
-        raise options.error("architecture", str(error)) from None
-    if options.pretrained is not False:
-        try:
-            load_pretrained(network, options.architecture, options.pretrained)
-        except console.UserError as error:
-            raise options.error("pretrained", str(error)) from None
-    return network
-
-
-VIEW_SIDE = 0.8  # of a painting's side is what a partial view shows
+def classifier_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The loss of training: cross-entropy with label smoothing, mean over a batch of images in [0, 1]."""
+    return F.cross_entropy(model(images).float(), labels, label_smoothing=LABEL_SMOOTHING)
 
 
 def views(images: Tensor) -> Iterator[Tensor]:
-    """Twelve views of images [B, 3, S, S], of that shape: corners, middle and all of it, and their mirror images.
+    """Twelve views of images [B, 3, S, S], of that shape: the whole, its corners and its centre, and their flips.
 
-    Training sees crops, so that the mean over crops is worth more than the whole picture alone.
+    Training sees crops, so the mean over crops is better than the whole image alone.
     """
-    side = images.shape[2]
-    part = round(VIEW_SIDE * side)
-    end = side - part
-    for y, x in [(0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2), (None, None)]:
-        view = images
-        if y is not None:
-            view = F.interpolate(images[:, :, y : y + part, x : x + part], size=(side, side), mode="bilinear")
-        yield view
-        yield view.flip(3)
+    from torchvision.transforms.functional import ten_crop  # takes a second to import
+
+    yield from (images, images.flip(3))
+    for crop in ten_crop(images, round(VIEW_SIDE * images.shape[2])):
+        yield F.interpolate(crop, size=images.shape[2:], mode="bilinear")
 
 
 @torch.no_grad()
-def classify(model: nn.Module, images: Tensor, mean: list[float], std: list[float], many_views: bool = False) -> Tensor:
+def classify(model: nn.Module, images: Tensor, many_views: bool = False) -> Tensor:
     """Logits, float32 [B, classes], of images [B, 3, S, S] in [0, 1]; with `many_views` the mean over twelve views."""
-    images = batches.normalise(images, mean, std)
-    looks = views(images) if many_views else [images]
     with devices.autocast(images.device):
-        logits = [model(look.contiguous(memory_format=torch.channels_last)).float() for look in looks]
+        logits = [model(view).float() for view in (views(images) if many_views else [images])]
     return sum(logits) / len(logits)
 
 
-PCA_IMAGES = 10_000  # images at most that a PCA is fitted on
-PCA_NUMBERS = 2**28  # and pixel values at most: a gigabyte
-
-
-def fit_pca(images: Tensor, members: Tensor, components: int, seed: int) -> "PCA":
-    """The best linear autoencoder: scikit-learn's PCA of the `members` of uint8 images [N, 3, S, S], pixels in [0, 1].
-
-    It is fitted on at most `PCA_IMAGES` of them, drawn by the seed, and has fewer components where those allow no more.
-    """
-    from sklearn.decomposition import PCA  # takes a second to import, and only part 2 needs it
-
-    values = images[0].numel()
-    count = min(len(members), PCA_IMAGES, max(1, PCA_NUMBERS // values))
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(members))[:count])
-    pixels = images[members[torch.from_numpy(drawn)]].flatten(1).float().div_(255).numpy()
-    pca = PCA(min(components, count, values), copy=False, svd_solver="randomized", random_state=seed)
-    with np.errstate(invalid="ignore"):  # a single painting has no variance to explain
-        return pca.fit(pixels)
+# ---------------------------------------------------------------------------------------------------------------------
+# Autoencoder
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 class Autoencoder(nn.Module):
@@ -459,75 +379,93 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, latent_dim] -> float32 images [B, 3, S, S] in [0, 1]."""
-        return self._paint(latents).clamp(0, 1)
+        return self._decode(latents).clamp(0, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The reconstruction [B, 3, S, S], not cut off to [0, 1] so that errors beyond count, and the error
-        [B, STATISTICS] of the statistics read, less its mean: only differences between paintings matter.
+        """The reconstruction [B, 3, S, S], not clipped to [0, 1] so that errors beyond count in training, and the
+        error [B, STATISTICS] with which the style statistics are read from the latent.
         """
         statistics = style_statistics(4 * images - 2)
         latents = self._encode(images, statistics)
-        error = self.statistics_decoder(latents).float() - statistics
-        return self._paint(latents), error - error.mean(0)
+        return self._decode(latents), self.statistics_decoder(latents).float() - statistics
 
     def _encode(self, images: Tensor, statistics: Tensor) -> Tensor:
         linear = F.linear(images.contiguous().flatten(1) - self.mean, self.components) / self.scales
         learnt = self.encoder((images - 0.5).contiguous(memory_format=torch.channels_last))
         return linear + learnt + self.statistics_encoder(statistics)
 
-    def _paint(self, latents: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor) -> Tensor:
         learnt = self.decoder(latents).float()
         return learnt + (F.linear(latents * self.scales, self.components.T).float() + self.mean).view(learnt.shape)
 
 
+STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
+PCA_IMAGES = 10_000  # images at most that a PCA is fitted on
+PCA_NUMBERS = 2**28  # and pixel values at most: a gigabyte
+
+
+def autoencoder_loss(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of training on a batch of images in [0, 1], and its part that is the MSE of the pixels.
+
+    The other part is the variance of the error with which the style statistics are read from the latent: a constant
+    error does not matter, only differences between paintings do. The estimate is unbiased for any batch size.
+    """
+    pictures, statistics_error = model(images)
+    mse = F.mse_loss(pictures, images)
+    return mse + STATISTICS_WEIGHT * statistics_error.var(0).sum(), mse.detach()
+
+
+def fit_pca(images: Tensor, members: Tensor, components: int, seed: int) -> "PCA":
+    """The best linear autoencoder: scikit-learn's PCA of the `members` of uint8 images [N, 3, S, S], pixels in [0, 1].
+
+    It is fitted on at most `PCA_IMAGES` of them, drawn by the seed, and has fewer components where those allow no more.
+    """
+    from sklearn.decomposition import PCA  # takes a second to import
+
+    values = images[0].numel()
+    count = min(len(members), PCA_IMAGES, max(1, PCA_NUMBERS // values))
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(members))[:count])
+    pixels = images[members[torch.from_numpy(drawn)]].flatten(1).float().div_(255).numpy()
+    pca = PCA(min(components, count, values), copy=False, svd_solver="randomized", random_state=seed)
+    with np.errstate(invalid="ignore"):  # a single painting has no variance to explain
+        return pca.fit(pixels)
+
+
 @torch.no_grad()
 def reconstruct(
-    model: Autoencoder, paintings: batches.Paintings, members: Tensor, batch_size: int
+    model: Autoencoder, loader: Batches, members: Tensor, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """This process's share of the members, batch by batch: images and reconstructions in [0, 1], and latents, float32.
 
-    A latent is the mean over the painting and its mirror image; the reconstruction is made from the painting alone.
+    A latent is the mean over the painting and its flip; the reconstruction is made from the painting alone.
     """
-    for images, _ in paintings.batches(members, batch_size):
+    for images, _ in loader.batches(members, batch_size):
         with devices.autocast(images.device):
             latents = model.encode(images)
-            mirrored = model.encode(images.flip(3))
+            flipped = model.encode(images.flip(3))
             decoded = model.decode(latents)
-        yield images, decoded, (latents.float() + mirrored.float()) / 2
+        yield images, decoded, (latents.float() + flipped.float()) / 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Checkpoints: data, not code
+# Networks from checkpoints
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def load_model(checkpoint: dict[str, object], path: str | os.PathLike, device: torch.device) -> nn.Module:
-    """The network of a checked checkpoint, ready to be used on `device`.
+def load_network(checkpoint: dict[str, object], where: str = "checkpoint") -> nn.Module:
+    """The network of a checkpoint, a `Classifier` or an `Autoencoder`, in eval mode and without gradients.
 
-    It is built without memory and takes the checkpoint's tensors as they are, so that no wrong size can be made.
-    Raises UserError when the tensors do not fit the network that the checkpoint names.
+    Raises UserError, beginning with `where`, when the weights do not fit the network that the checkpoint names.
     """
-    state = checkpoint["model"]
     try:
-        with torch.device("meta"):
-            if checkpoint["part"] == 1:
-                model = make_classifier(
-                    checkpoint["architecture"], len(checkpoint["classes"]), checkpoint["image_size"]
-                )
-            else:
-                model = Autoencoder(checkpoint["image_size"], checkpoint["latent_dim"])
-        wanted = model.state_dict()
-        if any(state[name].dtype != wanted[name].dtype for name in wanted if name in state):
-            raise RuntimeError("numbers of another kind")
-        model.load_state_dict(state, assign=True)
-        if checkpoint["part"] == 2 and not (model.scales > 0).all():
-            raise RuntimeError("a scale that is not positive")
-    except (RuntimeError, console.UserError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise console.UserError(f"{console.quoted(path)[1:-1]}: is damaged: its weights do not fit: {reason}") from None
-    return model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Training: one loop for both parts, one process or many
-# ---------------------------------------------------------------------------------------------------------------------
+        if checkpoint["part"] == 1:
+            classes = len(checkpoint["classes"])
+            model = make_classifier(checkpoint["architecture"], classes, checkpoint["image_size"])
+        else:
+            model = Autoencoder(checkpoint["image_size"], checkpoint["latent_dim"])
+        model.load_state_dict(checkpoint["model"])
+        if not all(value.isfinite().all() for value in model.state_dict().values()):
+            raise ValueError("weights that are not finite")
+    except Exception as error:  # a damaged file can hold anything
+        raise UserError(f"{where}: is damaged: its weights do not fit: {console.reason(error)}") from None
+    return model.requires_grad_(False).eval()

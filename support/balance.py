@@ -7,20 +7,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
-from support import devices
+from support.devices import random_seed
 
 
-def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def split(labels: Tensor, share: float, seed: int, copies: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Training and validation indices (int64, sorted), `share` of every style held out at random.
 
+    labels: int64 [N]; copies: int64 [N], equal for paintings that are copies of each other and must stay on one side.
     A style with several paintings gives at least one and keeps at least one; a style with one keeps it in training.
     """
-    generator = torch.Generator().manual_seed(devices.random_seed(seed, 0))
+    generator = torch.Generator().manual_seed(random_seed(seed, 0))
+    copies = torch.arange(len(labels)) if copies is None else copies
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
-        count = min(max(1, round(share * len(members))), len(members) - 1) if share else 0
-        held_out[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+        numbers = {}  # a number for every painting, the same for its copies
+        group = torch.tensor([numbers.setdefault(key, len(numbers)) for key in copies[members].tolist()])
+        count = min(max(1, round(share * len(numbers))), len(numbers) - 1) if share else 0
+        drawn = torch.randperm(len(numbers), generator=generator)[:count]
+        held_out[members[torch.isin(group, drawn)]] = True
     return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
 
 
@@ -80,7 +85,7 @@ def index_order(
     "none" takes every member once, "weighted_sampler" draws as many with inverse style frequency, "smote" takes every
     member and every synthetic painting once. The order depends on `seed` and `epoch` alone.
     """
-    generator = torch.Generator().manual_seed(devices.random_seed(seed, epoch))
+    generator = torch.Generator().manual_seed(random_seed(seed, epoch))
     if imbalance == "weighted_sampler":
         weights = 1.0 / torch.bincount(labels[members])[labels[members]]
         return members[list(WeightedRandomSampler(weights, len(members), generator=generator))]

@@ -1,10 +1,12 @@
-"""Talking to the user: messages, warnings, errors and exit statuses."""
+"""Messages, warnings, errors that the user can fix, and exit statuses."""
 
+import contextlib
 import difflib
 import functools
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,17 +17,51 @@ from support import processes
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can mend: shown as one line, exit status 2."""
+    """An error that the user can fix: printed as one line, exit status 2."""
+
+
+class DataError(UserError):
+    """A folder of paintings, or an image, that cannot be used."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as SLURM, Docker and `timeout` send it: ends a script as Ctrl-C does, with exit status 143."""
 
 
 def printable(text: object) -> str:
-    """`text` on one line, whatever it holds: what cannot be printed is escaped."""
+    """`text` on one line: what cannot be printed is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def quoted(text: object) -> str:
     """`text` in double quotes and on one line."""
     return f'"{printable(text)}"'
+
+
+def shown(value: object) -> str:
+    """`value` as JSON, at most 80 characters; the name of its type where JSON cannot hold it."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        text = type(value).__name__
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def names(texts: list[object], most: int = 5) -> str:
+    """The first `most` of some texts, quoted, and how many more there are."""
+    return "; ".join(map(quoted, texts[:most])) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """A hint for an unknown name: the nearest known one, else all of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {quoted(close[0])}?" if close else f"; known: {', '.join(known)}"
+
+
+def reason(error: BaseException) -> str:
+    """An exception's message on one line, at most 200 characters; its type where it has none."""
+    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return printable(text)[:200]
 
 
 def say(text: str) -> None:
@@ -42,55 +78,67 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Print a warning on standard error, from the first process only."""
     if processes.rank() == 0:
-        print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
+        _complain(f"warning: {text}")
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a standard error that cannot be written is no reason to stop
+        print("\n" * text.startswith("\n") + printable(text.strip()), file=sys.stderr, flush=True)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _explain(error: RuntimeError | MemoryError) -> tuple[str, int] | None:
+    """The line and the exit status for an error of memory or of another process; None for anything else."""
+    text = str(error)
+    memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+    if memory or "not enough memory" in text:
+        why = (text.split(". ")[0] or "out of memory").split("DefaultCPUAllocator: ")[-1]
+        return f"{why}; a smaller batch_size, image_size or latent_dim needs less", 2
+    if processes.world_size() > 1 and ("gloo" in text or isinstance(error, torch.distributed.DistError)):
+        line = f"process {processes.rank()}: another process has ended or cannot be reached; see its own error"
+        return f"{line} ({reason(error)})", 1
+    return None
 
 
 def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
-    """Give a script's `main` its ending: a `UserError` is one line and status 2, Ctrl-C one line and status 130."""
+    """Give a script's `main` its exit statuses, each with one line on standard error.
+
+    2: a UserError; 130: Ctrl-C; 143: SIGTERM; 1: another process of the same training failed. Anything else is a
+    traceback.
+    """
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> None:
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # we name what cannot be read, and why
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # what cannot be read is named, with its reason
         logging.getLogger("PIL").setLevel(logging.CRITICAL)
+        sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - None where it is closed
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # a terminal or log that is not UTF-8
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            signal.signal(signal.SIGTERM, _terminate)
         try:
             main(argv)
-            if torch.distributed.is_initialized():  # after an error, to take leave of peers that are stuck would hang
+            if torch.distributed.is_initialized():  # not after an error: destroying the process group would hang
                 torch.distributed.destroy_process_group()
         except UserError as error:
-            print(printable(error), file=sys.stderr, flush=True)
+            _complain(str(error))
             sys.exit(2)
         except KeyboardInterrupt as stop:
             if processes.rank() == 0:
-                print(*stop.args or ["Stopped."], file=sys.stderr, flush=True)
-            sys.exit(130)
-        except BrokenPipeError:  # the reader of our output has left, as `head` does
+                _complain(*stop.args or ["Stopped."])
+            sys.exit(143 if isinstance(stop, Terminated) else 130)
+        except BrokenPipeError:  # the reader of the output has ended, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        except torch.OutOfMemoryError as error:
-            reason = str(error).split(". ")[0]
-            print(f"{reason}; a smaller batch_size or image_size needs less", file=sys.stderr, flush=True)
-            sys.exit(2)
-        except RuntimeError as error:
-            if processes.world_size() == 1 or not (
-                "gloo" in str(error) or isinstance(error, torch.distributed.DistError)
-            ):
+        except (RuntimeError, MemoryError) as error:
+            explained = _explain(error)
+            if explained is None:
                 raise
-            reason = printable((str(error).splitlines() or [type(error).__name__])[0])
-            line = f"process {processes.rank()}: another process has ended or cannot be reached; see its own error"
-            print(f"{line} ({reason})", file=sys.stderr, flush=True)
-            sys.exit(1)
+            _complain(explained[0])
+            sys.exit(explained[1])
 
     return wrapped
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {quoted(close[0])}?" if close else f"; known: {', '.join(known)}"
-
-
-def shown(value: object) -> str:
-    try:
-        text = json.dumps(value)
-    except (TypeError, ValueError, RecursionError):  # what a damaged file holds
-        text = type(value).__name__
-    return text if len(text) <= 80 else text[:77] + "..."

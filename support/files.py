@@ -1,44 +1,67 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and locks."""
 
 import contextlib
+import errno
+import fcntl
 import io
 import json
 import os
-from collections.abc import Callable
+import platform
+import secrets
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 from support import console
+from support.console import UserError
+
+STALE = 3600  # seconds after which a temporary file that nobody writes to is left over from a killed run
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[io.BufferedWriter], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
-    Raises UserError when it cannot be written; what stood at `path` before is then untouched.
+    Raises UserError when it cannot be written; a file at `path` is then untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # unique: others may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
         with open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself survives a power cut
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise console.UserError(
-                f"{console.quoted(path)[1:-1]}: cannot be written: {error.strerror or error}"
-            ) from None
+            raise UserError(f"{console.printable(path)}: cannot be written: {error.strerror or error}") from None
         raise
+
+
+def _remove_stale(path: Path) -> None:
+    for old in path.parent.iterdir():
+        if old.name.startswith(f".{path.name}.") and old.suffix == ".part":
+            with contextlib.suppress(OSError):
+                if time.time() - old.stat().st_mtime > STALE:
+                    old.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, on file systems that can sync a folder (SMB and others give EINVAL)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:
@@ -49,6 +72,34 @@ def write_json(path: str | os.PathLike, value: object) -> None:
 
 def write_tensors(path: str | os.PathLike, value: object) -> None:
     """Write tensors and plain data as torch.save does, whole or not at all."""
-    archive = io.BytesIO()  # torch's own writer would hide a full disk behind an error without a reason
+    archive = io.BytesIO()  # torch's own writer hides the reason of a full disk
     torch.save(value, archive)
     write_whole(path, lambda file: file.write(archive.getbuffer()))
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, wait: bool) -> Iterator[None]:
+    """Hold the lock file `path`; a process that dies lets it go.
+
+    Raises UserError, naming the holder, when another process holds it and `wait` is false, and when the file cannot
+    be written. On a file system without locks (some NFS, Lustre and FUSE mounts) it warns and goes on without.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 - closed by the `with` below
+    except OSError as error:
+        raise UserError(f"{console.printable(path.parent)}: cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
+            raise UserError(f"{console.printable(path.parent)}: {holder} writes there now") from None
+        except OSError as error:
+            console.warn(f"{console.quoted(path)} cannot be locked ({error.strerror}): start no second run there")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}, started {time.strftime('%Y-%m-%d %H:%M:%S')},")
+        file.flush()
+        yield

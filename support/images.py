@@ -1,138 +1,94 @@
-"""Folders of images: finding them, decoding them into one uint8 file (the cache)."""
+"""Files of images -> one decoded uint8 file (the cache)."""
 
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import io
 import json
 import os
-import stat
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from tqdm import tqdm
 
 from support import console, files, workers
+from support.console import DataError
+from support.folders import FORMATS, ImageFile
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # nothing that would start another program
-
-
-class DataError(console.UserError):
-    """A folder of paintings, or an image, that cannot be used."""
+VERSION = 5  # of decoding: any change of the pixels raises it, so that older caches are made anew
 
 
-class ImageFile(NamedTuple):
-    """A file that looks like a painting: its path relative to the folder of styles, bytes and time of change in ns."""
+def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
+    """An image file as uint8 [3, S, S] in sRGB, upright by its EXIF orientation, transparency on white, stretched.
 
-    path: str
-    size: int
-    changed: int
-
-
-def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
-    """The image files of every style folder directly under `imgdir`, styles and paths sorted.
-
-    Links are followed, each folder once a style, so that a loop ends. Hidden names and files without an image's ending
-    are passed over; what has the ending and is no readable file is named in a warning. Raises DataError where there
-    is no folder, no style folder or no image.
+    The second value warns of a part of the file that was ignored; it is empty for most files. The first frame of an
+    animation counts; 16-bit, 32-bit and float greys are scaled to 8 bits. Raises DataError with the reason.
     """
     try:
-        with os.scandir(imgdir) as entries:
-            names = sorted((e.name, os.path.isdir(e.path)) for e in entries if not e.name.startswith("."))
-    except OSError as error:
-        hint = " (python data/sample/prepare.py paints the sample)" if "data/sample" in imgdir else ""
-        raise DataError(f"folder {console.quoted(imgdir)} cannot be read: {error.strerror}{hint}") from None
-    styles = {}
-    for style in [name for name, is_folder in names if is_folder]:
-        styles[style] = list(_walk(imgdir, style))
-        if not styles[style]:
-            console.warn(f"{console.quoted(os.path.join(imgdir, style))} holds no images and is passed over")
-            del styles[style]
-    if not styles:
-        if any(name.lower().endswith(IMAGE_ENDINGS) for name, _ in names):
-            raise DataError(
-                f"folder {console.quoted(imgdir)} holds images but no style folders; meant: a folder a style"
-            )
-        raise DataError(f"folder {console.quoted(imgdir)} holds no style folder with images")
-    return styles
-
-
-def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
-    def unreadable(error: OSError) -> None:
-        console.warn(f"{console.quoted(error.filename)} is left out: {error.strerror}")
-
-    seen = set()
-    for folder, folders, names in os.walk(os.path.join(imgdir, style), onerror=unreadable, followlinks=True):
-        try:
-            status = os.stat(folder)
-        except OSError as error:
-            unreadable(error)
-            continue
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = os.path.relpath(folder, imgdir)
-        for name in folders:
-            if name.lower().endswith(IMAGE_ENDINGS):
-                console.warn(
-                    f"{console.quoted(os.path.join(folder, name))} is a folder, not an image; images in it are read"
-                )
-        for name in sorted(names):
-            if name.startswith(".") or not name.lower().endswith(IMAGE_ENDINGS):
-                continue
-            path = os.path.join(folder, name)
-            try:
-                status = os.stat(path)
-                if not stat.S_ISREG(status.st_mode):
-                    raise OSError(0, "not a file")
-            except OSError as error:
-                console.warn(f"{console.quoted(path)} is left out: {error.strerror}")
-            else:
-                yield ImageFile(os.path.join(inside, name), status.st_size, status.st_mtime_ns)
-
-
-def decode_image(path: str, image_size: int) -> np.ndarray:
-    """An image file as uint8 [3, S, S]: RGB, upright by its EXIF orientation, transparency on white, stretched.
-
-    The first frame of an animation counts; 16-bit greys are scaled to 8. Raises DataError with the reason.
-    """
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             # A JPEG decodes several times faster at a reduced scale; twice the target keeps the resize exact enough.
             image.draft("RGB", (2 * image_size, 2 * image_size))
-            ImageOps.exif_transpose(image, in_place=True)
-            picture = image
-            if picture.mode.startswith("I"):
-                picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
-            elif picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture.convert("RGBA"))
+            profile, note = image.info.get("icc_profile"), ""
+            try:
+                ImageOps.exif_transpose(image, in_place=True)
+            except Exception as error:  # a damaged tag; the pixels may be fine
+                note = f"read without its EXIF orientation: {console.reason(error)}"
+            picture = _flatten(image)
+            if profile:
+                picture = _to_srgb(picture, profile)
             if picture.mode != "RGB":
                 picture = picture.convert("RGB")
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-            # What Pillow's resize does, up to one grey level, in a quarter of the time. It stretches rows first, which
-            # would make far too much of a tall, thin image: the height of such a one is reduced before.
+            # Equal to Pillow's resize up to one grey level, in a quarter of the time. It stretches rows first, which
+            # takes too much memory for a tall, thin image: the height of such an image is reduced before.
             if picture.width < image_size:
                 pixels = F.interpolate(pixels, size=(image_size, picture.width), mode="bilinear", antialias=True)
             pixels = F.interpolate(pixels, size=(image_size, image_size), mode="bilinear", antialias=True)
-    except Exception as error:  # a hostile file can raise anything in a decoder
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise DataError(reason.replace(str(path), "file").replace(repr(path), "file")) from None
-    return pixels[0].contiguous().numpy()
+    except Exception as error:  # a damaged file can raise anything in a decoder
+        why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise DataError(why.replace(str(path), "file").replace(repr(path), "file")) from None
+    return pixels[0].contiguous().numpy(), note
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """The image without transparency, and with 8 bits per channel."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image, np.float64)
+        low, high = values.min(), values.max()
+        if not np.isfinite([low, high]).all():
+            raise ValueError("its pixel values are not finite")
+        ranges = {"F": [1, 255, 65535], "I": [255, 65535]}.get(image.mode, [65535])
+        top = next((top for top in ranges if low >= 0 and high <= top), None)
+        if top is None:  # no usual range: stretched from its darkest to its lightest pixel
+            values, top = values - low, max(high - low, 1e-12)
+        return Image.fromarray((values * (255 / top) + (0.5 if image.mode == "F" else 0)).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB") if image.mode in ("P", "1") else image
+
+
+def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    """The picture with its embedded ICC profile applied; as it is where the profile is damaged or does not fit."""
+    with contextlib.suppress(ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        transform = _transform(profile, picture.mode)
+        if transform is not None:
+            return ImageCms.applyTransform(picture, transform)
+    return picture
+
+
+@functools.lru_cache(maxsize=64)  # a collection has few profiles
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    source = ImageCms.getOpenProfile(io.BytesIO(profile))
+    if "srgb" in ImageCms.getProfileDescription(source).lower():
+        return None
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
 
 
 def fingerprint(pixels: np.ndarray) -> int:
@@ -140,99 +96,87 @@ def fingerprint(pixels: np.ndarray) -> int:
     return int.from_bytes(hashlib.sha256(pixels).digest()[:8], "little", signed=True)
 
 
+def _decode(file: str, imgdir: str, image_size: int) -> tuple[np.ndarray | None, int, str]:
+    """Pixels, fingerprint and note of one image; no pixels and the reason where it cannot be decoded."""
+    try:
+        pixels, note = decode_image(os.path.join(imgdir, file), image_size)
+    except DataError as error:
+        return None, 0, str(error)
+    return pixels, fingerprint(pixels), note
+
+
 def decode_folder(
     imgdir: str, image_size: int, listed: list[ImageFile], cachedir: str
 ) -> tuple[Path, dict[str, str], list[int]]:
-    """The path of the decoded images (uint8, one after the other), what was left out and why, and the fingerprints.
+    """The file of the decoded images (uint8, one after the other), what was left out and why, and the fingerprints.
 
     The cache's name holds a digest of the files' names, sizes and times: when they change, it is made anew and the old
-    one removed. A lock lets one process decode while others wait, and is free again when its holder dies.
+    one removed. A lock lets one process decode while others wait.
     """
-    listing = json.dumps([4, image_size, listed]).encode()  # 4: the version of decoding
+    listing = json.dumps([VERSION, image_size, listed]).encode()
     folder = f"{hashlib.sha256(os.fsencode(os.path.realpath(imgdir))).hexdigest()[:12]}-{image_size}"
     stem = f"{folder}-{hashlib.sha256(listing).hexdigest()[:20]}"
     index_path, data_path = Path(cachedir) / f"{stem}.json", Path(cachedir) / f"{stem}.uint8"
 
-    def decode(number: int, output: int | None = None) -> int | str:
-        """The image's fingerprint, its pixels written to their place in the file `output`; or why it has none."""
-        try:
-            pixels = decode_image(os.path.join(imgdir, listed[number].path), image_size)
-        except DataError as error:
-            return str(error)
-        left, place = memoryview(pixels).cast("B"), number * pixels.nbytes
-        while left and output is not None:  # a disk that is nearly full takes a part and refuses the rest
-            written = os.pwrite(output, left, place)
-            left, place = left[written:], place + written
-        return fingerprint(pixels)
-
     def read_index() -> tuple[Path, dict[str, str], list[int]] | None:
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             index = json.loads(index_path.read_text())
             left_out, fingerprints = dict(index["left_out"]), list(index["fingerprints"])
             whole = data_path.stat().st_size == len(fingerprints) * 3 * image_size**2
-            complete = whole and len(left_out) + len(fingerprints) == len(listed)
-            if complete and all(
-                isinstance(decode(i), str) for i, f in enumerate(listed) if f.path in left_out
-            ):  # a chmod changes no file's time
-                return data_path, left_out, fingerprints
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+            if whole and len(left_out) + len(fingerprints) == len(listed):
+                again = [_decode(path, imgdir, image_size)[0] for path in left_out]  # a chmod changes no file's time
+                return (data_path, left_out, fingerprints) if all(pixels is None for pixels in again) else None
         return None
 
     found = read_index()
     if found:
         return found
-    try:
-        Path(cachedir).mkdir(parents=True, exist_ok=True)
-        lock = open(Path(cachedir) / f"{folder}.lock", "wb")  # noqa: SIM115 - the `with` below closes it
-    except OSError as error:
-        raise console.UserError(f"{console.quoted(cachedir)}: cannot be written: {error.strerror}") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.locked(Path(cachedir) / f"{folder}.lock", wait=True):
         found = read_index()  # another process may have decoded meanwhile
         if found:
             return found
-        left_out, fingerprints = {}, []
-
-        def write_pixels(output: io.BufferedWriter) -> None:
-            size = 3 * image_size**2
-            if hasattr(os, "posix_fallocate"):  # a disk that is too small says so before the work is done
-                try:
-                    os.posix_fallocate(output.fileno(), 0, len(listed) * size)
-                except OSError as error:
-                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot say it
-                        raise
-            function = functools.partial(decode, output=output.fileno())  # processes write for themselves
-            with contextlib.closing(
-                workers.parallel_map(function, range(len(listed)))
-            ) as results:  # else they would go on
-                bar = tqdm(results, f"decoding {imgdir}", len(listed), unit="painting", disable=None, leave=False)
-                for number, result in enumerate(bar):
-                    if isinstance(result, str):
-                        left_out[listed[number].path] = result
-                    else:
-                        fingerprints.append(result)
-            if left_out:  # close the gaps: what is read lies at or after what is written
-                with open(output.name, "rb") as source:
-                    for number, file in enumerate(listed):
-                        if file.path not in left_out:
-                            source.seek(number * size)
-                            output.write(source.read(size))
-            output.truncate(len(fingerprints) * size)
-
         begun = time.perf_counter()
-        with warnings.catch_warnings():  # Pillow refuses images of twice its limit; up to there is no need to warn
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            # Python from 3.12 on warns of forks beside threads; ours touch nothing that those may hold.
-            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            files.write_whole(data_path, write_pixels)
-        files.write_whole(
-            index_path,
-            lambda file: file.write(json.dumps({"left_out": left_out, "fingerprints": fingerprints}).encode()),
-        )
+        left_out, fingerprints = _write_cache(data_path, imgdir, image_size, [file.path for file in listed])
+        files.write_json(index_path, {"left_out": left_out, "fingerprints": fingerprints})
         rate = len(listed) / (time.perf_counter() - begun)
-        console.say(f"decoded {len(listed):,} images of {console.quoted(imgdir)} into the cache ({rate:,.0f} a second)")
-        for old in Path(cachedir).glob(f"*{folder}-*"):
+        console.say(
+            f"decoded {len(listed):,} images of {console.quoted(imgdir)} into the cache ({rate:,.0f} per second)"
+        )
+        for old in Path(cachedir).glob(f"{folder}-*"):
             if not old.name.startswith(stem):
                 old.unlink(missing_ok=True)
         return data_path, left_out, fingerprints
+
+
+def _write_cache(data_path: Path, imgdir: str, image_size: int, paths: list[str]) -> tuple[dict[str, str], list[int]]:
+    """Decode the images in worker processes and write them; returns what was left out and why, and fingerprints."""
+    left_out, notes, fingerprints = {}, {}, []
+
+    def write(output: io.BufferedWriter) -> None:
+        if hasattr(os, "posix_fallocate"):  # a disk that is too small says so before the work is done
+            try:
+                os.posix_fallocate(output.fileno(), 0, max(1, len(paths) * 3 * image_size**2))
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can reserve space
+                    raise
+        decode = functools.partial(_decode, imgdir=imgdir, image_size=image_size)
+        with contextlib.closing(workers.parallel_map(decode, paths)) as results:  # else the workers would go on
+            bar = tqdm(results, f"decoding {imgdir}", len(paths), unit="painting", disable=None, leave=False)
+            for path, (pixels, key, note) in zip(paths, bar, strict=True):
+                if pixels is None:
+                    left_out[path] = note
+                    continue
+                output.write(pixels)
+                fingerprints.append(key)
+                if note:
+                    notes[path] = note
+        output.truncate(len(fingerprints) * 3 * image_size**2)
+
+    with warnings.catch_warnings():  # Pillow refuses images of twice its limit; up to there no warning is needed
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Python from 3.12 on warns of forks beside threads; the workers touch nothing that those may hold.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        files.write_whole(data_path, write)
+    for path, note in notes.items():
+        console.warn(f"{console.quoted(os.path.join(imgdir, path))} is {note}")
+    return left_out, fingerprints

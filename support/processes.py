@@ -1,24 +1,80 @@
-"""Several processes that share the work: rank, world size, sums over processes."""
+"""Processes that share a training: rank, world size, sums and means over processes. torchrun starts them."""
 
 import os
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def problem() -> str | None:
+    """What is wrong with the variables that torchrun sets: None when all are there and fit, or none concerns ranks."""
+    here = [name for name in TORCHRUN if name in os.environ]
+    if not set(here) & set(TORCHRUN[:3]):
+        return None
+    if len(here) < len(TORCHRUN):
+        return f"{', '.join(here)} set without {', '.join(name for name in TORCHRUN if name not in here)}"
+    values = [os.environ[name] for name in TORCHRUN[:3]]
+    if all(value.isdecimal() for value in values) and int(values[0]) < int(values[1]) > int(values[2]):
+        return None
+    return "got " + ", ".join(f'{name}="{os.environ[name]}"' for name in TORCHRUN[:3])
+
+
+def _variable(name: str, default: int) -> int:
+    whole = all(variable in os.environ for variable in TORCHRUN) and problem() is None
+    return int(os.environ[name]) if whole else default
 
 
 def rank() -> int:
-    """This process's number among those that share the work: 0 when it works alone."""
-    return int(os.environ.get("RANK", 0))
+    """This process's number among those that share the training: 0 when it works alone."""
+    return _variable("RANK", 0)
+
+
+def local_rank() -> int:
+    """This process's number among those on this machine, which is the number of its GPU."""
+    return _variable("LOCAL_RANK", 0)
 
 
 def world_size() -> int:
-    """How many processes share the work (torchrun sets it)."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    """The number of processes that share the training."""
+    return _variable("WORLD_SIZE", 1)
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum of `values` over all processes."""
+    """The sum of `values` over all processes, in place (all-reduce)."""
     if world_size() > 1:
         torch.distributed.all_reduce(values)
     return values
+
+
+def from_first(value: object) -> object:
+    """The first process's `value`, in all processes."""
+    if world_size() == 1:
+        return value
+    received = [value]
+    torch.distributed.broadcast_object_list(received)
+    return received[0]
+
+
+def share_model(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model as training calls it: wrapped to all-reduce gradients when several processes share the work.
+
+    All processes begin with the first one's parameters and buffers.
+    """
+    if world_size() == 1:
+        return model
+    for buffer in model.buffers():  # DistributedDataParallel broadcasts parameters alone
+        torch.distributed.broadcast(buffer, 0)
+    ids = [device] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+def average_statistics(model: nn.Module) -> None:
+    """Give all processes the mean of their batch-norm statistics, so that all of them validate the same network."""
+    for name, buffer in model.named_buffers():
+        if world_size() > 1 and name.endswith(("running_mean", "running_var")):
+            total(buffer).div_(world_size())

@@ -14,34 +14,40 @@ import torch
 from support import console
 
 WORKERS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-PARALLEL_CHUNK = 32  # items that a process takes at a time
+CHUNK = 32  # items that a worker takes at a time
 
 
 def parallel_map(function: Callable, items: Sequence) -> Iterator:
-    """`function` of each item, in order, by as many processes as there are cores.
+    """`function` of each item, in order.
 
-    Processes, since sixteen threads decode small images no faster than two; forked ones, since they start at once,
-    take any function along and leave the GPU alone. Raises UserError when one of them is killed.
+    Worker processes, since threads hardly decode faster than one; forked, since they start at once, take any function
+    along and leave the GPU alone. Where none can be started (a full or read-only /dev/shm, a limit on processes), this
+    process does the work and a warning says why. Raises UserError when a worker is killed.
     """
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(WORKERS, context, _become_worker, (function, os.getpid())) as pool:
+    try:
+        pool = ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork"), _start, (function, os.getpid()))
+        futures = pool.map(_work, items, chunksize=CHUNK)
+    except (OSError, ImportError) as error:  # ImportError: the platform has no semaphores
+        console.warn(f"no worker processes ({console.reason(error)}): one process does the work")
+        yield from map(function, items)
+        return
+    with pool:
         try:
-            yield from pool.map(_work, items, chunksize=PARALLEL_CHUNK)
+            yield from futures
         except BrokenProcessPool:
-            raise console.UserError("a process that decodes images was killed; is there enough memory?") from None
+            raise console.UserError("a worker process was killed; is there enough memory?") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _become_worker(function: Callable, parent: int) -> None:
-    """Set a forked process up to apply `function`, to leave Ctrl-C to its parent and to end when that ends."""
+def _start(function: Callable, parent: int) -> None:
+    """Prepare a forked process: Ctrl-C and SIGTERM are the parent's to handle, and it ends when the parent ends."""
     global _function
     _function = function
-    torch.set_num_threads(1)  # its parent's threads are not here: to wait for them would hang
+    torch.set_num_threads(1)  # thread pools do not survive fork: using them would hang
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):  # only Linux has it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)

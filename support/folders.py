@@ -1,0 +1,159 @@
+"""Folders of images: which files count as paintings of which style."""
+
+import os
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from PIL import Image
+
+from support import console
+from support.console import DataError
+
+# Formats that paintings come in. EPS would start another program; stubs, icons and films are no paintings.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "PCX")
+# What file systems, network drives and programs keep beside a user's files.
+NOT_STYLES = {
+    "#recycle", "#snapshot", "$recycle.bin", "@recycle", "@recently-snapshot", "@eadir", "__macosx", "__pycache__",
+    ".ipynb_checkpoints", "lost+found", "system volume information", "recycler", "found.000",
+}  # fmt: skip
+SPLITS = {"train", "training", "valid", "val", "validation", "test", "testing"}
+SIGNATURES = (
+    b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51",
+    b"8BPS", b"%!PS", b"\0\0\1\0", b"\x76\x2f\x31\x01",
+)  # fmt: skip
+
+
+class ImageFile(NamedTuple):
+    """A file that looks like a painting: its path relative to the folder of styles, bytes and time of change in ns."""
+
+    path: str
+    size: int
+    changed: int
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as Pillow registers it for one of `FORMATS`."""
+    return Image.registered_extensions().get(os.path.splitext(name)[1].lower()) in (*FORMATS, "MPO")  # opened as JPEG
+
+
+def looks_like_image(path: str) -> bool:
+    """Whether a file's first bytes are those of an image."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    return start.startswith(SIGNATURES) or start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
+
+
+def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
+    """The image files of every style folder directly under `imgdir`, by the style's name in NFC, sorted.
+
+    Images may lie deeper. Symlinks are followed, each folder once per style, so that a loop ends. Hidden files are
+    skipped; files that look like images and are not read are counted in a warning, and so are folders that are left
+    out. Raises DataError where there is no folder, no style folder or no image, and for a folder that holds splits
+    (train, test) or another folder of styles.
+    """
+    try:
+        with os.scandir(imgdir) as entries:
+            names = sorted((e.name, os.path.isdir(e.path)) for e in entries if not e.name.startswith("."))
+    except OSError as error:
+        hint = " (python data/sample/prepare.py makes the sample)" if "data/sample" in imgdir else ""
+        place = "" if os.path.isabs(imgdir) else f" in {console.quoted(os.getcwd())}"
+        raise DataError(f"folder {console.quoted(imgdir)} cannot be read{place}: {error.strerror}{hint}") from None
+    folders = [name for name, is_folder in names if is_folder]
+    _check_level(imgdir, folders)
+    styles = {}
+    for folder in folders:
+        found = list(_walk(imgdir, folder))
+        style = unicodedata.normalize("NFC", folder)
+        if folder.lower() in NOT_STYLES or not found:
+            why = f"is not a style: {len(found):,} images skipped" if found else "holds no images: skipped"
+            if found or folder.lower() not in NOT_STYLES:
+                console.warn(f"{console.quoted(os.path.join(imgdir, folder))} {why}")
+        elif style in styles:
+            console.warn(f"folder {console.quoted(imgdir)} has {console.quoted(style)} in two Unicode forms: one style")
+            styles[style] = sorted(styles[style] + found)
+        else:
+            styles[style] = found
+    if not styles:
+        loose = any(is_image(name) for name, is_folder in names if not is_folder)
+        what = "images but no style folders; expected one folder per style" if loose else "no style folder with images"
+        raise DataError(f"folder {console.quoted(imgdir)} holds {what}")
+    return dict(sorted(styles.items()))
+
+
+def _check_level(imgdir: str, folders: list[str]) -> None:
+    """Raise DataError for a folder one level too high: its folders are splits, or its only folder holds the styles."""
+    splits = [name for name in folders if name.lower() in SPLITS]
+    if len(splits) > 1:
+        meant = next((name for name in splits if name.lower().startswith("train")), splits[0])
+        raise DataError(
+            f"folder {console.quoted(imgdir)} holds the folders {', '.join(splits)}, which are no styles; "
+            f"did you mean {console.quoted(os.path.join(imgdir, meant))}?"
+        )
+    styles = [name for name in folders if name.lower() not in NOT_STYLES]
+    if len(styles) == 1:
+        inner = os.path.join(imgdir, styles[0])
+        try:
+            with os.scandir(inner) as entries:
+                kinds = [(e.is_dir(), is_image(e.name)) for e in entries if not e.name.startswith(".")]
+        except OSError:
+            return
+        inside = sum(is_folder for is_folder, _ in kinds)
+        if inside > 1 and not any(image for is_folder, image in kinds if not is_folder):
+            raise DataError(
+                f"folder {console.quoted(imgdir)} holds only the folder {console.quoted(styles[0])}, which holds "
+                f"{inside} folders; did you mean {console.quoted(inner)}?"
+            )
+
+
+def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
+    def unreadable(error: OSError) -> None:
+        console.warn(f"{console.quoted(error.filename)} is left out: {error.strerror}")
+
+    seen, skipped, not_styles = set(), Counter(), Counter()
+    for folder, folders, names in os.walk(os.path.join(imgdir, style), onerror=unreadable, followlinks=True):
+        try:
+            status = os.stat(folder)
+        except OSError as error:
+            unreadable(error)
+            continue
+        if (status.st_dev, status.st_ino) in seen:  # a symlink loop
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for name in folders:
+            if name.lower() in NOT_STYLES:
+                not_styles[name] += sum(map(is_image, os.listdir(os.path.join(folder, name))))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() not in NOT_STYLES)
+        for name in folders:
+            if is_image(name):
+                console.warn(f"{console.quoted(os.path.join(folder, name))} is a folder; images in it are read")
+        inside = os.path.relpath(folder, imgdir)
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if name.startswith("."):
+                continue
+            if not is_image(name):
+                if looks_like_image(path):
+                    skipped[os.path.splitext(name)[1].lower() or "without an extension"] += 1
+                continue
+            try:
+                status = os.stat(path)
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(0, "not a file")
+            except OSError as error:
+                unreadable(OSError(error.errno, error.strerror, path))
+            else:
+                yield ImageFile(os.path.join(inside, name), status.st_size, status.st_mtime_ns)
+    where = console.quoted(os.path.join(imgdir, style))
+    if skipped:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
+        console.warn(f"{where}: {skipped.total()} files skipped that look like images: {kinds}")
+    for name, count in not_styles.items():
+        if count:
+            console.warn(f"{where}: {count} images in {console.quoted(name)} skipped")

@@ -1,0 +1,103 @@
+"""torchvision's classification networks, and weights to start from."""
+
+import re
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from support import checkpoints, console, processes
+from support.console import UserError
+
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+AUXILIARY = {"aux_logits": False, "init_weights": True}  # GoogLeNet and Inception give plain logits without their own
+# torchvision's DenseNet files name "norm.1.weight" what the network calls "norm1.weight".
+OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+
+
+def is_known(architecture: str) -> bool:
+    """Whether torchvision has a classification network of this name."""
+    return architecture in names()
+
+
+def names() -> list[str]:
+    """The names of torchvision's classification networks."""
+    from torchvision import models  # takes a second to import
+
+    return models.list_models(module=models)
+
+
+def build(architecture: str, classes: int, image_size: int) -> nn.Module:
+    """A network of torchvision with random weights: float [B, 3, S, S] -> logits [B, classes].
+
+    Raises UserError for a network that does not take S x S images or does not give plain logits.
+    """
+    from torchvision import models
+
+    more = {"image_size": image_size} if architecture.startswith("vit_") else {}
+    more |= AUXILIARY if architecture in ("googlenet", "inception_v3") else {}
+    try:
+        with warnings.catch_warnings():  # GoogLeNet and Inception announce how their weights start
+            warnings.simplefilter("ignore", FutureWarning)
+            network = models.get_model(architecture, weights=None, num_classes=classes, **more)
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(1, 3, image_size, image_size))
+    except Exception as error:  # each network has its own way to say that a size does not suit it
+        what = f"{architecture} does not take images of {image_size} pixels a side"
+        raise UserError(f"{what}: {console.reason(error)}") from None
+    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
+        raise UserError(f"{architecture} does not give plain logits, which training needs")
+    return network.train()
+
+
+def normalization(architecture: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation that torchvision's default weights for a network were trained with."""
+    from torchvision import models
+
+    if not is_known(architecture):
+        return IMAGENET
+    if architecture in ("googlenet", "inception_v3"):  # these networks change ImageNet's normalization to this one
+        return [0.5] * 3, [0.5] * 3
+    transform = models.get_model_weights(architecture).DEFAULT.transforms()
+    return list(transform.mean), list(transform.std)
+
+
+def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
+    """A state_dict with torchvision's default weights (True), or from a file (its path).
+
+    A file may be a state_dict of torchvision, with or without a head, or a checkpoint of this project, whose names
+    begin with "network.". Raises UserError where the weights cannot be had.
+    """
+    if source is True:
+        from torchvision import models
+
+        if not is_known(architecture):
+            raise UserError(f"there are no weights to download for {architecture}; expected false or a path")
+        try:
+            state = models.get_model_weights(architecture).DEFAULT.get_state_dict(progress=processes.rank() == 0)
+        except Exception as error:  # no network, no space, a proxy's page instead of the file
+            raise UserError(f"torchvision's weights for {architecture} cannot be had: {error}") from None
+    else:
+        state = checkpoints.load(source)
+        state = state.get("model", state) if isinstance(state, dict) else state
+        if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+            raise UserError(f"{console.quoted(source)} holds no state_dict")
+    return {OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
+
+
+def load(network: nn.Module, head: str, architecture: str, state: dict[str, Tensor]) -> None:
+    """Fill all but the layer `head` of a network from a state_dict. Raises UserError where the weights do not fit."""
+    wanted = network.state_dict()
+    state = {name: value for name, value in state.items() if not name.startswith(head) and not _is_auxiliary(name)}
+    optional = {name for name in wanted if name.startswith(head) or name.endswith("num_batches_tracked")}
+    for name in sorted((set(wanted) | set(state)) - (optional - set(state))):
+        shapes = [tuple(s[name].shape) if name in s else "missing" for s in (state, wanted)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"the weights do not fit {architecture}: {name} is {shapes[0]}, expected {shapes[1]}")
+        if not state[name].isfinite().all():
+            raise UserError(f"the weights are damaged: {name} holds numbers that are not finite")
+    network.load_state_dict(state, strict=False)
+
+
+def _is_auxiliary(name: str) -> bool:
+    return name.startswith(("aux1.", "aux2.", "AuxLogits."))
