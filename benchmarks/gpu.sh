@@ -59,11 +59,6 @@ if [ "$device" = cuda ]; then
 fi
 step smote_loop "$python" benchmarks/smote.py --loop_only --image_size "$size" --device "$device" "${timing[@]}" \
     --json "$output/smote_loop.json"
-step profile "$python" benchmarks/profile_step.py --image_size "$size" --device "$device" --rounds "${ROUNDS:-5}" \
-    --compile --json "$output/profile.json"
-step profile_autoencoder "$python" benchmarks/profile_step.py --network autoencoder --image_size "$size" \
-    --device "$device" --rounds "${ROUNDS:-5}" --compile --json "$output/profile_autoencoder.json"
-
 rm -rf "$output"/cache[12]
 echo "== wall time"
 cat "$output/seconds.txt"

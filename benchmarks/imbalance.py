@@ -1,25 +1,22 @@
-"""What treatment of rare styles helps where the imbalance is as hard as WikiArt's.
+"""Which treatment of rare styles helps on a folder as uneven as the real one.
 
-Seven styles are thinned to 15, 41, 91, 163, 246, 413 and 679 paintings; which style gets which number, which paintings
-stay and how the network starts is drawn by the seed, the same for every treatment. Every treatment gets equally many
-optimizer steps, and the weights after the last step are measured on the whole test part: nothing is selected. Figures
-are means over the seeds with their standard deviation; since the seeds draw different rare styles, the difference from
-"none" within a seed says more than the spread.
+Every treatment gets equally many optimizer steps, the same seeds and the same network; the weights after the last step
+are evaluated on the whole test part, so nothing is selected. "none, logits adjusted" is the network of "none" with the
+log frequencies of the training folder subtracted from its logits (Menon et al., 2021, arXiv:2007.07314). Figures are
+means over the seeds with their standard deviation.
 """
 
 import argparse
 import itertools
 import statistics
-from collections.abc import Iterator
 
 import measure
 import torch
 from torch import Tensor
 
 import wikiart
-from support import balance, batches, devices, settings
+from support import balance, batches, settings
 
-NUMBERS = [15, 41, 91, 163, 246, 413, 679]
 TREATMENTS = {
     "none": ("none", None),
     "weighted_sampler": ("weighted_sampler", None),
@@ -34,57 +31,34 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     parser = measure.parser(
         __doc__,
-        trainingdir="../shared/wikiart7/train",
-        testingdir="../shared/wikiart7/test",
+        trainingdir="../shared/wikiart16/train",
+        testingdir="../shared/wikiart16/test",
         cachedir=".cache",
         device="auto",
-        image_size=48,
+        image_size=64,
         architecture="residual",
-        steps=600,
+        pretrained="",
+        steps=1500,
         seeds=3,
     )
     arguments = parser.parse_args(argv)
-    options, device = measure.begin(device=arguments.device, image_size=arguments.image_size, epochs=1)
+    options, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
     training = wikiart.WikiArtDataset(arguments.trainingdir, options.image_size, cachedir=arguments.cachedir)
     test = wikiart.WikiArtDataset(arguments.testingdir, options.image_size, training.classes, arguments.cachedir)
-    if len(training.classes) != len(NUMBERS):
-        raise SystemExit(f"{arguments.trainingdir} has {len(training.classes)} styles; meant {len(NUMBERS)}")
-    results = {name: [] for name in TREATMENTS}
-    for seed in range(arguments.seeds):
-        members, rarest = thin(training.labels, seed)
-        for name, (imbalance, target) in TREATMENTS.items():
-            plan = None
-            if imbalance == "smote":
-                plan = balance.plan_smote(training.images, training.labels, members, target, seed)
-            orders = orders_of(imbalance, training.labels, members, plan, seed)
-            confusion = train_and_test(arguments, options, device, training, test, members, plan, orders, seed)
-            results[name].append(measure_confusion(confusion, rarest))
-            shown = "  ".join(f"{key} {value:.1%}" for key, value in results[name][-1].items())
-            print(f"seed {seed}  {name:<16}  {shown}", flush=True)
+    counts = torch.tensor(list(training.counts.values()))
+    results = {}
+    for seed, (name, treatment) in itertools.product(range(arguments.seeds), TREATMENTS.items()):
+        logits = train_and_test(arguments, options, device, training, test, treatment, seed)
+        found = {name: logits} | ({"none, logits adjusted": logits - counts.log()} if name == "none" else {})
+        for row, values in found.items():
+            results.setdefault(row, []).append(evaluate(values.argmax(1), test.labels, counts))
+            shown = "  ".join(f"{key} {value:.1%}" for key, value in results[row][-1].items())
+            print(f"seed {seed}  {row:<22}  {shown}", flush=True)
     table = {name: summarise(rows, results["none"]) for name, rows in results.items()}
     print_table(table)
     chosen = {name: getattr(arguments, name) for name in ("image_size", "architecture", "steps", "seeds")}
-    figures = {"machine": measure.machine(device), **chosen, "paintings_a_style": str(NUMBERS), "table": table}
+    figures = {"machine": measure.machine(device), **chosen, "counts": str(training.counts), "table": table}
     measure.report(figures | {"runs": {name: str(rows) for name, rows in results.items()}}, arguments.json)
-
-
-def thin(labels: Tensor, seed: int) -> tuple[Tensor, list[int]]:
-    """The paintings that stay, and the three rarest styles."""
-    generator = torch.Generator().manual_seed(devices.random_seed(seed, 1))
-    styles, kept = torch.randperm(len(NUMBERS), generator=generator).tolist(), []
-    for style, number in zip(styles, NUMBERS, strict=True):
-        members = (labels == style).nonzero().flatten()
-        if len(members) < number:
-            raise SystemExit(f"a style has {len(members)} paintings; {number} are needed")
-        kept.append(members[torch.randperm(len(members), generator=generator)[:number]])
-    return torch.cat(kept).sort().values, styles[:3]
-
-
-def orders_of(
-    imbalance: str, labels: Tensor, members: Tensor, plan: balance.SmotePlan | None, seed: int
-) -> Iterator[Tensor]:
-    """Epoch after epoch, without end."""
-    return (balance.index_order(imbalance, labels, members, plan, seed, epoch) for epoch in itertools.count(1))
 
 
 def train_and_test(
@@ -93,36 +67,39 @@ def train_and_test(
     device: torch.device,
     training: wikiart.WikiArtDataset,
     test: wikiart.WikiArtDataset,
-    members: Tensor,
-    plan: balance.SmotePlan | None,
-    orders: Iterator[Tensor],
+    treatment: tuple[str, int | str | None],
     seed: int,
 ) -> Tensor:
-    """Train for `steps` steps as one long epoch, so that the schedule fits; the test part's confusion matrix."""
-    wanted, order = arguments.steps * options.batch_size, torch.zeros(0, dtype=torch.int64)
-    while len(order) < wanted:
-        order = torch.cat([order, next(orders)])
-    styles = len(training.classes)
-    mean, std = batches.measure_pixels(training.images, members)
-    trainee = measure.make_trainee(arguments.architecture, styles, options.image_size, device, seed, mean, std)
-    paintings = batches.Paintings(training, device, plan)
-    trainee.epoch(options, paintings, order[:wanted], number=1)
-    trainee.model.eval()
-    confusion = torch.zeros(styles**2)
-    for images, labels in batches.Paintings(test, device).batches(torch.arange(len(test)), options.batch_size):
-        logits = wikiart.classify(trainee.model, images, mean, std)
-        confusion += torch.bincount((labels * styles + logits.argmax(1)).cpu(), minlength=styles**2)
-    return confusion.view(styles, styles)
+    """Train for `steps` steps as one long epoch, so that the schedule fits; the test part's logits [N, classes]."""
+    (imbalance, target), members, plan = treatment, torch.arange(len(training)), None
+    if imbalance == "smote":
+        plan = balance.plan_smote(training.images, training.labels, members, target, seed)
+    order, wanted = torch.zeros(0, dtype=torch.int64), arguments.steps * options.batch_size
+    for epoch in itertools.count(1):
+        if len(order) >= wanted:
+            break
+        order = torch.cat([order, balance.index_order(imbalance, training.labels, members, plan, seed, epoch)])
+    trainee = measure.Trainee(arguments.architecture, len(training.classes), options, device, seed)
+    if arguments.pretrained:
+        trainee.model.load_pretrained(arguments.pretrained)
+    else:
+        trainee.model.normalize.measure(training.images, members)
+    loader = batches.Batches(training.images, training.labels, device, plan)
+    trainee.epoch(loader, order[:wanted], whole=True)
+    loader, everything = batches.Batches(test.images, test.labels, device), torch.arange(len(test))
+    logits = [wikiart.classify(trainee.model, images) for images, _ in loader.batches(everything, options.batch_size)]
+    return torch.cat(logits).cpu()
 
 
-def measure_confusion(confusion: Tensor, rarest: list[int]) -> dict[str, float]:
-    """Accuracy, macro F1 and the mean recall of the rarest styles; rows are true styles, columns predicted ones."""
-    right, actual, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    tested = actual > 0
+def evaluate(predicted: Tensor, labels: Tensor, counts: Tensor) -> dict[str, float]:
+    """Accuracy, macro F1 and the mean recall of the three rarest styles."""
+    styles = len(counts)
+    confusion = torch.bincount(labels * styles + predicted, minlength=styles**2).view(styles, styles)
+    correct, actual, guessed = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     return {
-        "accuracy": (right.sum() / actual.sum()).item(),
-        "macro_f1": (2 * right / (actual + predicted).clamp(min=1))[tested].mean().item(),
-        "rare_recall": (right / actual.clamp(min=1))[rarest].mean().item(),
+        "accuracy": (correct.sum() / actual.sum()).item(),
+        "macro_f1": (2 * correct / (actual + guessed).clamp(min=1))[actual > 0].mean().item(),
+        "rare_recall": (correct / actual.clamp(min=1))[counts.argsort()[:3]].mean().item(),
     }
 
 
@@ -137,7 +114,7 @@ def summarise(rows: list[dict[str, float]], none: list[dict[str, float]]) -> dic
 
 
 def print_table(table: dict[str, dict[str, list[float]]]) -> None:
-    """The table as Markdown, in percent."""
+    """The table as Markdown, in per cent."""
     print("\n| treatment | " + " | ".join([*FIGURES.values(), "macro F1 above none"]) + " |")
     print("| --- |" + " ---: |" * (len(FIGURES) + 1))
     for name, columns in table.items():

@@ -19,8 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -28,12 +27,10 @@ sys.path.insert(0, str(ROOT))
 import wikiart  # noqa: E402
 from support import batches, devices, settings, training  # noqa: E402
 
-LABEL_SMOOTHING = 0.1  # as trainpart1.py has it
-MEAN, STD = [0.5] * 3, [0.25] * 3
 COURSE_COUNTS = [
     449, 18, 15, 688, 721, 268, 91, 390, 246, 1127, 163, 198, 2269, 246, 212, 373, 41, 413, 80, 244, 946, 1712, 369,
     1157, 679, 38, 197,
-]  # fmt: skip  # training paintings of the course split's 27 styles
+]  # fmt: skip  # training paintings of the 27 styles in the course's split
 
 
 def parser(description: str, **options: object) -> argparse.ArgumentParser:
@@ -143,52 +140,46 @@ def open_noise(file: str | Path, labels: Tensor, image_size: int) -> Made:
     return Made(torch.from_numpy(pixels), labels)
 
 
-class Trainee(NamedTuple):
-    """A network with all that a training step needs."""
+class Trainee:
+    """A new network with the loss of its training script and the pieces of the training loop.
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    loss_of: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    network: the architecture of a classifier, or "autoencoder".
+    """
+
+    def __init__(
+        self, network: str, classes: int, options: settings.Settings, device: torch.device, seed: int = 0
+    ) -> None:
+        torch.manual_seed(seed)
+        self.is_classifier = network != "autoencoder"
+        if self.is_classifier:
+            model = wikiart.make_classifier(network, classes, options.image_size)
+        else:
+            model = wikiart.Autoencoder(options.image_size, 128)
+        self.model = model.to(device, memory_format=torch.channels_last)
+        contents = {"part": 1, "counts": {}, "fingerprints": torch.zeros(0, dtype=torch.int64)}
+        self.run = training.Run(options, self.model, device, contents, "validation_loss")
+        self.run.network = self.model
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of the training scripts, augmentation included."""
+        with devices.autocast(images.device):
+            if self.is_classifier:
+                return wikiart.classifier_loss(self.model, batches.augment(images), labels)
+            return wikiart.autoencoder_loss(self.model, batches.augment(images, 0.8))[0]
 
     def steps(self, images: Tensor, labels: Tensor, count: int) -> None:
         """`count` steps on one batch that never changes."""
         self.model.train()
+        self.run.losses = torch.zeros((), device=images.device)
         for _ in range(count):
-            training.train_step(self.model, self.optimizer, self.loss_of, images, labels)
+            self.run.step(self.loss(images, labels))
 
-    def epoch(self, options: settings.Settings, paintings: batches.Paintings, order: Tensor, number: int = 2) -> None:
-        """The project's own loop over `order` as epoch `number`, with schedule and looks at the loss."""
-        order = training.full_batches(order, options.batch_size)
-        training.train_epoch(options, self.model, self.optimizer, paintings, order, self.loss_of, number)
-
-
-def make_trainee(
-    network: str,
-    classes: int,
-    image_size: int,
-    device: torch.device,
-    seed: int = 0,
-    mean: list[float] = MEAN,
-    std: list[float] = STD,
-) -> Trainee:
-    """A classifier by its architecture, or "autoencoder", new, with a loss of its training script's cost."""
-    torch.manual_seed(seed)
-    if network == "autoencoder":
-        model, rate = wikiart.Autoencoder(image_size, 128), 0.001
-
-        def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            images = batches.augment(images)
-            pictures, statistics_error = model(images)
-            return F.mse_loss(pictures, images) + statistics_error.square().mean()
-    else:
-        model, rate = wikiart.make_classifier(network, classes, image_size), 0.002
-
-        def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            logits = model(batches.normalise(batches.augment(images), mean, std))
-            return F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
-
-    model = model.to(device, memory_format=torch.channels_last)
-    return Trainee(model, training.make_optimizer(model, rate), loss_of)
+    def epoch(self, loader: batches.Batches, order: Tensor, whole: bool = False) -> None:
+        """The loop of the training scripts over `order`: the second of ten epochs, or the `whole` schedule."""
+        self.run.ends, self.run.epoch = ([1], 1) if whole else ([10], 2)
+        self.run.epoch_begun = time.perf_counter()
+        for images, labels in self.run.batches(loader, order):
+            self.run.step(self.loss(images, labels))
 
 
 def steps_that_take(seconds_wanted: float, trainee: Trainee, images: Tensor, labels: Tensor, most: int) -> int:
@@ -198,10 +189,10 @@ def steps_that_take(seconds_wanted: float, trainee: Trainee, images: Tensor, lab
     return max(3, min(most, round(seconds_wanted / taken)))
 
 
-def one_batch(paintings: batches.Paintings, batch_size: int) -> tuple[Tensor, Tensor]:
+def one_batch(loader: batches.Batches, batch_size: int) -> tuple[Tensor, Tensor]:
     """A batch drawn at random, as the loop gets it."""
-    order = torch.randperm(len(paintings.labels))[:batch_size].repeat(batch_size)[:batch_size]
-    return next(iter(paintings.batches(order, batch_size)))
+    order = torch.randperm(len(loader))[:batch_size].repeat(batch_size)[:batch_size]
+    return next(iter(loader.batches(order, batch_size)))
 
 
 def flatten(figures: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

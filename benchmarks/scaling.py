@@ -16,6 +16,7 @@ from pathlib import Path
 import measure
 import torch
 
+import wikiart
 from support import balance, batches, settings
 
 COUNTS = [1_000, 5_000, 20_000, 80_000]
@@ -56,11 +57,11 @@ def by_paintings(arguments: object, options: settings.Settings, device: torch.de
         file = Path(folder) / "images.uint8"
         measure.write_noise(file, counts[-1], options.image_size, options.seed)
         datasets = {count: measure.open_noise(file, labels[:count], options.image_size) for count in counts}
-        trainee = measure.make_trainee("three_conv", 27, options.image_size, device)
+        trainee = measure.Trainee("three_conv", 27, options, device)
         paintings = {}
         for count, dataset in datasets.items():
-            batches.measure_pixels(dataset.images, torch.arange(count))  # touches every one, as training does
-            paintings[count] = batches.Paintings(dataset, device)
+            wikiart.Normalize().measure(dataset.images, torch.arange(count))  # touches every one, as training does
+            paintings[count] = batches.Batches(dataset.images, dataset.labels, device)
         batch = measure.one_batch(paintings[counts[0]], options.batch_size)
         steps = measure.steps_that_take(arguments.seconds, trainee, *batch, counts[0] // options.batch_size)
         turn = 0
@@ -70,7 +71,7 @@ def by_paintings(arguments: object, options: settings.Settings, device: torch.de
             turn += 1
             members = torch.randperm(count)[: steps * options.batch_size]
             order = balance.index_order("weighted_sampler", labels, members, None, options.seed, turn)
-            trainee.epoch(options, paintings[count], order)
+            trainee.epoch(paintings[count], order)
 
         works = {count: lambda count=count: some_batches(count) for count in counts}
         times = measure.in_turns(works, arguments.rounds, device)
@@ -92,12 +93,13 @@ def by_image_size(arguments: object, options: settings.Settings, device: torch.d
     for size in SIZES:
         images = torch.randint(256, (16 * options.batch_size, 3, size, size), dtype=torch.uint8)
         dataset = measure.Made(images, torch.randint(27, (len(images),)))
-        paintings = batches.Paintings(dataset, device)
-        trainee = measure.make_trainee("residual", 27, size, device)
+        paintings = batches.Batches(dataset.images, dataset.labels, device)
+        sized = settings.Settings(**vars(options) | {"image_size": size})
+        trainee = measure.Trainee("residual", 27, sized, device)
         batch = measure.one_batch(paintings, options.batch_size)
         steps[size] = measure.steps_that_take(arguments.seconds, trainee, *batch, 16)
         order = torch.randperm(len(images))[: steps[size] * options.batch_size]
-        works[size] = lambda trainee=trainee, paintings=paintings, order=order: trainee.epoch(options, paintings, order)
+        works[size] = lambda trainee=trainee, paintings=paintings, order=order: trainee.epoch(paintings, order)
     times = measure.in_turns(works, max(2, arguments.rounds // 2), device)
     cost = {size: statistics.median(times[size]) / (steps[size] * options.batch_size) for size in SIZES}
     return {

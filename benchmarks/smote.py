@@ -19,6 +19,7 @@ import measure
 import torch
 from torch import Tensor
 
+import wikiart
 from support import balance, batches, settings
 
 SHARES = [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
@@ -82,8 +83,8 @@ def probe(way: str, file: str, arguments: argparse.Namespace) -> dict[str, float
     if way == "plan":
         plan = balance.plan_smote(dataset.images, dataset.labels, members, "auto", arguments.seed)
     taken = time.perf_counter() - begun
-    paintings = batches.Paintings(dataset, torch.device("cpu"), plan)
-    batches.measure_pixels(dataset.images, members)  # touches every painting, as the start of a training does
+    paintings = batches.Batches(dataset.images, dataset.labels, torch.device("cpu"), plan)
+    wikiart.Normalize().measure(dataset.images, members)  # touches every painting, as the start of a training does
     order = balance.index_order("smote" if plan else "none", dataset.labels, members, plan, arguments.seed, 1)
     next(iter(paintings.batches(order, 64)))
     return {"seconds": taken, "peak_mib": measure.peak_mib(), "after": len(order)}
@@ -125,17 +126,18 @@ def measure_loop(
     members, lacking = torch.arange(count), sum(max(counts_at(arguments.share)) - n for n in counts_at(arguments.share))
     base, neighbour = torch.randint(count, (2, lacking))
     plan = balance.SmotePlan(base, neighbour, torch.rand(lacking, dtype=torch.float64), dataset.labels[base])
-    plain, blended = batches.Paintings(dataset, device), batches.Paintings(dataset, device, plan)
-    trainee = measure.make_trainee(network, len(measure.COURSE_COUNTS), arguments.image_size, device)
+    plain = batches.Batches(dataset.images, dataset.labels, device)
+    blended = batches.Batches(dataset.images, dataset.labels, device, plan)
+    trainee = measure.Trainee(network, len(measure.COURSE_COUNTS), options, device)
     images, labels = measure.one_batch(plain, options.batch_size)
     steps = measure.steps_that_take(arguments.seconds, trainee, images, labels, count // options.batch_size)
     turn = 0
 
-    def epoch(paintings: batches.Paintings, imbalance: str, plan: balance.SmotePlan | None) -> None:
+    def epoch(paintings: batches.Batches, imbalance: str, plan: balance.SmotePlan | None) -> None:
         nonlocal turn
         turn += 1
         order = balance.index_order(imbalance, dataset.labels, members, plan, arguments.seed, turn)
-        trainee.epoch(options, paintings, order[: steps * options.batch_size])
+        trainee.epoch(paintings, order[: steps * options.batch_size])
 
     works = {"none": lambda: epoch(plain, "none", None), "smote": lambda: epoch(blended, "smote", plan)}
     times = measure.in_turns(works, arguments.rounds, device)

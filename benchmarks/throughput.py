@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import wikiart
-from support import balance, batches, devices, images, settings
+from support import balance, batches, devices, folders, images, settings
 
 CASES = [
     ("residual", "none"),
@@ -104,14 +104,14 @@ def decode_and_drop(path: str, image_size: int) -> None:
 
 def is_same_work(path: str, image_size: int) -> bool:
     """Whether the yardstick makes the same pixels as the dataset, up to one grey level."""
-    ours = images.decode_image(path, image_size).transpose(1, 2, 0).astype(int)
+    ours = images.decode_image(path, image_size)[0].transpose(1, 2, 0).astype(int)
     bare = np.frombuffer(bare_decode(path, image_size), np.uint8).reshape(ours.shape)
     return np.abs(ours - bare).max() <= 1
 
 
 def measure_decode(trainingdir: str, image_size: int, count: int, rounds: int) -> dict[str, object]:
     """Decode about `count` paintings with the dataset, into a cache that is new each time, and with bare Pillow."""
-    found = images.find_images(trainingdir)
+    found = folders.find_images(trainingdir)
     files = [file.path for style in found.values() for file in style]
     files = files[:: max(1, len(files) // count)]
     with tempfile.TemporaryDirectory() as folder:
@@ -161,11 +161,11 @@ def probe(trainingdir: str, options: settings.Settings, device: torch.device, ca
     """What `measure_memory` runs in a process of its own."""
     dataset = wikiart.WikiArtDataset(trainingdir, options.image_size, cachedir=cachedir)
     members = torch.arange(len(dataset))
-    batches.measure_pixels(dataset.images, members)  # touches every painting
-    paintings = batches.Paintings(dataset, device)
-    trainee = measure.make_trainee("residual", len(dataset.classes), options.image_size, device)
+    wikiart.Normalize().measure(dataset.images, members)  # touches every painting
+    paintings = batches.Batches(dataset.images, dataset.labels, device)
+    trainee = measure.Trainee("residual", len(dataset.classes), options, device)
     order = balance.index_order("weighted_sampler", dataset.labels, members, None, options.seed, 1)
-    trainee.epoch(options, paintings, order[: 5 * options.batch_size])
+    trainee.epoch(paintings, order[: 5 * options.batch_size])
     return {"peak_rss_mib": measure.peak_mib(), "uint8_mib": dataset.images.nbytes / 2**20}
 
 
@@ -188,8 +188,8 @@ def measure_case(
     ceiling: float,
 ) -> dict[str, float]:
     """The real loop and the step on one batch, in turns."""
-    paintings = batches.Paintings(dataset, device)
-    trainee = measure.make_trainee(network, len(dataset.classes), options.image_size, device)
+    paintings = batches.Batches(dataset.images, dataset.labels, device)
+    trainee = measure.Trainee(network, len(dataset.classes), options, device)
     images, labels = measure.one_batch(paintings, options.batch_size)
     with FlopCounterMode(display=False) as counter:
         trainee.steps(images, labels, 1)
@@ -203,12 +203,12 @@ def measure_case(
         turn += 1
         members = torch.randperm(len(dataset))[: count * options.batch_size]
         order = balance.index_order(imbalance, dataset.labels, members, None, options.seed, turn)
-        trainee.epoch(options, paintings, order)
+        trainee.epoch(paintings, order)
 
     def augmentation() -> None:
         with torch.no_grad(), devices.autocast(device):
             for _ in range(count):
-                batches.normalise(batches.augment(images), measure.MEAN, measure.STD)
+                trainee.model.normalize(batches.augment(images))
 
     works = {"real": real, "one batch": lambda: trainee.steps(images, labels, count)}
     if network == "residual":
