@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 
     contents = checkpoints.describe(options, 1, dataset)
     trunk_factor = TRUNK_FACTOR if options.pretrained else 1.0
-    with training.Run(options, model, device, contents, "macro_f1", trunk_factor) as run:
+    with training.Run(options, model, device, contents, "validation_loss", trunk_factor) as run:
         if run.is_finished():
             return
         for epoch in run.epochs():
