@@ -35,6 +35,7 @@ def parallel_map(function: Callable, items: Sequence) -> Iterator:
     except (OSError, ImportError, RuntimeError) as error:  # no semaphores, no processes or no threads
         for process in set(multiprocessing.active_children()) - running:
             process.kill()  # else exit would wait for those that did start
+            process.join()
         console.warn(f"no worker processes ({console.reason(error)}): one process does the work")
         results = map(function, items)
     with cleanup:
