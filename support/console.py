@@ -82,8 +82,10 @@ def warn(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a standard error that cannot be written is no reason to stop
+    try:
         print("\n" * text.startswith("\n") + printable(text.strip()), file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # a standard error that cannot be written is no reason to stop, nor to end with 120
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _terminate(*_: object) -> None:

@@ -140,6 +140,11 @@ def start(output: Path, script: str, *flags: object, processes: int = 1, plant: 
     return Running(started, output)
 
 
+def fail(code: int, *_: object, **__: object) -> None:
+    """Raise the OSError of an error number: what a patched function does."""
+    raise OSError(code, os.strerror(code))
+
+
 def one_line(err: str) -> bool:
     """Whether an error is exactly one line that can be printed."""
     return err.endswith("\n") and err.count("\n") == 1 and err[:-1].isprintable() and err != "\n"

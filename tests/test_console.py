@@ -6,6 +6,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jobs
 import numpy as np
@@ -127,10 +128,9 @@ def test_a_terminal_that_prints_little_stops_no_run(plant, home, tmp_path):
         assert "Expr\\xe9ssionnisme 5" in done.out and 'Expr\\xe9ssionnisme/broken.png" is left out' in done.err
 
 
-def test_a_log_that_cannot_be_written_ends_a_run(home, tmp_path):
+def test_a_log_that_cannot_be_written_ends_a_run(home, tmp_path, monkeypatch):
     done = jobs.start(tmp_path / "log", "trainpart1", *flags(home, tmp_path), plant=partial(unread, "stdout")).wait()
     assert done.status == 1 and "Traceback" not in done.err  # as after `| head`
-    with open("/dev/full", "w") as full, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", full)
-        with pytest.raises(console.UserError, match="standard output cannot be written: No space left on device"):
-            console.say("a line")
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=partial(jobs.fail, errno.ENOSPC)))
+    with pytest.raises(console.UserError, match="standard output cannot be written: No space left on device"):
+        console.say("a line")

@@ -1,11 +1,10 @@
 """Device, precision and random seeds."""
 
-import numpy as np
 import pytest
 import torch
 
 import trainpart1
-from support import devices, settings
+from support import devices, processes, settings
 
 
 def read(*flags):
@@ -30,26 +29,15 @@ def test_the_seed_fixes_what_torch_draws(capsys):
         devices.start(read("--device", "cpu", "--seed", seed))
         drawn.append(torch.rand(3))
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    seeds = [devices.random_seed(*part) for part in [(0,), (1,), (1, 2), (2, 1), (1, 2, 3), (2**32 - 1, 5)]]
+    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**64 for seed in seeds)
 
 
-def test_a_random_seed_depends_on_every_part():
-    parts = [(), (0,), (1,), (1, 2), (2, 1), (1, 2, 3), (2**32 - 1, 5)]
-    seeds = [devices.random_seed(*part) for part in parts]
-    assert len(set(seeds[1:])) == len(seeds) - 1 and all(0 <= seed < 2**64 for seed in seeds)
-    assert seeds == [devices.random_seed(*part) for part in parts]
-    assert devices.random_seed(3, 4) == int(np.random.SeedSequence([3, 4]).generate_state(1, np.uint64)[0])
-
-
-def share(monkeypatch, count: int) -> None:
-    """The variables that torchrun sets for the first of `count` processes."""
-    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": count, "MASTER_PORT": 1}.items():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-
-
-@pytest.mark.parametrize(("count", "batch_size", "words"), [(3, 64, "shared evenly by 3"), (2, 2, "at least 2")])
+@pytest.mark.parametrize(("count", "batch_size", "words"), [("3", 64, "shared evenly by 3"), ("2", 2, "at least 2")])
 def test_a_batch_that_the_processes_cannot_share_is_one_line(workdir, refused, monkeypatch, count, batch_size, words):
-    share(monkeypatch, count)
+    for name in processes.TORCHRUN:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", count)
     line = refused(trainpart1, "--device", "cpu", "--batch_size", batch_size)
     assert line.startswith("--batch_size: ") and words in line
 

@@ -44,18 +44,14 @@ def test_a_killed_worker_is_one_line():
         list(workers.parallel_map(lambda number: os.kill(os.getpid(), signal.SIGKILL), ITEMS))
 
 
-def fail(code: int, *_: object, **__: object) -> None:
-    raise OSError(code, os.strerror(code))
-
-
 def no_pool(monkeypatch) -> str:  # /dev/shm is full
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", partial(fail, errno.ENOSPC))
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", partial(jobs.fail, errno.ENOSPC))
     return "No space left on device"
 
 
 def one_process(monkeypatch) -> str:  # the first one must not stay behind
     real, calls = os.fork, iter([True, False])
-    monkeypatch.setattr(os, "fork", lambda: real() if next(calls) else fail(errno.EAGAIN))
+    monkeypatch.setattr(os, "fork", lambda: real() if next(calls) else jobs.fail(errno.EAGAIN))
     return "Resource temporarily unavailable"
 
 
@@ -79,7 +75,7 @@ def test_where_there_are_no_workers_this_process_does_the_work(limit, monkeypatc
 def test_a_script_where_there_are_no_workers(tmp_path, monkeypatch):
     """The real cause is named, not the cache's file, and everything is trained and written."""
     jobs.paint(tmp_path / "train", {"Baroque": 4, "Cubism": 4})
-    monkeypatch.setattr(os, "fork", partial(fail, errno.EAGAIN))
+    monkeypatch.setattr(os, "fork", partial(jobs.fail, errno.EAGAIN))
     folders = ["--trainingdir", tmp_path / "train", "--outputdir", tmp_path, "--cachedir", tmp_path / "cache"]
     size = ["--image_size", 16, "--batch_size", 4, "--epochs", 1, "--architecture", "three_conv"]
     done = jobs.call("trainpart1", *folders, *size, "--device", "cpu")
