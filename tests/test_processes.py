@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import wikiart
-from support import balance, batches, checkpoints, console, history, processes, training, workers
+from support import balance, batches, checkpoints, console, processes, training, workers
 
 
 @pytest.fixture(scope="module")
@@ -91,35 +91,20 @@ def test_an_error_that_all_see_is_their_only_line(paintings, tmp_path):
 
 
 def take_notes(path: Path) -> None:
-    """Write into a file what a process has decoded, which order and batches it had, and what it printed."""
-    notes = {"decoded": 0, "orders": [], "batches": [], "rows": []}
-    parallel_map, make, order, say = (
-        workers.parallel_map,
-        batches.Batches.batches,
-        balance.index_order,
-        history.say_epoch,
-    )
+    """Write into a file how much a process has decoded and which batches it had."""
+    notes, parallel_map, make = {"decoded": 0, "batches": []}, workers.parallel_map, batches.Batches.batches
 
     def count(function, items):
         notes["decoded"] += len(items)
         return parallel_map(function, items)
 
-    def index_order(*arguments):
-        notes["orders"].append(order(*arguments).tolist())
-        return order(*arguments)
-
     def shares(self, *arguments):
         for images, labels in make(self, *arguments):
             notes["batches"].append(images.double().mean((1, 2, 3)).tolist())
+            Path(f"{path}.{processes.rank()}").write_text(json.dumps(notes))
             yield images, labels
 
-    def say_epoch(row, *rest):
-        notes["rows"].append(row)
-        say(row, *rest)
-        Path(f"{path}.{processes.rank()}").write_text(json.dumps(notes))
-
     workers.parallel_map, batches.Batches.batches = count, shares
-    balance.index_order, history.say_epoch = index_order, say_epoch
 
 
 def test_shares_make_up_the_whole(paintings, tmp_path):
@@ -132,13 +117,10 @@ def test_shares_make_up_the_whole(paintings, tmp_path):
         assert done.status == 0, done.err
         notes[number] = [json.loads((tmp_path / f"n{number}.{rank}").read_text()) for rank in range(number)]
     (one,), (first, second) = notes[1], notes[2]
-    assert one["orders"] == first["orders"] == second["orders"] and one["orders"][0] != one["orders"][1]
     for whole, left, right in zip(one["batches"], first["batches"], second["batches"], strict=True):
         assert whole[::2] == pytest.approx(left) and whole[1::2] == pytest.approx(right)
     files = sum(jobs.COUNTS.values())
     assert one["decoded"] == files and sorted([first["decoded"], second["decoded"]]) == [0, files]
-    assert one["rows"][0].keys() == first["rows"][0].keys() and first["rows"] == second["rows"]
-
     out = tmp_path / "2"  # the kept network, measured by one process
     checkpoint = checkpoints.read(out / "wikiart.pth", 1)
     dataset = wikiart.WikiArtDataset(paintings, 16, cachedir=out / "cache")

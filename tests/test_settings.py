@@ -1,7 +1,7 @@
 """Settings: defaults, file, flags, help and errors."""
 
 import json
-import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,23 +12,10 @@ import trainpart1
 import wikiart
 from support import console, settings
 
-SHARED = {
-    "trainingdir": "data/sample/train", "testingdir": "data/sample/test", "outputdir": ".", "cachedir": ".cache",
-    "device": "auto", "seed": 2326, "image_size": 64,
-}  # fmt: skip
-TRAINING = {"validation": 0.1, "epochs": 20, "batch_size": 64}
-CLASSIFIER = {
-    "modelfile": "wikiart.pth", "architecture": "residual", "pretrained": False, "imbalance": "weighted_sampler",
-    "smote_target": 400, **TRAINING, "learning_rate": 0.002,
-}  # fmt: skip
-AUTOENCODER = {
-    "modelfile": "autoencoder.pth",
-    "latent_dim": 128,
-    "clusters": "auto",
-    **TRAINING,
-    "learning_rate": 0.001,
-}
-CONTRACT = {"classifier": CLASSIFIER, "autoencoder": AUTOENCODER}
+SHIPPED = json.loads((Path(wikiart.__file__).parent / "config.json").read_text())
+SECTIONS = {name: SHIPPED[name] for name in ("classifier", "autoencoder")}
+SHARED = {name: value for name, value in SHIPPED.items() if name not in SECTIONS}
+CLASSIFIER = SECTIONS["classifier"]
 
 
 def read(section="classifier", *flags):
@@ -45,11 +32,10 @@ def write(workdir):
     return lambda content: (workdir / "c.json").write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-@pytest.mark.parametrize("section", CONTRACT)
-def test_the_shipped_file_the_defaults_and_the_flags_are_the_contract(write, section, run, monkeypatch):
-    with open(os.path.join(os.path.dirname(wikiart.__file__), "config.json")) as file:
-        assert json.load(file) == SHARED | CONTRACT
-    names = SHARED | CONTRACT[section]
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_shipped_file_the_defaults_the_flags_and_the_help_agree(write, section, run, monkeypatch):
+    names = SHARED | SECTIONS[section]
+    assert names == {name: setting.default for name, setting in (settings.SHARED | settings.SECTIONS[section]).items()}
     for content in ({}, {section: {}}):
         write(content)
         assert of(read(section, "-c", "c.json"), names) == names
@@ -163,7 +149,7 @@ def test_a_bad_flag_is_one_line(workdir, refused, listing, flags, words):
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
-KEYS = st.sampled_from([*SHARED, *CLASSIFIER, *AUTOENCODER, *CONTRACT]) | st.text(max_size=8)
+KEYS = st.sampled_from([*SHIPPED, *CLASSIFIER, "clusters"]) | st.text(max_size=8)
 
 
 @given(st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES, max_size=2), max_size=3), st.integers(0, 300))

@@ -70,16 +70,3 @@ def test_where_there_are_no_workers_this_process_does_the_work(limit, monkeypatc
     assert results == [(number**2, os.getpid()) for number in ITEMS]
     err = capsys.readouterr().err
     assert jobs.one_line(err) and err.startswith("warning: no worker processes") and cause in err
-
-
-def test_a_script_where_there_are_no_workers(tmp_path, monkeypatch):
-    """The real cause is named, not the cache's file, and everything is trained and written."""
-    jobs.paint(tmp_path / "train", {"Baroque": 4, "Cubism": 4})
-    monkeypatch.setattr(os, "fork", partial(jobs.fail, errno.EAGAIN))
-    folders = ["--trainingdir", tmp_path / "train", "--outputdir", tmp_path, "--cachedir", tmp_path / "cache"]
-    size = ["--image_size", 16, "--batch_size", 4, "--epochs", 1, "--architecture", "three_conv"]
-    done = jobs.call("trainpart1", *folders, *size, "--device", "cpu")
-    assert done.status == 0 and (tmp_path / "wikiart.pth").exists()
-    assert done.err.splitlines() == [
-        "warning: no worker processes (Resource temporarily unavailable): one process does the work"
-    ]
