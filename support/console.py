@@ -82,8 +82,10 @@ def warn(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a standard error that cannot be written is no reason to stop
+    try:
         print("\n" * text.startswith("\n") + printable(text.strip()), file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # a standard error that cannot be written is no reason to stop, nor to end with 120
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _terminate(*_: object) -> None:
@@ -95,7 +97,7 @@ def _explain(error: RuntimeError | MemoryError) -> tuple[str, int] | None:
     text = str(error)
     memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
     if memory or "not enough memory" in text:
-        why = (text.split(". ")[0] or "out of memory").split("DefaultCPUAllocator: ")[-1]
+        why = text.split("DefaultCPUAllocator: ")[-1].split(". ")[0] or "out of memory"
         return f"{why}; a smaller batch_size, image_size or latent_dim needs less", 2
     if processes.world_size() > 1 and ("gloo" in text or isinstance(error, torch.distributed.DistError)):
         line = f"process {processes.rank()}: another process has ended or cannot be reached; see its own error"

@@ -1,6 +1,7 @@
 """Processes that share a training: rank, world size, sums and means over processes. torchrun starts them."""
 
 import os
+import warnings
 
 import torch
 import torch.distributed
@@ -68,9 +69,11 @@ def share_model(model: nn.Module, device: torch.device) -> nn.Module:
     for buffer in model.buffers():  # DistributedDataParallel broadcasts parameters alone
         torch.distributed.broadcast(buffer, 0)
     ids = [device] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(
-        model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    with warnings.catch_warnings():  # newer versions of torch have another name for it
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
 
 def average_statistics(model: nn.Module) -> None:

@@ -26,10 +26,6 @@ def _text(default: str, help: str, expected: str = "text") -> Setting:
     return Setting(default, expected, lambda value: isinstance(value, str) and value != "", help)
 
 
-def _choice(default: str, words: list[str], help: str) -> Setting:
-    return Setting(default, "one of " + ", ".join(map(console.quoted, words)), lambda value: value in words, help)
-
-
 def integer(default: int | str, low: int, high: int, help: str, word: str | None = None) -> Setting:
     """A whole number from `low` to `high`, or `word`."""
     expected = f"a whole number from {low} to {high}" + (f' or "{word}"' if word else "")
@@ -38,11 +34,11 @@ def integer(default: int | str, low: int, high: int, help: str, word: str | None
 
 def number(default: float, low: float, high: float, help: str) -> Setting:
     """A number from `low` to `high`."""
-    return Setting(
-        default, f"a number from {low} to {high}", lambda v: type(v) in (int, float) and low <= v <= high, help
-    )
+    expected = f"a number from {low} to {high}"
+    return Setting(default, expected, lambda v: type(v) in (int, float) and low <= v <= high, help)
 
 
+IMBALANCE = ["none", "weighted_sampler", "smote"]
 PATHS = ("trainingdir", "testingdir", "outputdir", "cachedir", "modelfile")
 SHARED = {
     "trainingdir": _text("data/sample/train", "folder of training paintings, one folder per style", "a path"),
@@ -62,14 +58,12 @@ SECTIONS = {
     "classifier": {
         "modelfile": _text("wikiart.pth", "checkpoint, in outputdir unless absolute", "a path"),
         "architecture": _text("residual", '"residual", "three_conv" or a classification model of torchvision'),
-        "pretrained": Setting(
-            False, "true, false or a path", lambda v: isinstance(v, bool) or (isinstance(v, str) and v != ""),
-            "start from torchvision's weights (true) or from a state_dict file (its path)",
-        ),
-        "imbalance": _choice("weighted_sampler", ["none", "weighted_sampler", "smote"], "treatment of rare styles"),
-        "smote_target": integer(
-            400, 1, 10_000_000, 'least paintings per style under smote; "auto": as many as the largest style', "auto"
-        ),
+        "pretrained": Setting(False, "true, false or a path", lambda v: isinstance(v, bool | str) and v != "",
+            "start from torchvision's weights (true) or from a state_dict file (its path)"),
+        "imbalance": Setting("weighted_sampler", f"one of {', '.join(IMBALANCE)}", IMBALANCE.__contains__,
+            "treatment of rare styles"),
+        "smote_target": integer(400, 1, 10_000_000,
+            'least paintings per style under smote; "auto": as many as the largest style', "auto"),
         **_TRAINING,
         "learning_rate": number(0.002, 1e-8, 10.0, "peak learning rate of AdamW"),
     },
@@ -121,15 +115,12 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}")
 
 
-def _parse_json(text: str) -> object:
-    def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        names = [name for name, _ in pairs]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"duplicate key {console.quoted(name)}")
-        return dict(pairs)
-
-    return json.loads(text, object_pairs_hook=no_duplicates)
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"duplicate key {console.quoted(name)}")
+    return dict(pairs)
 
 
 def _check(where: str, values: object, known: dict[str, Setting], sections: tuple[str, ...] = ()) -> None:
@@ -152,7 +143,7 @@ def read_config(path: str | os.PathLike) -> dict[str, object]:
     """
     where = console.printable(path)
     try:
-        config = _parse_json(Path(path).read_text(encoding="utf-8-sig"))
+        config = json.loads(Path(path).read_text("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # ValueError includes JSON's and Unicode's own errors
@@ -173,9 +164,7 @@ def parse_flag(name: str, text: str, setting: Setting) -> object:
     raise UserError(f"--{name}: got {console.quoted(text)}, expected {setting.expected}")
 
 
-def read(
-    section: str, description: str, argv: list[str] | None, switches: dict[str, dict[str, object]] | None = None
-) -> Settings:
+def read(section: str, description: str, argv: list[str] | None, switches: dict[str, dict] | None = None) -> Settings:
     """Settings from the defaults, the settings file and the flags; flags win over the file, the file over defaults.
 
     section: "classifier" or "autoencoder"; switches: flags that are not settings, with their argparse options.
@@ -196,16 +185,15 @@ def read(
         raise UserError(f"{parser.prog}: unknown argument {console.quoted(extra[0])}{hint}")
 
     config = read_config(arguments.config or Path(__file__).parent.with_name("config.json"))
-    file_name = console.printable(arguments.config or "config.json")
-    values, origins, flags = {}, {}, set()
+    file_name, given = console.printable(arguments.config or "config.json"), vars(arguments)
+    values, origins = {}, {}
     for name, setting in known.items():
         place, where = (config, "") if name in SHARED else (config.get(section, {}), f"{section}: ")
         values[name], origins[name] = place.get(name, setting.default), f"{file_name}: {where}{name}"
-        text = getattr(arguments, name)
-        if text is not None:
-            values[name], origins[name] = parse_flag(name, text, setting), f"--{name}"
-            flags.add(name)
+        if given[name] is not None:
+            values[name], origins[name] = parse_flag(name, given[name], setting), f"--{name}"
         if name in (*PATHS, "pretrained") and isinstance(values[name], str):
             values[name] = os.path.expanduser(os.path.expandvars(values[name]))
-    switch_values = {name.lstrip("-"): getattr(arguments, name.lstrip("-")) for name in switches}
-    return Settings(section=section, origins=origins, flags=flags, **values, **switch_values)
+    flags = {name for name in known if given[name] is not None}
+    more = {name.lstrip("-"): given[name.lstrip("-")] for name in switches}
+    return Settings(section=section, origins=origins, flags=flags, **values, **more)

@@ -14,6 +14,7 @@ import torch
 from support import console
 
 WORKERS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+KILLED = "a worker process was killed; is there enough memory?"
 CHUNK = 32  # items that a worker takes at a time
 
 
@@ -24,20 +25,24 @@ def parallel_map(function: Callable, items: Sequence) -> Iterator:
     along and leave the GPU alone. Where none can be started (a full or read-only /dev/shm, a limit on processes), this
     process does the work and a warning says why. Raises UserError when a worker is killed.
     """
+    running, cleanup = set(multiprocessing.active_children()), contextlib.ExitStack()
     try:
         pool = ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork"), _start, (function, os.getpid()))
-        futures = pool.map(_work, items, chunksize=CHUNK)
-    except (OSError, ImportError) as error:  # ImportError: the platform has no semaphores
+        results = pool.map(_work, items, chunksize=CHUNK)
+        cleanup.callback(pool.shutdown, cancel_futures=True)
+    except BrokenProcessPool:
+        raise console.UserError(KILLED) from None
+    except (OSError, ImportError, RuntimeError) as error:  # no semaphores, no processes or no threads
+        for process in set(multiprocessing.active_children()) - running:
+            process.kill()  # else exit would wait for those that did start
+            process.join()
         console.warn(f"no worker processes ({console.reason(error)}): one process does the work")
-        yield from map(function, items)
-        return
-    with pool:
+        results = map(function, items)
+    with cleanup:
         try:
-            yield from futures
+            yield from results
         except BrokenProcessPool:
-            raise console.UserError("a worker process was killed; is there enough memory?") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+            raise console.UserError(KILLED) from None
 
 
 def _start(function: Callable, parent: int) -> None:

@@ -8,6 +8,7 @@ import importlib
 import io
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -114,6 +115,7 @@ def _child(script: str, flags: list[str], environment: dict[str, str], output: s
         os.dup2(os.open(f"{output}.{environment.get('RANK', 0)}.{name}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
     sys.stdout, sys.stderr = (os.fdopen(i, "w", 1, encoding="utf-8", errors="backslashreplace") for i in (1, 2))
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     torch.set_num_threads(1)
     if plant:
         plant()
@@ -136,6 +138,11 @@ def start(output: Path, script: str, *flags: object, processes: int = 1, plant: 
         started.append(context.Process(target=_child, args=arguments))
         started[-1].start()
     return Running(started, output)
+
+
+def fail(code: int, *_: object, **__: object) -> None:
+    """Raise the OSError of an error number: what a patched function does."""
+    raise OSError(code, os.strerror(code))
 
 
 def one_line(err: str) -> bool:

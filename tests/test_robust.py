@@ -9,9 +9,7 @@ import pickle
 import re
 import resource
 import shutil
-import signal
 import struct
-import sys
 import tempfile
 import time
 import warnings
@@ -19,19 +17,15 @@ import zlib
 from functools import partial
 from pathlib import Path
 
-import fuzz
 import jobs
-import matplotlib.figure
 import pytest
 import torch
 from PIL import Image
 
-import trainpart1
 import wikiart
-from support import checkpoints, console, figures, files, images, training
+from support import images, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(pickle protocol|sparse tensor|quantiz|nested tensors|TypedStorage)")
-FAULTS = ["full at once", "full midway", "full at the end", "read-only", "rename", "folder gone"]
 
 
 @pytest.fixture(scope="module")
@@ -64,163 +58,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# Files are written whole or not at all
-
-
-def write_pixels(path: Path) -> None:
-    files.write_whole(path, lambda file: [file.write(bytes(1000)) for _ in range(100)])
-
-
-def write_figure(path: Path) -> None:
-    figure = matplotlib.figure.Figure()
-    figure.subplots().plot([1, 2])
-    figures.write_figure(path, figure)
-
-
-WRITERS = {
-    "checkpoint": lambda path: files.write_tensors(path, {"weights": torch.zeros(30_000)}),
-    "metrics": lambda path: files.write_json(path, {"numbers": list(range(9000))}),
-    "figure": write_figure,
-    "cache": write_pixels,
-}
-
-
-class FullDisk:
-    """A file on which only so many bytes find room."""
-
-    def __init__(self, file, room: int) -> None:
-        self.file, self.room = file, room
-
-    def __getattr__(self, name: str):
-        return getattr(self.file, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *end) -> None:
-        self.file.close()
-
-    def write(self, data) -> int:
-        if self.file.tell() + memoryview(data).nbytes > self.room:
-            self.file.write(bytes(max(0, self.room - self.file.tell())))
-            raise OSError(28, "No space left on device")
-        return self.file.write(data)
-
-
 def fail(error: int, *_: object) -> None:
     raise OSError(error, os.strerror(error))
-
-
-@pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_failed_write_leaves_what_was_there(kind, fault, tmp_path, monkeypatch):
-    path = tmp_path / "folder" / "file"
-    WRITERS[kind](path)
-    before, real_open = contents(tmp_path), open
-    room = {"full at once": 0, "full midway": 5000}.get(fault)
-    with monkeypatch.context() as patch:
-        if room is not None:
-            patch.setattr("builtins.open", lambda name, mode: FullDisk(real_open(name, mode), room))
-        elif fault == "full at the end":
-            patch.setattr(os, "fsync", partial(fail, 28))
-        elif fault == "read-only":
-            patch.setattr("builtins.open", partial(fail, 13))
-        elif fault == "rename":
-            patch.setattr(os, "replace", partial(fail, 5))
-        else:  # taken away while the file is written; nobody makes it anew behind the writer's back
-            patch.setattr(os, "fsync", lambda _: shutil.rmtree(tmp_path / "folder"))
-        with pytest.raises(console.UserError) as caught:
-            WRITERS[kind](path)
-    assert str(caught.value).startswith(f"{path}: cannot be written: ") and str(caught.value).isprintable()
-    assert contents(tmp_path) == ({} if fault == "folder gone" else before)
-
-
-def limit_files(size: int) -> None:
-    """No file may grow beyond `size` bytes: a full disk, as a process can have it for itself."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-
-
-def limit_metrics() -> None:
-    """As above, but only while the metrics are written: they are smaller than what is printed."""
-    real = files.write_json
-
-    def write_json(*arguments) -> None:
-        limit_files(100)
-        try:
-            real(*arguments)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)
-
-    files.write_json = write_json
-
-
-def limit_pixels() -> None:
-    """As above, on a system that cannot ask for room beforehand: the disk is full in the midst of an image."""
-    del os.posix_fallocate
-    limit_files(5000)
-
-
-def test_a_full_disk_stops_each_script_with_a_line(home, tmp_path):
-    """The same with real limits: cache, checkpoint, resume file and figures; what stood there before still loads."""
-    cases = [
-        ("trainpart1", partial(limit_files, 5000), ".uint8: cannot be written", "cache"),
-        ("trainpart1", limit_pixels, ".uint8: cannot be written", "cache"),
-        ("trainpart1", partial(limit_files, 2_000_000), "wikiart.pth: cannot be written", "out"),
-        ("trainpart1", partial(limit_files, 16_000_000), "wikiart.resume.pth: cannot be written", "out"),
-        ("testtrainpart1", limit_metrics, "metrics_part1.json: cannot be written", "out"),
-        ("testtrainpart1", partial(limit_files, 15_000), "confusion_matrix.png: cannot be written", "out"),
-    ]
-    for number, (script, plant, words, kind) in enumerate(cases):
-        out = tmp_path / f"out{number}"
-        shutil.copytree(home / "out", out)
-        before = contents(out)
-        command = flags(home, out, "--seed", 5) if script == "trainpart1" else measuring(home, out)
-        command += ["--cachedir", tmp_path / "cache"] if kind == "cache" else []
-        done = jobs.start(tmp_path / "log", script, *command, plant=plant).wait()
-        assert refused(done, words), done
-        after = contents(out)
-        assert after.keys() == before.keys()
-        changed = {name for name in before if after[name] != before[name]}
-        assert changed == ({"wikiart.pth"} if "resume" in words else set())  # that epoch's best is whole
-        checkpoints.read(out / "wikiart.pth", 1)
-        assert not [path for path in (tmp_path / "cache").glob("*") if path.suffix != ".lock"]
-
-
-class FullOutput(io.StringIO):
-    """Standard output that goes into a file on a full disk."""
-
-    def write(self, text: str) -> int:
-        fail(28)
-
-
-def test_a_log_on_a_full_disk(home, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdout", FullOutput())
-    with pytest.raises(SystemExit) as end:
-        trainpart1.main([str(flag) for flag in flags(home, tmp_path)])
-    assert end.value.code == 2
-    assert capsys.readouterr().err == "standard output cannot be written: No space left on device\n"
-
-
-def test_places_that_cannot_be_written(home, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    blocked = tmp_path / "file" / "out"
-    assert refused(jobs.call("trainpart1", *flags(home, blocked)), f"{blocked}/wikiart.pth: cannot be written")
-    assert refused(jobs.call("trainpart1", *flags(home, tmp_path, "--cachedir", blocked)), "cannot be written")
-    assert refused(jobs.call("trainpart1", *flags(home, tmp_path, "--modelfile", "x" * 300)), "cannot be written")
-    assert refused(jobs.call("trainpart1", *flags(home, tmp_path, "--modelfile", ".")), "--modelfile")
-    (tmp_path / "model").mkdir()
-    assert refused(jobs.call("trainpart1", *flags(home, tmp_path, "--modelfile", "model")), "cannot be written")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
-    real = training.train_epoch
-
-    def take_away(*arguments):
-        shutil.rmtree(tmp_path / "gone", ignore_errors=True)
-        (tmp_path / "gone").write_text("")
-        return real(*arguments)
-
-    monkeypatch.setattr(training, "train_epoch", take_away)
-    assert refused(jobs.call("trainpart1", *flags(home, tmp_path / "gone")), "gone/wikiart.pth: cannot be written")
 
 
 # What is read is not trusted
@@ -362,21 +201,6 @@ def test_an_autoencoder_that_lies_is_refused(home, tmp_path):
     assert refused(jobs.call("testtrainauto", *measuring(home, tmp_path)), "style classifier", "meant an autoencoder")
 
 
-@pytest.mark.parametrize("kind", ["clusters.csv", "metrics_auto.json", "clusters.png", "reconstruction.png"])
-def test_a_full_disk_under_part_two(kind, home, tmp_path, monkeypatch):
-    assert jobs.call("trainauto", *flags(home, tmp_path, "--latent_dim", 8, "--epochs", 1)).status == 0
-    (tmp_path / kind).write_text("of before")
-    real_open = open
-
-    def full(name, mode="r", *more, **options):
-        file = real_open(name, mode, *more, **options)
-        return FullDisk(file, 100) if str(name).endswith(f".{kind}.part") else file
-
-    monkeypatch.setattr("builtins.open", full)
-    assert refused(jobs.call("testtrainauto", *measuring(home, tmp_path)), f"{kind}: cannot be written: No space left")
-    assert (tmp_path / kind).read_text() == "of before" and not list(tmp_path.glob(".*"))
-
-
 def test_pretrained_weights_that_do_not_fit_are_refused(home, tmp_path):
     model = jobs.load(home / "out" / "wikiart.pth")["model"]
     name = next(iter(model))
@@ -448,18 +272,6 @@ def test_training_that_diverges(home, tmp_path):
 
 
 # Junk in
-
-
-def test_too_little_memory_on_the_device_is_one_line(home, tmp_path, monkeypatch):
-    def full(*arguments):
-        raise torch.OutOfMemoryError(
-            "CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has a total capacity of 8 GiB."
-        )
-
-    monkeypatch.setattr(training, "train_step", full)
-    done = jobs.call("trainpart1", *flags(home, tmp_path))
-    assert refused(done, "CUDA out of memory", "a smaller batch_size")
-    assert not list(tmp_path.glob("*.pth"))
 
 
 def test_an_enormous_image_is_left_out(tmp_path):
@@ -581,22 +393,3 @@ def test_a_folder_of_100_000_files(tmp_path):
     again = time.monotonic() - begun - found - decoded
     print(f"100,000 files: found in {found:.1f} s, decoded in {decoded:.1f} s, opened again in {again:.1f} s")
     assert found < 10 and again < 20
-
-
-# Anything in
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_fuzz(tmp_path):
-    """A small share of `python tests/fuzz.py`."""
-    report = fuzz.fuzz(images=500, settings=500, scripts=4, seed=1, folder=tmp_path)
-    assert not report.failures, report.failures[0]
-    for kind in "image", "settings file", "settings and flags":
-        assert report.counts[f"{kind} accepted"] > 10 and report.counts[f"{kind} refused"] > 10, report.counts
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_fuzz_in_full(tmp_path):
-    report = fuzz.fuzz(images=2000, settings=2000, scripts=36, seed=0, folder=tmp_path)
-    assert not report.failures, report.failures[0]

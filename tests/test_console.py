@@ -1,0 +1,136 @@
+"""Messages and exit statuses: one line for what the user can fix, whatever the terminal can print."""
+
+import errno
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import jobs
+import numpy as np
+import pytest
+import torch
+
+import trainpart1
+import wikiart
+from support import console
+
+STYLE = "Expr\u00e9ssionnisme"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Two styles, one with an accent, and an image that is broken."""
+    home = jobs.paint(tmp_path_factory.mktemp("home"), {"Baroque": 4, STYLE: 4})
+    (home / STYLE / "broken.png").write_text("")
+    return home
+
+
+def flags(home: Path, out: Path, *more: object) -> list[object]:
+    folders = ["--trainingdir", home, "--outputdir", out, "--cachedir", home.parent / "cache", "--device", "cpu"]
+    size = ["--image_size", 16, "--batch_size", 4, "--epochs", 1, "--architecture", "three_conv"]
+    return [*folders, *size, "--imbalance", "smote", "--smote_target", 5, *more]
+
+
+def test_texts_of_messages():
+    assert console.quoted('a\n\x1b[31m\udce9"\u00e9') == '"a\\n\\x1b[31m\\udce9"\u00e9"'
+    assert console.shown({"a": [1, None]}) == '{"a": [1, null]}' and len(console.shown("x" * 500)) == 80
+    assert console.shown(torch.ones(2)) == "Tensor" and console.shown({1, 2}) == "set"
+    assert console.names(["a", "b", "c"], most=2) == '"a"; "b" and 1 more'
+    assert console.did_you_mean("sed", ["seed", "epochs"]) == '; did you mean "seed"?'
+    assert console.did_you_mean("zzz", ["seed", "epochs"]) == "; known: seed, epochs"
+    assert console.reason(OSError(2, "No such file")) == "No such file"
+    assert console.reason(ValueError(" a \n b ")) == "a b" and console.reason(ValueError()) == "ValueError"
+
+
+def gpu_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has a capacity of 8 GiB.")
+
+
+def raising(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "act, status, line",
+    [
+        (partial(raising, console.DataError("no folder")), 2, "no folder"),
+        (partial(raising, KeyboardInterrupt()), 130, "Stopped."),
+        (partial(os.kill, os.getpid(), signal.SIGTERM), 143, "Stopped."),
+        (
+            partial(torch.empty, 2**50),
+            2,
+            "can't allocate memory: you tried to allocate 4503599627370496 bytes; a smaller batch_size, ",
+        ),
+        (partial(np.empty, 2**50), 2, "Unable to allocate 8.00 PiB for an array"),
+        (gpu_memory, 2, "CUDA out of memory; a smaller batch_size, image_size or latent_dim needs less"),
+        (partial(raising, MemoryError()), 2, "out of memory; a smaller batch_size"),
+    ],
+)
+def test_statuses_and_lines(act, status, line, home, tmp_path, monkeypatch):
+    """Planted into a script's loss, or where it reads its settings."""
+    place = (wikiart, "classifier_loss") if "memory" in line else (trainpart1.settings, "read")
+    monkeypatch.setattr(*place, lambda *_: act())
+    monkeypatch.setattr(console, "warn", lambda _: None)
+    before = signal.getsignal(signal.SIGTERM)
+    done = jobs.call("trainpart1", *flags(home, tmp_path))
+    signal.signal(signal.SIGTERM, before)
+    assert done.status == status and jobs.one_line(done.err) and done.err.startswith(line), done
+
+
+def test_what_is_unexpected_is_a_traceback(run, monkeypatch):
+    for error in ZeroDivisionError(), RuntimeError("a bug"), OSError(errno.EIO, "a bug"):
+        monkeypatch.setattr(trainpart1.settings, "read", lambda *_, error=error: raising(error))
+        with pytest.raises(type(error)):
+            run(trainpart1)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_training_with_a_line_on_what_is_saved(number, status, home, tmp_path):
+    running = jobs.start(tmp_path / "log", "trainpart1", *flags(home, tmp_path / "out", "--epochs", 100_000))
+    running.wait_for(lambda: "epoch 2/" in running.text("out"))
+    running.signal(number)
+    done = running.wait()
+    saved = len(jobs.load(tmp_path / "out" / "wikiart.resume.pth")["history"])
+    line = done.err.strip().splitlines()[-1]
+    assert done.status == status and "Traceback" not in done.err, done.err
+    assert line.endswith(f"of 100000: epoch {saved} is saved; the same command goes on from there.")
+
+
+def ascii_only() -> None:
+    """What PYTHONIOENCODING=ascii makes."""
+    for stream in sys.stdout, sys.stderr:
+        stream.reconfigure(encoding="ascii", errors="strict")
+
+
+def closed_error() -> None:
+    os.close(2)
+    sys.stderr = None
+
+
+def unread(name: str) -> None:
+    """A pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    setattr(sys, name, os.fdopen(writer, "w", 1))
+
+
+@pytest.mark.parametrize(
+    "plant", [ascii_only, closed_error, partial(unread, "stderr")], ids=["ascii", "closed", "unread"]
+)
+def test_a_terminal_that_prints_little_stops_no_run(plant, home, tmp_path):
+    cache = ["--cachedir", tmp_path / "cache"]
+    done = jobs.start(tmp_path / "log", "trainpart1", *flags(home, tmp_path, *cache), plant=plant).wait()
+    assert done.status == 0 and (tmp_path / "training_part1.png").exists(), done
+    if plant is ascii_only:
+        assert "Expr\\xe9ssionnisme 5" in done.out and 'Expr\\xe9ssionnisme/broken.png" is left out' in done.err
+
+
+def test_a_log_that_cannot_be_written_ends_a_run(home, tmp_path, monkeypatch):
+    done = jobs.start(tmp_path / "log", "trainpart1", *flags(home, tmp_path), plant=partial(unread, "stdout")).wait()
+    assert done.status == 1 and "Traceback" not in done.err  # as after `| head`
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=partial(jobs.fail, errno.ENOSPC)))
+    with pytest.raises(console.UserError, match="standard output cannot be written: No space left on device"):
+        console.say("a line")

@@ -1,0 +1,51 @@
+"""Device, precision and random seeds."""
+
+import pytest
+import torch
+
+import trainpart1
+from support import devices, processes, settings
+
+
+def read(*flags):
+    return settings.read("classifier", "", [str(flag) for flag in flags])
+
+
+@pytest.mark.parametrize("device", ["nothing", "cuda:99", "meta", "cpu:x", ""])
+def test_a_device_that_cannot_be_used_is_one_line(workdir, refused, listing, device):
+    line = refused(trainpart1, "--device", device)
+    assert line.startswith("--device: ") and device in line
+    assert listing(workdir) == {}
+
+
+def test_device_auto_is_cuda_or_else_the_cpu(capsys):
+    assert devices.start(read()).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert capsys.readouterr().out.startswith("1 process on ")
+
+
+def test_the_seed_fixes_what_torch_draws(capsys):
+    drawn = []
+    for seed in 1, 1, 2:
+        devices.start(read("--device", "cpu", "--seed", seed))
+        drawn.append(torch.rand(3))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    seeds = [devices.random_seed(*part) for part in [(0,), (1,), (1, 2), (2, 1), (1, 2, 3), (2**32 - 1, 5)]]
+    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**64 for seed in seeds)
+
+
+@pytest.mark.parametrize(("count", "batch_size", "words"), [("3", 64, "shared evenly by 3"), ("2", 2, "at least 2")])
+def test_a_batch_that_the_processes_cannot_share_is_one_line(workdir, refused, monkeypatch, count, batch_size, words):
+    for name in processes.TORCHRUN:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", count)
+    line = refused(trainpart1, "--device", "cpu", "--batch_size", batch_size)
+    assert line.startswith("--batch_size: ") and words in line
+
+
+def test_autocast_is_bfloat16_where_that_is_fast(monkeypatch):
+    device = torch.device("cpu")
+    for fast in True, False:
+        monkeypatch.setattr(devices, "uses_bfloat16", lambda _, fast=fast: fast)
+        with devices.autocast(device):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == (torch.bfloat16 if fast else torch.float32)

@@ -1,0 +1,99 @@
+"""Figures: drawing never loses a training, whatever the user's matplotlib says; curves and printed epochs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jobs
+import numpy as np
+import pytest
+from PIL import Image
+
+from support import figures, history
+
+ROWS = [{"epoch": i, "training_loss": 1 / i, "accuracy": 0.1 * i} for i in (1, 2, 3)]
+PANELS = {"loss": {"training_loss": "training", "validation_loss": "never measured"}, "share": {"accuracy": "accuracy"}}
+DRAW = f"from support import history; history.draw({ROWS!r}, {PANELS!r}, 'title $x', 'curves.png')"
+
+
+def test_a_users_matplotlib_does_not_matter(tmp_path):
+    """A notebook's backend without its package, LaTeX that is not installed, and a home that cannot be written."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 7\nsavefig.format: svg\n")
+    (tmp_path / "home").write_text("")
+    history.draw(ROWS, PANELS, "title $x", tmp_path / "here.png")
+    environment = {**os.environ, "MPLBACKEND": "module://no_such_package.backend_inline", "PYTHONPATH": str(jobs.ROOT)}
+    environment |= {"HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    for name in "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME":
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", DRAW], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    with Image.open(tmp_path / "curves.png") as one, Image.open(tmp_path / "here.png") as other:
+        assert np.array_equal(np.array(one), np.array(other))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    jobs.paint(home, {"Baroque": 4, "Cubism": 4})
+    return home
+
+
+def flags(home: Path, out: Path) -> list[object]:
+    folders = ["--trainingdir", home, "--testingdir", home, "--outputdir", out, "--cachedir", out / "cache"]
+    return [*folders, "--device", "cpu", "--batch_size", 4]
+
+
+def test_a_figure_that_fails_is_a_warning_and_the_rest_is_written(home, tmp_path, monkeypatch):
+    real = figures.write
+
+    def write(path, figure):
+        if path.name in ("training_part1.png", "confusion_matrix.png"):
+            raise RuntimeError("latex was not found\nsee the log")
+        real(path, figure)
+
+    monkeypatch.setattr(figures, "write", write)
+    size = ["--image_size", 16, "--epochs", 1, "--architecture", "three_conv"]
+    done = jobs.call("trainpart1", *flags(home, tmp_path), *size)
+    assert (done.status, done.err) == (0, "warning: training_part1.png is not drawn: latex was not found see the log\n")
+    assert (tmp_path / "wikiart.pth").exists() and (tmp_path / "history_part1.csv").exists()
+    done = jobs.call("testtrainpart1", *flags(home, tmp_path))
+    assert (
+        done.status == 0 and "warning: confusion_matrix.png is not drawn: latex was not found see the log" in done.err
+    )
+    assert {"metrics_part1.json", "mistakes.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert not (tmp_path / "confusion_matrix.png").exists()
+
+
+def test_a_figure_has_a_bounded_size(tmp_path):
+    for width, height, dpi in (5, 4, 100), (500, 4, 8), (4, 800, 5):
+        assert figures.new(width, height, 100).dpi == pytest.approx(dpi)
+
+
+def test_any_name_is_drawn(tmp_path, recwarn):
+    assert figures.caption("Ukiyo_e") == "Ukiyo e" and figures.caption("a\nb\x1b[31m").isprintable()
+    assert len(figures.caption("x" * 200)) == 40 and figures.caption("x" * 40) == "x" * 40
+    figure = figures.new(2, 2, 50)
+    figure.suptitle("\N{KANGXI RADICAL ONE}", parse_math=False)
+    figures.write(tmp_path / "a.png", figure)
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    with Image.open(tmp_path / "a.png") as image:
+        assert (image.format, image.size) == ("PNG", (100, 100))
+
+
+def test_curves_show_what_was_measured(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "write", lambda path, figure: drawn.append(figure))
+    history.draw(ROWS, PANELS, "A title", tmp_path / "a.png")
+    left, right = drawn[0].axes
+    (line,) = left.lines  # what was never measured has no line
+    assert line.get_label() == "training"
+    assert np.allclose(line.get_xydata(), [[row["epoch"], row["training_loss"]] for row in ROWS])
+    assert (left.get_ylabel(), right.get_ylabel()) == ("loss", "share")
+
+
+def test_an_epoch_is_one_printed_line(capsys):
+    row = {"epoch": 2, "learning_rate": 0.1, "training_loss": 0.51234567, "macro_f1": 0.25}
+    history.say_epoch(row, 9, 1234.5, 75, "  -> wikiart.pth")
+    line = "epoch 2/9  training loss 0.5123  macro f1 25.0%  1,234 paintings/s  1:15 left  -> wikiart.pth\n"
+    assert capsys.readouterr().out == line

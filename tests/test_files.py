@@ -1,0 +1,165 @@
+"""Files are written whole or not at all, whatever the disk does; locks."""
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import jobs
+import pytest
+import torch
+
+from support import console, files
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+WRITERS = {
+    "tensors": lambda path: files.write_tensors(path, {"weights": torch.zeros(30_000)}),
+    "pieces": lambda path: files.write_whole(path, lambda file: [file.write(bytes(1000)) for _ in range(100)]),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("fault", ["builtins.open", "os.fsync", "os.replace", "folder gone"])
+def test_a_failed_write_leaves_what_was_there(kind, fault, tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "file"
+    WRITERS[kind](path)
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        if fault == "folder gone":  # taken away while the file is written
+            patch.setattr(os, "fsync", lambda _: shutil.rmtree(tmp_path / "folder"))
+        else:
+            patch.setattr(fault, partial(jobs.fail, errno.ENOSPC))
+        with pytest.raises(console.UserError) as caught:
+            WRITERS[kind](path)
+    assert str(caught.value).startswith(f"{path}: cannot be written: ") and str(caught.value).isprintable()
+    assert contents(tmp_path) == ({} if fault == "folder gone" else before)
+
+
+def test_a_file_system_that_cannot_sync_folders(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            jobs.fail(code)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for code in errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP:
+        files.write_json(tmp_path / "a.json", {"code": code})
+        assert str(code) in (tmp_path / "a.json").read_text()
+    code = errno.EIO  # a broken disk is an error
+    with pytest.raises(console.UserError, match="cannot be written"):
+        files.write_json(tmp_path / "a.json", {})
+
+
+def _write_often(path: Path, letter: str) -> None:
+    for _ in range(30):
+        files.write_whole(path, lambda file: [file.write(letter.encode() * 50) for _ in range(20)])
+
+
+def test_two_writers_of_the_same_file_leave_a_whole_one(tmp_path):
+    path = tmp_path / "file"
+    writers = [multiprocessing.get_context("fork").Process(target=_write_often, args=(path, c)) for c in "ab"]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        if path.exists():
+            assert path.read_bytes() in (b"a" * 1000, b"b" * 1000)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_only_an_old_temporary_file_is_removed(tmp_path):
+    old, new, other = (tmp_path / name for name in (".a.json.1234.part", ".a.json.5678.part", ".b.json.1234.part"))
+    for path in old, new, other:
+        path.write_text("")
+    for path in old, other:
+        os.utime(path, (time.time() - 2 * files.STALE,) * 2)
+    files.write_json(tmp_path / "a.json", {})
+    assert not old.exists() and new.exists() and other.exists()
+
+
+def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
+    path = tmp_path / "new" / "lock"
+    holder = rf"new: process {os.getpid()} on .+, started \d.+, writes there now"
+    with files.locked(path, wait=False), pytest.raises(console.UserError, match=holder):
+        files.locked(path, wait=False).__enter__()
+    with files.locked(path, wait=False):
+        pass  # it has been let go
+    with pytest.raises(console.UserError, match="lock: cannot be written: "):
+        files.locked(path / "lock", wait=True).__enter__()
+
+
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(code, wait, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fcntl, "flock", partial(jobs.fail, code))
+    with files.locked(tmp_path / "lock", wait):
+        done = True
+    err = capsys.readouterr().err
+    assert done and jobs.one_line(err) and err.startswith("warning: ") and os.strerror(code) in err
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    jobs.paint(home / "train")
+    done = jobs.call("trainpart1", *flags(home, home / "out"))
+    assert done.status == 0, done.err
+    return home
+
+
+def flags(home: Path, out: Path, *more: object) -> list[object]:
+    folders = ["--trainingdir", home / "train", "--outputdir", out, "--cachedir", home / "cache"]
+    size = ["--image_size", 16, "--batch_size", 8, "--epochs", 1, "--architecture", "three_conv"]
+    return [*folders, *size, "--device", "cpu", *more]
+
+
+def limit_files(size: int) -> None:
+    """No file may grow beyond `size` bytes: a full disk, as a process can have it for itself."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.mark.parametrize(
+    "size, words", [(5000, ".uint8"), (1_000_000, "wikiart.pth"), (9_000_000, "wikiart.resume.pth")]
+)
+def test_a_full_disk_stops_a_training_with_a_line(size, words, home, tmp_path):
+    """Real limits: on the cache, the checkpoint and the resume file. What stood there before still loads."""
+    out = tmp_path / "out"
+    shutil.copytree(home / "out", out)
+    before = contents(out)
+    command = flags(home, out, "--fresh", "--cachedir", tmp_path / "cache" if size == 5000 else home / "cache")
+    done = jobs.start(tmp_path / "log", "trainpart1", *command, plant=partial(limit_files, size)).wait()
+    assert done.status == 2 and jobs.one_line(done.err) and f"{words}: cannot be written" in done.err, done
+    after = contents(out)
+    changed = {name for name in before if after[name] != before[name] and not name.endswith(".lock")}
+    assert changed == ({"wikiart.pth"} if "resume" in words else set())  # that epoch's best is whole
+    jobs.load(out / "wikiart.pth")
+    assert not [name for name in after if name.endswith(".part")]
+    assert not list((tmp_path / "cache").glob("*.uint8*"))
+
+
+def test_a_second_run_into_the_same_folder_is_refused(home, tmp_path):
+    """It says who holds the folder; the first run is not disturbed."""
+    out = tmp_path / "out"
+    first = jobs.start(tmp_path / "log", "trainpart1", *flags(home, out, "--epochs", 100_000))
+    try:
+        first.wait_for(lambda: "epoch 1/" in first.text("out"))
+        done = jobs.call("trainpart1", *flags(home, out, "--fresh"))
+        assert done.status == 2 and jobs.one_line(done.err), done
+        assert f"{out}: process {first.processes[0].pid} on " in done.err and "writes there now" in done.err
+        assert first.processes[0].is_alive()
+    finally:
+        first.signal(signal.SIGTERM)
+    assert first.wait().status == 143

@@ -1,0 +1,91 @@
+"""The layout that the design asks for: short files, short functions, and imports that run one way."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ORDER = [
+    "processes", "console", "files", "settings", "devices", "workers", "folders", "images", "balance", "batches",
+    "checkpoints", "pretrained", "figures", "history", "resume", "training", "duplicates", "clustering",
+]  # fmt: skip
+ROOMS = sorted((ROOT / "support").glob("*.py"))
+SCRIPTS = [ROOT / f"{name}.py" for name in ("trainpart1", "testtrainpart1", "trainauto", "testtrainauto")]
+PROGRAM = [ROOT / "wikiart.py", *ROOMS, *SCRIPTS]
+EVERYTHING = [path for path in sorted(ROOT.rglob("*.py")) if ".venv" not in path.parts]
+OURS = {"support", *ORDER, *(path.stem for path in EVERYTHING)}
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
+    """Each imported module's full name, and the names that are taken from it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", [alias.name for alias in node.names]
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The project's own files that a file imports: a room by its name, others as they are called."""
+    found = set()
+    for module, taken in imports(tree):
+        found |= set(taken) if module == "support" else {module.removeprefix("support.").split(".")[0]}
+    return found & OURS
+
+
+def test_imports_run_one_way():
+    """A room imports only rooms above it, wikiart.py only rooms, and a script no other script."""
+    allowed = {path: set(ORDER[: ORDER.index(path.stem)]) for path in ROOMS} | {ROOT / "wikiart.py": set(ORDER)}
+    allowed |= {path: {"wikiart", *ORDER} for path in SCRIPTS}
+    wrong = {path.name: imported(ast.parse(path.read_text())) - allowed[path] for path in PROGRAM}
+    assert not {name: names for name, names in wrong.items() if names}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def words(node: ast.AST) -> set[str]:
+    """The names of a dotted expression: a.b.c -> {a, b, c}."""
+    if isinstance(node, ast.Attribute):
+        return {node.attr} | words(node.value)
+    return {node.id} if isinstance(node, ast.Name) else set()
+
+
+def underscored(tree: ast.AST) -> list[str]:
+    """Names with a leading underscore that a file takes from another file of the project."""
+    modules, found = set(), []
+    for module, taken in imports(tree):
+        if module.split(".")[0] in OURS:
+            found += [f"{module}.{name}" for name in taken if name.startswith("_")]
+            modules |= {module.split(".")[-1], *taken}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            found += [node.attr] if is_private(node.attr) and words(node.value) & modules else []
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr" and len(node.args) > 1:
+            name = str(getattr(node.args[1], "value", ""))  # monkeypatch.setattr(module, "_name", ...)
+            found += [name] if is_private(name) and words(node.args[0]) & modules else []
+    return found
+
+
+def test_an_underscored_name_of_another_file_is_found():
+    for text in "batches._a", "batches.Batches._a", "patch.setattr(batches, '_a', 1)", "from support.images import _b":
+        assert underscored(ast.parse(f"from support import batches\n{text}"))
+
+
+def test_nobody_uses_an_underscored_name_of_another_file():
+    found = {str(path.relative_to(ROOT)): underscored(ast.parse(path.read_text())) for path in EVERYTHING}
+    assert not {name: names for name, names in found.items() if names}
+
+
+def test_files_and_functions_are_short():
+    lines = {path.name: len(path.read_text().splitlines()) for path in PROGRAM}
+    assert lines["wikiart.py"] <= 500
+    assert not {path.name: lines[path.name] for path in ROOMS if lines[path.name] > 200}
+    long = [
+        f"{path.name}: {node.name}"
+        for path in PROGRAM
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60
+    ]
+    assert not long

@@ -1,0 +1,72 @@
+"""Worker processes: the same results as in one process, and what happens where there are none or one dies."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import threading
+from functools import partial
+
+import jobs
+import pytest
+
+from support import console, workers
+
+ITEMS = list(range(3 * workers.CHUNK + 1))
+
+
+@pytest.fixture(autouse=True)
+def two_workers(monkeypatch):
+    monkeypatch.setattr(workers, "WORKERS", 2)
+    yield
+    assert not multiprocessing.active_children()
+
+
+def square(number: int) -> tuple[int, int]:
+    return number**2, os.getpid()
+
+
+def test_results_come_in_order_from_other_processes():
+    results = list(workers.parallel_map(square, ITEMS))
+    assert [value for value, _ in results] == [number**2 for number in ITEMS]
+    assert os.getpid() not in {pid for _, pid in results}
+    assert list(workers.parallel_map(square, [])) == []
+
+
+def test_nobody_works_on_when_the_caller_stops():
+    results = workers.parallel_map(square, ITEMS * 20)
+    next(results)
+    results.close()  # the fixture looks for what is left
+
+
+def test_a_killed_worker_is_one_line():
+    with pytest.raises(console.UserError, match="a worker process was killed; is there enough memory"):
+        list(workers.parallel_map(lambda number: os.kill(os.getpid(), signal.SIGKILL), ITEMS))
+
+
+def no_pool(monkeypatch) -> str:  # /dev/shm is full
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", partial(jobs.fail, errno.ENOSPC))
+    return "No space left on device"
+
+
+def one_process(monkeypatch) -> str:  # the first one must not stay behind
+    real, calls = os.fork, iter([True, False])
+    monkeypatch.setattr(os, "fork", lambda: real() if next(calls) else jobs.fail(errno.EAGAIN))
+    return "Resource temporarily unavailable"
+
+
+def no_thread(monkeypatch) -> str:  # the pool has one of its own
+    def start(_) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    return "can't start new thread"
+
+
+@pytest.mark.parametrize("limit", [no_pool, one_process, no_thread])
+def test_where_there_are_no_workers_this_process_does_the_work(limit, monkeypatch, capsys):
+    cause = limit(monkeypatch)
+    results = list(workers.parallel_map(square, ITEMS))
+    assert results == [(number**2, os.getpid()) for number in ITEMS]
+    err = capsys.readouterr().err
+    assert jobs.one_line(err) and err.startswith("warning: no worker processes") and cause in err
