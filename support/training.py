@@ -51,8 +51,8 @@ class Run:
                 run.end_epoch(validate(model))
 
     contents: what the checkpoint holds besides weights and history; score: the validation figure that chooses the
-    epoch kept in `modelfile`. Raises UserError for a resume file or checkpoint of another run, a loss that is not
-    finite, a folder that another run writes to and a file that cannot be written. On Ctrl-C it says what is saved.
+    epoch kept in `modelfile`. Raises UserError for files of another run, a loss that is not finite, a folder that
+    another run writes to and a file that cannot be written. On Ctrl-C it says what is saved.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Run:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         self.stack.close()
         if isinstance(error, KeyboardInterrupt):
-            command = "the same command without --fresh" if self.options.fresh else "the same command"
+            command = "the same command" + " without --fresh" * self.options.fresh
             state = f"epoch {self.saved} is saved; {command} goes on from there" if self.saved else "no epoch is saved"
             raise kind(f"\nStopped in epoch {self.epoch} of {self.options.epochs}: {state}.") from None
 
@@ -86,8 +86,7 @@ class Run:
         """The numbers of the epochs left to train; before each, the random seed is set from run, epoch and process."""
         begun, first = time.perf_counter(), self.saved + 1
         for epoch in range(first, self.options.epochs + 1):
-            self.epoch = epoch
-            self.epoch_begun = time.perf_counter()
+            self.epoch, self.epoch_begun = epoch, time.perf_counter()
             torch.manual_seed(devices.random_seed(self.options.seed, self.epoch, 1 + processes.rank()))
             yield epoch
             left = (time.perf_counter() - begun) / (epoch - first + 1) * (self.options.epochs - epoch)
@@ -140,7 +139,7 @@ class Run:
         loss = processes.total(self.losses).item() / self.steps / processes.world_size()
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         row = {"epoch": self.epoch, "learning_rate": rate, "training_loss": loss, **figures}
-        weights = self.model.state_dict()  # MNASNet's version is an attribute of it
+        weights = self.model.state_dict()  # not a plain dict: MNASNet's version is an attribute of it
         weights.update({name: value.cpu() for name, value in weights.items()})
         if not all(map(math.isfinite, row.values())) or not all(value.isfinite().all() for value in weights.values()):
             raise self._not_finite("after its last step")
@@ -151,10 +150,11 @@ class Run:
             state = {"run": self.identity, "ends": self.ends, "history": self.history, "times": self.times}
             state |= {"best": self.best, "model": weights, "moments": self.optimizer.state_dict()["state"]}
             resume.write(self.resume_file, state)
+        self.saved = self.epoch
+        if processes.rank() == 0:
             if self.best == self.epoch:
                 checkpoints.write(self.modelfile, self.contents, weights, self.history)
             history.write_csv(self.csv_file, self.history, self.times)
-        self.saved = self.epoch
         self.note = f"  -> {self.modelfile.name}" if self.best == self.epoch else ""
 
     def _is_best(self, row: dict[str, float]) -> bool:
@@ -165,8 +165,8 @@ class Run:
         """Whether nothing is left to train; says what the run reached and how to go on."""
         if self.saved < self.options.epochs:
             return False
-        kept, name = self.history[self.best - 1], self.score.replace("_", " ")
-        reached = f", {name} {kept[self.score]:.4g}" if self.score in kept else ""
+        value = self.history[self.best - 1].get(self.score)
+        reached = f", {self.score.replace('_', ' ')} {value:.4g}" if value is not None else ""
         console.say(f"finished: {self.saved} epochs are trained, {self.modelfile.name} is epoch {self.best}{reached}")
         console.say(f"nothing is changed; a larger --epochs trains further, {resume.FRESH}")
         return True
