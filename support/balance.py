@@ -14,18 +14,24 @@ def split(labels: Tensor, share: float, seed: int, copies: Tensor | None = None)
     """Training and validation indices (int64, sorted), `share` of every style held out at random.
 
     labels: int64 [N]; copies: int64 [N], equal for paintings that are copies of each other and must stay on one side.
-    A style with several paintings gives at least one and keeps at least one; a style with one keeps it in training.
+    A style with several paintings gives at least one and keeps at least one; a style with one keeps it in training, and
+    copies that are in several styles stay there.
     """
     generator = torch.Generator().manual_seed(random_seed(seed, 0))
-    copies = torch.arange(len(labels)) if copies is None else copies
+    keys = list(range(len(labels))) if copies is None else copies.tolist()
+    styles = {}  # of each key
+    for key, label in zip(keys, labels.tolist(), strict=True):
+        styles.setdefault(key, set()).add(label)
     held_out = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        members = (labels == label).nonzero().flatten()
-        numbers = {}  # a number for every painting, the same for its copies
-        group = torch.tensor([numbers.setdefault(key, len(numbers)) for key in copies[members].tolist()])
-        count = min(max(1, round(share * len(numbers))), len(numbers) - 1) if share else 0
-        drawn = torch.randperm(len(numbers), generator=generator)[:count]
-        held_out[members[torch.isin(group, drawn)]] = True
+    for label in labels.unique().tolist():
+        groups = {}  # copies of a painting, which this style alone has
+        for i in (labels == label).nonzero().flatten().tolist():
+            if styles[keys[i]] == {label}:
+                groups.setdefault(keys[i], []).append(i)
+        count = min(max(1, round(share * len(groups))), len(groups) - 1) if share and groups else 0
+        drawn = torch.randperm(len(groups), generator=generator)[:count].tolist()
+        groups = list(groups.values())
+        held_out[[i for number in drawn for i in groups[number]]] = True
     return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
 
 

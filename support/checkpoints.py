@@ -2,11 +2,12 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from support import console, settings
+from support import console, files, settings
 from support.console import UserError
 
 VERSION = 2  # of checkpoints and resume files; 1, which did not say so, had mean and std beside the weights
@@ -73,6 +74,11 @@ def describe(options: settings.Settings, part: int, dataset: object) -> dict[str
         "counts": dataset.counts, "image_size": options.image_size, "settings": options.values(),
         "fingerprints": dataset.fingerprints,
     }  # fmt: skip
+
+
+def write(path: Path, contents: dict[str, object], weights: dict[str, Tensor], history: list[dict[str, float]]) -> None:
+    """Write a checkpoint of the last epoch in `history`; contents: what `describe` gives; weights: a state_dict."""
+    files.write_tensors(path, {**contents, "model": weights, "epoch": len(history), "history": history})
 
 
 def check_flags(options: settings.Settings, checkpoint: dict[str, object]) -> None:

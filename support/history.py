@@ -2,10 +2,10 @@
 
 import csv
 import io
-import os
 from pathlib import Path
 
 from support import console, figures, files, processes
+from support.console import UserError
 
 SHARES = ("accuracy", "macro_f1")  # figures printed in per cent
 
@@ -21,26 +21,26 @@ def say_epoch(row: dict[str, float], epochs: int, rate: float, left: float, save
     console.say(f"epoch {row['epoch']}/{epochs}  {'  '.join(texts)}  {rate:,.0f} paintings/s  {clock} left{saved}")
 
 
-def write_csv(path: Path, history: list[dict[str, float]], times: dict[int, dict[str, float]]) -> None:
-    """Write the history as CSV, whole; `times` holds seconds and images per second by epoch, where they are known.
+def write_csv(path: Path, history: list[dict[str, float]], times: list[dict[str, float]]) -> None:
+    """Make a CSV file hold the history with its times, a row per epoch.
 
-    Times that an earlier run wrote are kept. Only the first process writes.
+    What is missing is appended, so that `tail -f` shows it. A file that begins otherwise is written anew, whole.
+    Raises UserError when it cannot be written.
     """
-    if processes.rank() != 0 or not history:
-        return
-    columns = [*history[-1], "images_per_second", "seconds"]
-    old = {}
-    if os.path.exists(path):
-        with open(path, newline="") as file:
-            old = {row.get("epoch"): row for row in csv.DictReader(file)}
     text = io.StringIO(newline="")
-    table = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
+    table = csv.DictWriter(text, [*history[-1], *times[-1]], restval="", extrasaction="ignore", lineterminator="\n")
     table.writeheader()
-    for row in history:
-        earlier = old.get(str(row["epoch"]), {})
-        kept = {name: earlier[name] for name in columns[-2:] if earlier.get(name)}
-        table.writerow(kept | row | times.get(row["epoch"], {}))
-    files.write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    table.writerows(row | time for row, time in zip(history, times, strict=True))
+    wanted = text.getvalue().encode()
+    try:
+        old = path.read_bytes() if path.exists() else b""
+        if not old or not wanted.startswith(old):
+            files.write_whole(path, lambda file: file.write(wanted))
+        elif old != wanted:
+            with open(path, "ab") as file:
+                file.write(wanted[len(old) :])
+    except OSError as error:
+        raise UserError(f"{console.printable(path)}: cannot be written: {error.strerror}") from None
 
 
 def draw(history: list[dict[str, float]], panels: dict[str, dict[str, str]], title: str, path: Path) -> None:

@@ -1,5 +1,6 @@
 """torchvision's classification networks, and weights to start from."""
 
+import contextlib
 import re
 import warnings
 
@@ -76,9 +77,12 @@ def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
         try:
             state = models.get_model_weights(architecture).DEFAULT.get_state_dict(progress=processes.rank() == 0)
         except Exception as error:  # no network, no space, a proxy's page instead of the file
-            raise UserError(f"torchvision's weights for {architecture} cannot be had: {error}") from None
+            why = console.reason(error)
+            raise UserError(f"torchvision's weights for {architecture} cannot be had: {why}") from None
     else:
         state = checkpoints.load(source)
+        if isinstance(state, dict) and "part" in state:
+            checkpoints.check_version(state, f"{console.quoted(source)}: ", "train it again")
         state = state.get("model", state) if isinstance(state, dict) else state
         if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
             raise UserError(f"{console.quoted(source)} holds no state_dict")
@@ -86,9 +90,17 @@ def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
 
 
 def load(network: nn.Module, head: str, architecture: str, state: dict[str, Tensor]) -> None:
-    """Fill all but the layer `head` of a network from a state_dict. Raises UserError where the weights do not fit."""
+    """Fill all but the layer `head` of a network from a state_dict. Raises UserError where the weights do not fit.
+
+    The position embeddings of a vision transformer are resized to the network's number of patches.
+    """
     wanted = network.state_dict()
     state = {name: value for name, value in state.items() if not name.startswith(head) and not _is_auxiliary(name)}
+    if architecture.startswith("vit_") and "encoder.pos_embedding" in state:
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
+        with contextlib.suppress(ValueError):  # of another shape, which is named below
+            state = interpolate_embeddings(network.image_size, network.patch_size, state)
     optional = {name for name in wanted if name.startswith(head) or name.endswith("num_batches_tracked")}
     for name in sorted((set(wanted) | set(state)) - (optional - set(state))):
         shapes = [tuple(s[name].shape) if name in s else "missing" for s in (state, wanted)]
@@ -96,7 +108,8 @@ def load(network: nn.Module, head: str, architecture: str, state: dict[str, Tens
             raise UserError(f"the weights do not fit {architecture}: {name} is {shapes[0]}, expected {shapes[1]}")
         if not state[name].isfinite().all():
             raise UserError(f"the weights are damaged: {name} holds numbers that are not finite")
-    network.load_state_dict(state, strict=False)
+    wanted.update(state)  # and not a plain dict: MNASNet's version is an attribute of it
+    network.load_state_dict(wanted)
 
 
 def _is_auxiliary(name: str) -> bool:

@@ -5,11 +5,17 @@ import json
 import os
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from support import checkpoints, console, files, settings
 from support.console import UserError
 
 FREE_TO_CHANGE = {"testingdir", "outputdir", "cachedir", "device", "modelfile", "clusters", "epochs"}
 FRESH = "--fresh starts a new run"
+KEYS = {  # ends: the last epoch of each schedule; times: rates and seconds of the epochs; best: the epoch in modelfile
+    "run": dict, "ends": list, "history": list, "times": list, "best": int, "model": dict, "moments": dict,
+}  # fmt: skip
 
 
 def identity(options: settings.Settings, contents: dict[str, object]) -> dict[str, object]:
@@ -20,7 +26,7 @@ def identity(options: settings.Settings, contents: dict[str, object]) -> dict[st
 
 
 def write(path: Path, state: dict[str, object]) -> None:
-    """Write a resume file: run (its identity), ends (the last epoch of each schedule), history, model, moments."""
+    """Write a resume file; its keys are those of `KEYS`, and version."""
     files.write_tensors(path, {"version": checkpoints.VERSION, **state})
 
 
@@ -28,7 +34,7 @@ def read(path: Path, modelfile: Path, run: dict[str, object], epochs: int) -> di
     """The state in a resume file, None where there is none; `epochs` is how many the run shall have.
 
     Raises UserError for the file of another run (with each difference), of another version and a damaged one, and when
-    there is only one of resume file and checkpoint.
+    the checkpoint beside it is not the run's or is there alone.
     """
     where = console.printable(path)
     if not os.path.exists(path):
@@ -39,22 +45,47 @@ def read(path: Path, modelfile: Path, run: dict[str, object], epochs: int) -> di
         state = checkpoints.load(path)
     except UserError as error:
         raise UserError(f"{error}; {FRESH}") from None
-    kinds = {"run": dict, "history": list, "model": dict}
-    if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
+    if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
         raise UserError(f"{where}: is not a resume file; {FRESH}")
     checkpoints.check_version(state, f"{where}: ", FRESH)
-    was, now, ends, done = dict(state["run"]), dict(run), state.get("ends"), len(state["history"])
-    if not ends or [row.get("epoch") for row in state["history"]] != list(range(1, done + 1)):
+    if not all(isinstance(state.get(key), kind) for key, kind in KEYS.items()) or not _is_consistent(state):
         raise UserError(f"{where}: is damaged; {FRESH}")
-    if ends[-1] > epochs > done:  # in the middle of a longer schedule
-        was["epochs"], now["epochs"] = ends[-1], epochs
+    was, now, end, done = dict(state["run"]), dict(run), state["ends"][-1], len(state["history"])
+    if end > epochs > done:  # in the middle of a longer schedule
+        was["epochs"], now["epochs"] = end, epochs
     differences = [
         f"{name} was {console.shown(was.get(name))} and is {console.shown(now.get(name))}"
         for name in {**now, **was}
-        if was.get(name) != now.get(name)
+        if console.shown(was.get(name)) != console.shown(now.get(name))
     ]
     if differences:
         raise UserError(f"{where}: belongs to another run: {'; '.join(differences)}; {FRESH}")
-    if not os.path.exists(modelfile):
-        raise UserError(f"{console.printable(modelfile)}: the best epoch of the run is missing; {FRESH}")
+    if state["best"] < done and not is_kept(modelfile, state["history"][: state["best"]]):
+        raise UserError(f"{console.printable(modelfile)}: is not epoch {state['best']} of the run, its best; {FRESH}")
     return state
+
+
+def _is_consistent(state: dict[str, object]) -> bool:
+    epochs = [row.get("epoch") if isinstance(row, dict) else None for row in state["history"]]
+    done = len(epochs)
+    counted = epochs == list(range(1, done + 1)) and len(state["times"]) == done
+    return counted and 1 <= state["best"] <= done and bool(state["ends"]) and done <= state["ends"][-1]
+
+
+def restore(state: dict[str, object], model: nn.Module, optimizer: torch.optim.Optimizer, where: str) -> None:
+    """Fill model and optimizer from a state. Raises UserError, beginning with `where`, when it does not fit."""
+    try:
+        model.load_state_dict(state["model"])
+        groups = optimizer.state_dict()["param_groups"]  # these follow from the settings
+        optimizer.load_state_dict({"state": state["moments"], "param_groups": groups})
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(f"{where}: is damaged: {console.reason(error)}; {FRESH}") from None
+
+
+def is_kept(modelfile: Path, history: list[dict[str, float]]) -> bool:
+    """Whether the checkpoint `modelfile` is that of the last epoch of `history`."""
+    try:
+        checkpoint = checkpoints.load(modelfile)
+    except UserError:
+        return False
+    return isinstance(checkpoint, dict) and checkpoint.get("history") == history

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from support import batches, console, devices, files, history, processes, resume, settings
+from support import batches, checkpoints, console, devices, files, history, processes, resume, settings
 from support.console import UserError
 
 WARM_UP = 0.15  # share of all steps in which the learning rate rises to its peak
 WEIGHT_DECAY = 0.05
 LOOK_SECONDS = 1.0  # between reads of the loss, each of which waits for a GPU
-NO_DECAY = ("pos_embedding", "class_token", "layer_scale", "relative_position_bias_table", "gamma")
+NO_DECAY = ("pos_embedding", "class_token", "layer_scale", "relative_position_bias_table", "logit_scale")
 HIGHER_IS_BETTER = ("accuracy", "macro_f1")
 
 
@@ -26,9 +26,9 @@ def learning_rate_factor(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
-def make_optimizer(model: nn.Module, learning_rate: float, trunk_factor: float = 1.0) -> torch.optim.AdamW:
-    """AdamW in one fused kernel. Weights of layers decay, biases, norms and embeddings do not; all but the last layer
-    learn at `trunk_factor` of the rate.
+def parameter_groups(model: nn.Module, learning_rate: float, trunk_factor: float = 1.0) -> list[dict[str, object]]:
+    """Groups for AdamW. Weights of layers decay, biases, norms and embeddings do not; all but the last layer learn at
+    `trunk_factor` of the rate.
     """
     last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1] + "."
     groups = {}
@@ -36,8 +36,7 @@ def make_optimizer(model: nn.Module, learning_rate: float, trunk_factor: float =
         rate = learning_rate * (1.0 if name.startswith(last) else trunk_factor)
         decays = parameter.ndim > 1 and not any(part in name for part in NO_DECAY)
         groups.setdefault((rate, WEIGHT_DECAY if decays else 0.0), []).append(parameter)
-    groups = [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
-    return torch.optim.AdamW(groups, fused=True)
+    return [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
 
 
 class Run:
@@ -52,8 +51,8 @@ class Run:
                 run.end_epoch(validate(model))
 
     contents: what the checkpoint holds besides weights and history; score: the validation figure that chooses the
-    epoch kept in `modelfile`. Raises UserError for a resume file or checkpoint of another run, a loss that is not
-    finite, a folder that another run writes to and a file that cannot be written. On Ctrl-C it says what is saved.
+    epoch kept in `modelfile`. Raises UserError for files of another run, a loss that is not finite, a folder that
+    another run writes to and a file that cannot be written. On Ctrl-C it says what is saved.
     """
 
     def __init__(
@@ -64,22 +63,22 @@ class Run:
         self.modelfile = options.output(options.modelfile)
         self.resume_file = self.modelfile.with_name(f"{self.modelfile.stem}.resume.pth")
         self.csv_file = options.output(f"history_{'part1' if contents['part'] == 1 else 'auto'}.csv")
-        self.optimizer = make_optimizer(model, options.learning_rate, trunk_factor)
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, options.learning_rate, trunk_factor), fused=True)
         self.identity = resume.identity(options, contents)
-        self.stack, self.epoch, self.saved, self.times = contextlib.ExitStack(), 0, 0, {}
+        self.stack, self.epoch, self.saved, self.cut = contextlib.ExitStack(), 0, 0, False
+        self.history, self.times, self.best, self.ends = [], [], 0, [options.epochs]
 
     def __enter__(self) -> "Run":
         if processes.rank() == 0:
             self.stack.enter_context(files.locked(self.modelfile.with_suffix(".lock"), wait=False))
-        self.history, self.ends = self._go_on()
-        self.saved = len(self.history)
+        self._go_on()
         self.network = processes.share_model(self.model, self.device)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         self.stack.close()
         if isinstance(error, KeyboardInterrupt):
-            command = "the same command without --fresh" if self.options.fresh else "the same command"
+            command = "the same command" + " without --fresh" * self.options.fresh
             state = f"epoch {self.saved} is saved; {command} goes on from there" if self.saved else "no epoch is saved"
             raise kind(f"\nStopped in epoch {self.epoch} of {self.options.epochs}: {state}.") from None
 
@@ -87,8 +86,7 @@ class Run:
         """The numbers of the epochs left to train; before each, the random seed is set from run, epoch and process."""
         begun, first = time.perf_counter(), self.saved + 1
         for epoch in range(first, self.options.epochs + 1):
-            self.epoch = epoch
-            self.epoch_begun = time.perf_counter()
+            self.epoch, self.epoch_begun = epoch, time.perf_counter()
             torch.manual_seed(devices.random_seed(self.options.seed, self.epoch, 1 + processes.rank()))
             yield epoch
             left = (time.perf_counter() - begun) / (epoch - first + 1) * (self.options.epochs - epoch)
@@ -101,9 +99,10 @@ class Run:
         """
         size, count = self.options.batch_size, processes.world_size()
         if len(order) < size:
-            size = max(len(order) // count, 2) * count
-            if self.epoch == self.saved + 1:
+            size = max(-(-len(order) // count), 2) * count
+            if not self.cut:
                 console.warn(f"batch_size is {self.options.batch_size}, but an epoch has {len(order)}: cut to {size}")
+            self.cut = True
         order = batches.full_batches(order, size)
         self.model.train()
         self.losses, self.steps = torch.zeros((), device=self.device), len(order) // size
@@ -140,21 +139,23 @@ class Run:
         loss = processes.total(self.losses).item() / self.steps / processes.world_size()
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         row = {"epoch": self.epoch, "learning_rate": rate, "training_loss": loss, **figures}
-        weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
+        weights = self.model.state_dict()  # not a plain dict: MNASNet's version is an attribute of it
+        weights.update({name: value.cpu() for name, value in weights.items()})
         if not all(map(math.isfinite, row.values())) or not all(value.isfinite().all() for value in weights.values()):
             raise self._not_finite("after its last step")
-        best = self._is_best(row)
+        self.best = self.epoch if self._is_best(row) else self.best
         self.history.append(row)
-        self.times[self.epoch] = {"images_per_second": round(self.rate, 1), "seconds": round(self.seconds, 2)}
-        if processes.rank() == 0:
-            if best:
-                checkpoint = {**self.contents, "model": weights, "epoch": self.epoch, "history": self.history}
-                files.write_tensors(self.modelfile, checkpoint)
-            state = {"run": self.identity, "ends": self.ends, "history": self.history, "model": weights}
-            resume.write(self.resume_file, state | {"moments": self.optimizer.state_dict()["state"]})
-            history.write_csv(self.csv_file, self.history, self.times)
+        self.times.append({"images_per_second": round(self.rate, 1), "seconds": round(self.seconds, 2)})
+        if processes.rank() == 0:  # the resume file first: a checkpoint that is missing can be made from it
+            state = {"run": self.identity, "ends": self.ends, "history": self.history, "times": self.times}
+            state |= {"best": self.best, "model": weights, "moments": self.optimizer.state_dict()["state"]}
+            resume.write(self.resume_file, state)
         self.saved = self.epoch
-        self.note = f"  -> {self.modelfile.name}" if best else ""
+        if processes.rank() == 0:
+            if self.best == self.epoch:
+                checkpoints.write(self.modelfile, self.contents, weights, self.history)
+            history.write_csv(self.csv_file, self.history, self.times)
+        self.note = f"  -> {self.modelfile.name}" if self.best == self.epoch else ""
 
     def _is_best(self, row: dict[str, float]) -> bool:
         sign = 1 if self.score in HIGHER_IS_BETTER else -1
@@ -164,12 +165,10 @@ class Run:
         """Whether nothing is left to train; says what the run reached and how to go on."""
         if self.saved < self.options.epochs:
             return False
-        last = self.history[-1]
-        reached = f", {self.score.replace('_', ' ')} {last[self.score]:.4g}" if self.score in last else ""
-        console.say(
-            f"finished: {self.saved} epochs are trained{reached}, nothing is changed; "
-            f"a larger --epochs trains further, --fresh starts a new run"
-        )
+        value = self.history[self.best - 1].get(self.score)
+        reached = f", {self.score.replace('_', ' ')} {value:.4g}" if value is not None else ""
+        console.say(f"finished: {self.saved} epochs are trained, {self.modelfile.name} is epoch {self.best}{reached}")
+        console.say(f"nothing is changed; a larger --epochs trains further, {resume.FRESH}")
         return True
 
     def _not_finite(self, where: str) -> UserError:
@@ -179,24 +178,23 @@ class Run:
             f"(peak {peak:.3g}); what was saved before stays; try a lower learning_rate and --fresh"
         )
 
-    def _go_on(self) -> tuple[list[dict[str, float]], list[int]]:
-        """Load the resume file, if any, into model and optimizer; the history, and the last epoch of each schedule."""
+    def _go_on(self) -> None:
+        """Load the resume file, if any, and write what a killed run may not have written after it."""
         epochs, where, state = self.options.epochs, console.printable(self.resume_file), None
         if processes.rank() == 0 and not self.options.fresh:  # only the first process needs to see the file
             state = resume.read(self.resume_file, self.modelfile, self.identity, epochs)
         state = processes.from_first(state)
         if state is None:
-            return [], [epochs]
-        try:
-            self.model.load_state_dict(state["model"])
-            groups = self.optimizer.state_dict()["param_groups"]  # these follow from the settings
-            self.optimizer.load_state_dict({"state": state["moments"], "param_groups": groups})
-        except Exception as error:  # a damaged file can raise anything
-            raise UserError(f"{where}: is damaged: {console.reason(error)}; --fresh starts a new run") from None
-        done, ends = len(state["history"]), state["ends"]
-        if done < epochs:
-            console.say(f"going on after epoch {done} of {epochs}, from {where} (--fresh starts a new run)")
-        if ends[-1] < epochs:
-            console.say(f"epochs {ends[-1] + 1} to {epochs} are added: the learning rate rises again and falls to zero")
-            ends.append(epochs)
-        return state["history"], ends
+            return
+        resume.restore(state, self.model, self.optimizer, where)
+        self.history, self.times, self.best, self.ends = (state[key] for key in ("history", "times", "best", "ends"))
+        self.saved = len(self.history)
+        if processes.rank() == 0:
+            if not resume.is_kept(self.modelfile, self.history[: self.best]):
+                checkpoints.write(self.modelfile, self.contents, state["model"], self.history)
+            history.write_csv(self.csv_file, self.history, self.times)
+        if self.saved < epochs:
+            console.say(f"going on after epoch {self.saved} of {epochs}, from {where} ({resume.FRESH})")
+        if self.ends[-1] < epochs:
+            console.say(f"{epochs - self.ends[-1]} epochs are added: the learning rate rises again and falls to zero")
+            self.ends.append(epochs)

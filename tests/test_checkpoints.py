@@ -1,0 +1,119 @@
+"""Checkpoints: what they hold, and files that are damaged, of another version or hostile."""
+
+import pickle
+from functools import partial
+from pathlib import Path
+
+import jobs
+import pytest
+import torch
+
+import wikiart
+from support import checkpoints, console, settings
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Paintings, their cache, and a trained part 1 in out/."""
+    home = tmp_path_factory.mktemp("home")
+    jobs.paint(home / "train")
+    assert jobs.call("trainpart1", *flags(home, home / "out"), *TRAINING).status == 0
+    return home
+
+
+TRAINING = ("--image_size", 16, "--batch_size", 8, "--epochs", 1)
+
+
+def flags(home: Path, out: Path, *more: object) -> list[object]:
+    folders = ["--trainingdir", home / "train", "--testingdir", home / "train", "--outputdir", out]
+    return [*folders, "--cachedir", home / "cache", "--device", "cpu", *more]
+
+
+def refused(done: jobs.Done, *words: str) -> bool:
+    return done.status == 2 and jobs.one_line(done.err) and all(word in done.err for word in words)
+
+
+def test_a_checkpoint_holds_what_reproduces_the_training_and_no_folders(home):
+    checkpoint = checkpoints.read(home / "out" / "wikiart.pth", 1)
+    assert set(checkpoint) == {*checkpoints.KEYS, "architecture", "version"}
+    assert checkpoint["classes"] == list(jobs.COUNTS) and checkpoint["counts"] == jobs.COUNTS
+    assert (checkpoint["architecture"], checkpoint["image_size"], checkpoint["epoch"]) == ("residual", 16, 1)
+    expected = (set(settings.SHARED) | set(settings.SECTIONS["classifier"])) - set(settings.PATHS)
+    assert set(checkpoint["settings"]) == expected and checkpoint["settings"]["epochs"] == 1
+    for file in "wikiart.pth", "wikiart.resume.pth":
+        assert str(home).encode() not in (home / "out" / file).read_bytes()
+    network = wikiart.load_network(checkpoint)
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["torch", "legacy", "pickle"])
+def test_code_in_a_file_of_weights_never_runs(kind, home, tmp_path):
+    planted, file = tmp_path / "planted", tmp_path / "evil.pth"
+    for value in [Hostile(planted), jobs.load(home / "out" / "wikiart.pth") | {"history": Hostile(planted)}]:
+        if kind == "pickle":
+            file.write_bytes(pickle.dumps(value))
+        else:
+            torch.save(value, file, _use_new_zipfile_serialization=kind == "torch")
+        for name in "wikiart.pth", "wikiart.resume.pth":
+            (tmp_path / name).write_bytes(file.read_bytes())
+        words = "is no file of weights, or holds code, which is never run"
+        assert refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth", words)
+        assert refused(jobs.call("trainpart1", *flags(home, tmp_path), *TRAINING), "resume.pth", words, "--fresh")
+        more = [*TRAINING, "--fresh", "--pretrained", file]
+        assert refused(jobs.call("trainpart1", *flags(home, tmp_path), *more), "--pretrained", words)
+        assert not planted.exists()
+        trust = pickle.load if kind == "pickle" else partial(torch.load, weights_only=False)
+        with open(file, "rb") as opened:
+            trust(opened)
+        assert planted.exists()  # it does run where it is trusted
+        planted.unlink()
+
+
+DAMAGE = {
+    "list": (lambda c: [1, 2, 3], "is not a checkpoint"),
+    "state_dict": (lambda c: c["model"], "is not a checkpoint"),
+    "other part": (lambda c: c | {"part": 2, "latent_dim": 8}, "holds an autoencoder"),
+    "version 1": (lambda c: {k: v for k, v in c.items() if k != "version"}, "written by another version of this pro"),
+    "version 3": (lambda c: c | {"version": 3}, "written by another version of this project (3, expected 2)"),
+    "lacks a key": (lambda c: {k: v for k, v in c.items() if k != "fingerprints"}, "is damaged: fingerprints"),
+    "image size": (lambda c: c | {"image_size": 10**9}, "is damaged: image_size"),
+    "one style less": (lambda c: c | {"classes": c["classes"][:-1]}, "is damaged"),
+    "another network": (lambda c: c | {"architecture": "three_conv"}, "is damaged"),
+    "no such network": (lambda c: c | {"architecture": "nothing"}, "is damaged"),
+    "not finite": (lambda c: c | {"model": c["model"] | {"normalize.std": torch.ones(3) / 0}}, "is damaged"),
+    "no weights": (lambda c: c | {"model": {}}, "is damaged"),
+}  # fmt: skip
+
+
+def test_a_file_that_is_no_checkpoint_is_one_line(home, tmp_path):
+    good, whole = jobs.load(home / "out" / "wikiart.pth"), (home / "out" / "wikiart.pth").read_bytes()
+    path = tmp_path / "wikiart.pth"
+    assert refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth: no such file")
+    for name, (spoil, words) in DAMAGE.items():
+        torch.save(spoil(good), path)
+        done = jobs.call("testtrainpart1", *flags(home, tmp_path))
+        assert refused(done, "wikiart.pth: ", words), (name, done)
+    for data in b"", b"text\n", whole[: len(whole) // 2], whole[:-1]:
+        path.write_bytes(data)
+        assert refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["wikiart.pth"]  # nothing was written
+
+
+def test_flags_that_disagree_with_the_checkpoint_are_errors():
+    checkpoint = {"architecture": "residual", "image_size": 16}
+    options = settings.read("classifier", "", ["--image_size", "16"])
+    checkpoints.check_flags(options, checkpoint)
+    options = settings.read("classifier", "", ["--architecture", "three_conv"])
+    with pytest.raises(console.UserError, match=r'^--architecture: got "three_conv", but .* trained with "residual"'):
+        checkpoints.check_flags(options, checkpoint)

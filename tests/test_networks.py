@@ -1,0 +1,139 @@
+"""The classifiers: their layers, what they see, which names are known, and how their parameters are optimized."""
+
+import jobs
+import pytest
+import torch
+from torch import nn
+
+import wikiart
+from support import console, training
+
+
+def test_three_conv_is_the_assignments_network_layer_by_layer():
+    model = wikiart.make_classifier("three_conv", 27, 64).network
+    block = [wikiart.PaddedConv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+    head = [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear, nn.Dropout, nn.ReLU, nn.Linear]
+    assert [type(layer) for layer in model] == 3 * block + head
+    channels = [(layer.in_channels, layer.out_channels) for layer in model if isinstance(layer, nn.Conv2d)]
+    assert channels == [(3, 16), (16, 32), (32, 64)] and model[-3].p == 0.1
+    shapes, images = [], torch.rand(2, 3, 416, 416)
+    for layer in model:
+        if isinstance(layer, nn.Conv2d):  # pads by itself: the same numbers as torch's own padding
+            assert (layer.kernel_size, layer.padding, layer.stride) == ((2, 2), (2, 2), (1, 1))
+            plain = nn.functional.conv2d(images, layer.weight, layer.bias, padding=2)
+            assert torch.allclose(layer(images), plain, atol=1e-5)
+        if isinstance(layer, nn.MaxPool2d):
+            assert (layer.kernel_size, layer.padding, layer.stride) == (4, 2, 4)
+        images = layer(images)
+        shapes.append(tuple(images.shape[1:]))
+    assert shapes[3::4][:3] == [(16, 105, 105), (32, 28, 28), (64, 8, 8)]
+    assert shapes[12:] == [(64, 8, 8), (4096,), (300,), (300,), (300,), (27,)]
+    convolutions = (3 * 4 * 16 + 16) + (16 * 4 * 32 + 32) + (32 * 4 * 64 + 64)
+    rest = 2 * (16 + 32 + 64) + (4096 * 300 + 300) + (300 * 27 + 27)
+    assert sum(p.numel() for p in model.parameters()) == convolutions + rest
+
+
+def test_the_colour_histogram_counts_colours():
+    images = torch.tensor([[-2.0, -2, -2], [1.9, 1.9, 1.9], [9, -9, 0.1], [0.6, 0.1, -0.4]])[..., None, None]
+    found = wikiart.colour_histogram(images.expand(4, 3, 5, 5)).square()
+    bins = [0, 511, 64 * 7 + 8 * 0 + 4, 64 * 5 + 8 * 4 + 3]  # eight bins of half a unit from -2 on
+    assert torch.allclose(found, nn.functional.one_hot(torch.tensor(bins), 512).float())
+
+
+def test_the_texture_histogram_is_that_of_patterns_found_pixel_by_pixel():
+    greys = torch.randn(2, 7, 7)
+    around = [(-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1)]
+    expected = torch.zeros(2, 256)
+    for image in range(2):
+        for y in range(1, 6):
+            for x in range(1, 6):
+                lighter = [bool(greys[image, y + v, x + u] > greys[image, y, x] + 0.04) for v, u in around]
+                expected[image, sum(bit << i for i, bit in enumerate(lighter))] += 1 / 25
+    assert torch.allclose(wikiart.texture_histogram(greys).square(), expected, atol=1e-6)
+
+
+def test_residual_tells_palettes_and_textures_apart_without_its_convolutions():
+    torch.manual_seed(0)
+    model = wikiart.make_classifier("residual", 300, 64).network.eval()
+    model.trunk.register_forward_hook(lambda trunk, images, features: torch.zeros_like(features))
+    flat, red = torch.zeros(3, 64, 64), torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, 64, 64)
+    rough = (0.25 + 0.2 * torch.randn(64, 64).sign()).expand(3, 64, 64)  # all of it in the flat one's bin of colour
+    moved = torch.cat([rough[:, 32:], rough[:, :32]], 1)  # the same brushwork elsewhere
+    logits = model(torch.stack([flat, red, rough, moved]))
+    apart = torch.cdist(logits, logits)
+    assert min(apart[0, 1], apart[0, 2], apart[1, 2]) > 4 * apart[2, 3]
+
+
+@pytest.mark.parametrize("architecture", ["three_conv", "residual"])
+@pytest.mark.parametrize("size", [16, 33, 70])
+def test_our_networks_give_plain_logits_at_any_size(architecture, size):
+    model = wikiart.make_classifier(architecture, 5, size)
+    logits = model(torch.rand(8, 3, size, size))
+    assert logits.shape == (8, 5)
+    assert not torch.allclose(logits.exp().sum(1), torch.ones(8), atol=1e-2)  # no softmax inside
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_normalization_is_measured_over_the_members_alone():
+    images = torch.randint(0, 256, (70, 3, 6, 6), dtype=torch.uint8)
+    members, normalize = torch.arange(0, 70, 2), wikiart.Normalize()
+    normalize.measure(images, members)
+    pixels = images[members].double() / 255
+    assert torch.allclose(normalize.mean, pixels.mean((0, 2, 3)).float(), atol=1e-6)
+    assert torch.allclose(normalize.std, pixels.std((0, 2, 3), correction=0).float(), atol=1e-5)
+    assert normalize(pixels.float()).mean((0, 2, 3)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "squeezenet1_1"])  # the second ends in a convolution
+def test_torchvisions_networks_have_a_last_layer_sized_to_the_styles(architecture):
+    model = wikiart.make_classifier(architecture, 5, 32)
+    assert model.training and model(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "architecture, parts",
+    [
+        ("resnet81", ['"resnet81"', 'did you mean "resnet']),
+        ("three_con", ['"three_con"', 'did you mean "three_conv"?']),
+        ("fasterrcnn_resnet50_fpn", ['"fasterrcnn_resnet50_fpn"']),
+        ("alexnet", ["alexnet", "does not take images of 20 pixels"]),
+    ],
+)
+def test_a_network_that_cannot_be_used_is_refused_by_name(architecture, parts):
+    with pytest.raises(console.UserError) as caught:
+        wikiart.make_classifier(architecture, 5, 20)
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
+def test_the_script_says_where_the_name_comes_from(tmp_path):
+    jobs.paint(tmp_path / "train")
+    done = jobs.call("trainpart1", "--trainingdir", tmp_path / "train", "--outputdir", tmp_path / "out", "--cachedir",
+                     tmp_path, "--image_size", 16, "--architecture", "resnet81", "--device", "cpu")  # fmt: skip
+    assert done.status == 2 and jobs.one_line(done.err) and done.err.startswith("--architecture: unknown")
+    assert not (tmp_path / "out").exists()
+
+
+# Optimizer
+
+NETWORKS = ["residual", "vit_b_16", "convnext_tiny", "swin_t", "swin_v2_t", "maxvit_t", "mobilenet_v2"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weight_decay_is_for_the_weights_of_layers_alone(name):
+    from torchvision import models
+
+    with torch.device("meta"):
+        model = wikiart.Residual(5) if name == "residual" else models.get_model(name, weights=None)
+    groups = training.parameter_groups(model, 0.01, 0.1)
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)]
+    weights = {id(layer.weight) for layer in layers if layer.weight.ndim > 1}
+    weights |= {id(m.in_proj_weight) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
+    assert {names[key] for key in decayed} == {names[key] for key in weights}
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(names)
+    fast = {names[id(p)] for group in groups if group["lr"] == 0.01 for p in group["params"]}
+    (last,) = {name.rpartition(".")[0] for name in fast}
+    assert model.get_submodule(last) is layers[-1] and len(fast) == len(list(layers[-1].parameters()))
+    assert {group["lr"] for group in groups} == {0.01, 0.1 * 0.01}

@@ -1,0 +1,190 @@
+"""Weights to start from: torchvision's files as they are, and checkpoints of our own."""
+
+import re
+from pathlib import Path
+
+import jobs
+import pytest
+import torch
+from torchvision import models
+from torchvision.models.vision_transformer import VisionTransformer
+
+import wikiart
+from support import checkpoints, console, pretrained
+
+MOBILENET = Path(jobs.ROOT).parent / "shared" / "mobilenet_v2_imagenet.pth"
+
+
+def without_counters(state):
+    """As in torchvision's older files, which were written before batch norm counted its batches."""
+    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def densenet_file(state):
+    """As in torchvision's DenseNet files: "denselayer1.norm.1.weight" for "denselayer1.norm1.weight"."""
+    return {re.sub(r"(layer\d+\.)(norm|conv)([12])\.", r"\1\2.\3.", n): v for n, v in without_counters(state).items()}
+
+
+def without_head(state):
+    return {name: value for name, value in state.items() if not name.startswith(("classifier.", "fc."))}
+
+
+FILES = {
+    "resnet18": without_counters, "densenet121": densenet_file, "mobilenet_v3_small": without_head,
+    "mnasnet0_5": lambda state: state,  # whose loading depends on a version that the file carries
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", FILES)
+def test_torchvisions_files_fill_all_but_the_last_layer(architecture, tmp_path):
+    torch.manual_seed(9)
+    weights = models.get_model(architecture, weights=None).state_dict()
+    stored = FILES[architecture](weights)
+    assert architecture == "mnasnet0_5" or set(stored) != set(weights)
+    torch.save(stored, tmp_path / "w.pth")
+    torch.manual_seed(10)
+    model = wikiart.make_classifier(architecture, 5, 32)
+    model.load_pretrained(str(tmp_path / "w.pth"))
+    found = model.network.state_dict()
+    head = [name for name in found if found[name].shape[:1] == (5,)]
+    assert len(head) == 2
+    assert all(torch.equal(found[name], value) for name, value in weights.items() if name not in head)
+    usual = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+    assert torch.equal(torch.stack([model.normalize.mean, model.normalize.std]), usual)
+
+
+def test_the_normalization_is_that_of_torchvisions_weights():
+    imagenet = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    halves = ([0.5] * 3, [0.5] * 3)
+    for name in "resnet50", "efficientnet_v2_s", "vit_b_16":
+        assert pretrained.normalization(name) == imagenet
+    for name in "efficientnet_v2_l", "googlenet", "inception_v3":  # the last two change ImageNet's into this one
+        assert pretrained.normalization(name) == halves
+
+
+def test_position_embeddings_are_resized():
+    sizes = dict(patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
+    stored, network = VisionTransformer(image_size=224, **sizes), VisionTransformer(image_size=32, **sizes)
+    pretrained.load(network, "heads.head.", "vit_b_16", stored.state_dict())
+    assert network.encoder.pos_embedding.shape == (1, 5, 8)
+    assert torch.equal(network.encoder.pos_embedding[:, 0], stored.encoder.pos_embedding[:, 0])
+    assert network(torch.rand(2, 3, 32, 32)).isfinite().all()
+
+
+def checkpoint_of(model, path, **more):
+    contents = {
+        "part": 1, "version": checkpoints.VERSION, "architecture": model.architecture, "classes": list("abcde"),
+        "counts": dict.fromkeys("abcde", 1), "image_size": 32, "settings": {}, "fingerprints": torch.zeros(5).long(),
+    }  # fmt: skip
+    checkpoints.write(path, contents | more, model.state_dict(), [{"epoch": 1}])
+
+
+@pytest.mark.parametrize("architecture", ["residual", "mnasnet0_5", "regnet_x_400mf"])
+def test_a_checkpoint_of_our_own_is_loaded_and_started_from(architecture, tmp_path):
+    model = wikiart.make_classifier(architecture, 5, 32)
+    model.normalize.measure(torch.randint(0, 90, (4, 3, 32, 32), dtype=torch.uint8), torch.arange(4))
+    checkpoint_of(model, tmp_path / "w.pth")
+    loaded = wikiart.load_network(checkpoints.read(tmp_path / "w.pth", 1))
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(loaded(images), model.eval()(images))
+    start = wikiart.make_classifier(architecture, 7, 32)
+    start.load_pretrained(str(tmp_path / "w.pth"))
+    wanted, found = model.state_dict(), start.state_dict()
+    different = [name for name in found if found[name].shape != wanted[name].shape]
+    assert len(different) == 2 and all(found[name].shape[0] == 7 for name in different)  # the last layer
+    assert all(torch.equal(found[name], wanted[name]) for name in found if name not in different)
+    checkpoint_of(model, tmp_path / "old.pth", version=1)
+    with pytest.raises(console.UserError, match=r"old\.pth.*written by another version"):
+        start.load_pretrained(str(tmp_path / "old.pth"))
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    model = wikiart.make_classifier("shufflenet_v2_x0_5", 5, 32)
+    good = model.network.state_dict()
+    cases = {
+        "holds no state_dict": [[1, 2], None, {"a": 5}, {"model": {"model": good}}],
+        "do not fit shufflenet_v2_x0_5": [
+            {}, {n: v for n, v in good.items() if "stage4" not in n}, good | {"more": torch.zeros(1)},
+            good | {"conv1.0.weight": torch.zeros(1)}, wikiart.make_classifier("residual", 5, 32).state_dict(),
+        ],
+        "conv1.0.weight holds numbers that are not finite": [good | {"conv1.0.weight": good["conv1.0.weight"] / 0}],
+        "is no file of weights": [b"text", b""],
+        "no such file": ["missing"],
+    }  # fmt: skip
+    for words, values in cases.items():
+        for value in values:
+            path = tmp_path / ("missing" if value == "missing" else "w.pth")
+            if isinstance(value, bytes):
+                path.write_bytes(value)
+            elif value != "missing":
+                torch.save(value, path)
+            with pytest.raises(console.UserError) as caught:
+                model.load_pretrained(str(path))
+            assert words in str(caught.value) and str(caught.value).isprintable(), caught.value
+
+
+def test_true_asks_torchvision_for_its_weights(monkeypatch):
+    urls = []
+    model, weights = (wikiart.make_classifier("shufflenet_v2_x0_5", n, 32) for n in (5, 1000))
+
+    def download(url, **_):
+        urls.append(url)
+        return weights.network.state_dict()
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    model.load_pretrained(True)
+    assert "shufflenetv2" in urls[0]
+    assert torch.equal(model.network.conv1[0].weight, weights.network.conv1[0].weight)
+
+    def no_network(*_, **__):
+        raise OSError("Name or service\nnot known")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    with pytest.raises(console.UserError, match="shufflenet_v2_x0_5 cannot be had: Name or service not known"):
+        model.load_pretrained(True)
+    with pytest.raises(console.UserError, match="no weights to download for residual"):
+        wikiart.make_classifier("residual", 5, 32).load_pretrained(True)
+
+
+# Through the scripts
+
+
+def round_trip(folder, architecture, size, weights):
+    """Train an epoch from a file of weights, evaluate, predict."""
+    jobs.paint(folder / "train", {"A": 4, "B": 4})
+    jobs.paint(folder / "test", {"A": 2, "B": 2}, seed=1)
+    flags = ["--trainingdir", folder / "train", "--testingdir", folder / "test", "--outputdir", folder / "out",
+             "--cachedir", folder / "cache", "--device", "cpu"]  # fmt: skip
+    more = ["--architecture", architecture, "--image_size", size, "--pretrained", weights, "--epochs", 1]
+    done = jobs.call("trainpart1", *flags, *more, "--batch_size", 4, "--validation", 0.25)
+    assert (done.status, done.err) == (0, "")
+    assert jobs.call("testtrainpart1", *flags).status == 0
+    done = jobs.call("testtrainpart1", *flags, "--predict", folder / "test" / "A" / "0.png")
+    assert done.status == 0 and "0.png: " in done.out
+
+
+@pytest.mark.skipif(not MOBILENET.exists(), reason="needs ../shared/mobilenet_v2_imagenet.pth")
+def test_an_epoch_from_real_weights(tmp_path):
+    round_trip(tmp_path, "mobilenet_v2", 32, MOBILENET)
+    start, trained = jobs.load(MOBILENET), jobs.load(tmp_path / "out" / "wikiart.pth")["model"]
+    name = "features.0.0.weight"
+    assert torch.allclose(trained[f"network.{name}"], start[name], atol=0.01)
+    assert trained["normalize.mean"].tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+FAMILIES = {
+    "alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "efficientnet_v2_s": 32, "googlenet": 32,
+    "inception_v3": 80, "maxvit_t": 224, "mnasnet0_5": 32, "mobilenet_v2": 32, "mobilenet_v3_small": 32,
+    "regnet_y_400mf": 32, "resnet18": 32, "resnext50_32x4d": 32, "shufflenet_v2_x0_5": 32, "squeezenet1_1": 32,
+    "swin_t": 32, "vgg11": 32, "vit_b_32": 64, "wide_resnet50_2": 32,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_every_family_of_torchvision(architecture, tmp_path):
+    state = models.get_model(architecture, weights=None).state_dict()
+    state = FILES.get(architecture, lambda state: state)(state)
+    torch.save(state, tmp_path / "w.pth")
+    round_trip(tmp_path, architecture, FAMILIES[architecture], tmp_path / "w.pth")

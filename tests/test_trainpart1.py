@@ -1,0 +1,166 @@
+"""Part 1, training: from folders to checkpoint, curves and CSV file."""
+
+import math
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from PIL import Image
+
+import testtrainpart1
+import trainpart1
+import wikiart
+from support import balance, checkpoints, devices, training
+
+S = 32
+TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
+FLAGS = ("--device", "cpu", "--image_size", 16, "--epochs", 1, "--batch_size", 8, "--trainingdir", "train")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def float32():
+    """Exact enough arithmetic on every machine for comparisons with yardsticks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "uses_bfloat16", lambda device: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, paint, run):
+    """A trained classifier: .out, .result, .checkpoint, .dataset, .members, .held_out."""
+    folder = tmp_path_factory.mktemp("part1")
+    paint(folder / "train", TRAINING)
+    result = run(trainpart1, "--trainingdir", folder / "train", "--outputdir", folder / "out", "--cachedir",
+                 folder / "cache", "--device", "cpu", "--image_size", S, "--epochs", 3, "--batch_size", 4,
+                 "--validation", 0.2)  # fmt: skip
+    assert (result.status, result.err) == (0, "")
+    dataset = wikiart.WikiArtDataset(folder / "train", S, cachedir=folder / "cache")
+    members, held_out = balance.split(dataset.labels, 0.2, 2326)
+    checkpoint = checkpoints.read(folder / "out" / "wikiart.pth", 1)
+    return SimpleNamespace(out=folder / "out", result=result, checkpoint=checkpoint, dataset=dataset, members=members,
+                           held_out=held_out)  # fmt: skip
+
+
+def test_it_writes_checkpoint_curves_and_csv(trained):
+    left = {path.name for path in trained.out.iterdir()}
+    assert left - {"wikiart.lock"} == {
+        "history_part1.csv", "training_part1.png", "wikiart.pth", "wikiart.resume.pth",
+    }  # fmt: skip
+    with Image.open(trained.out / "training_part1.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert min(pixels.shape[:2]) > 300 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+def test_mean_and_std_are_those_of_the_training_share(trained):
+    pixels = trained.dataset.images[trained.members].double() / 255
+    model = trained.checkpoint["model"]
+    assert model["normalize.mean"].tolist() == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-5)
+    assert model["normalize.std"].tolist() == pytest.approx(pixels.std((0, 2, 3)).tolist(), abs=1e-3)
+
+
+def test_a_line_per_epoch_says_what_is_measured(trained):
+    lines = [line for line in trained.result.out.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    for line in lines:
+        for part in ["training loss", "validation loss", "accuracy", "macro f1", "paintings/s", "left"]:
+            assert part in line
+    assert lines[trained.checkpoint["epoch"] - 1].endswith("wikiart.pth")
+    for row in trained.checkpoint["history"]:
+        assert set(row) >= {"epoch", "learning_rate", "training_loss", "validation_loss", "accuracy", "macro_f1"}
+        assert all(math.isfinite(value) for value in row.values())
+
+
+@torch.no_grad()
+def test_validation_figures_are_sklearns_on_the_held_out_share(trained):
+    model, dataset = wikiart.load_network(trained.checkpoint), trained.dataset
+    actual = dataset.labels[trained.held_out].numpy()
+    found = [model(dataset.images[i][None] / 255)[0].softmax(0).numpy() for i in trained.held_out]
+    predicted, present = np.argmax(found, 1), sorted(set(actual))
+    row = trained.checkpoint["history"][-1]
+    f1 = sklearn.metrics.f1_score(actual, predicted, labels=present, average="macro", zero_division=0)
+    assert row["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(actual, predicted), abs=1e-6)
+    assert row["macro_f1"] == pytest.approx(f1, abs=1e-6)
+    loss = sklearn.metrics.log_loss(actual, np.array(found, np.float64), labels=range(4))
+    assert row["validation_loss"] == pytest.approx(loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("imbalance", ["none", "weighted_sampler", "smote"])
+def test_one_seed_gives_bit_identical_weights_and_another_does_not(imbalance, workdir, paint, run):
+    paint(workdir / "train", {"A": 6, "B": 4, "C": 3})
+    found = []
+    for number, seed in enumerate([1, 1, 2]):
+        result = run(trainpart1, *FLAGS, "--outputdir", number, "--imbalance", imbalance, "--smote_target", 7,
+                     "--validation", 0, "--seed", seed)  # fmt: skip
+        assert (result.status, result.err) == (0, "") and ("SMOTE adds" in result.out) == (imbalance == "smote")
+        found.append(checkpoints.read(f"{number}/wikiart.pth", 1))
+        assert found[-1]["counts"] == {"A": 6, "B": 4, "C": 3} and found[-1]["epoch"] == 1
+        assert set(found[-1]["history"][0]) == {"epoch", "learning_rate", "training_loss"}
+    first, again, other = (torch.cat([v.flatten().float() for v in c["model"].values()]) for c in found)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_copies_are_named_or_kept_on_one_side_and_broken_images_left_out(workdir, paint, run):
+    paint(workdir / "train", {"A": 4, "B": 4})
+    shutil.copy(workdir / "train" / "A" / "001.jpg", workdir / "train" / "B" / "twin.jpg")
+    for number in range(12):
+        shutil.copy(workdir / "train" / "A" / "002.jpg", workdir / "train" / "A" / f"copy{number}.jpg")
+    (workdir / "train" / "B" / "text.jpg").write_text("no painting")
+    result = run(trainpart1, *FLAGS, "--validation", 0.5)
+    left_out, two_styles = result.err.splitlines()
+    assert result.status == 0 and "text.jpg" in left_out and "two styles" in two_styles
+    assert "A/001.jpg" in two_styles and "B/twin.jpg" in two_styles and "copy" not in two_styles
+    (line,) = [line for line in result.out.splitlines() if "held out" in line]
+    assert line.split()[6] in ("4", "16"), line  # of A two of three, or one and all the copies
+
+
+def test_an_error_overwrites_nothing(workdir, paint, run, refused, listing):
+    paint(workdir / "train", {"A": 3, "B": 3})
+    paint(workdir / "one", {"A": 3})
+    assert run(trainpart1, *FLAGS, "--outputdir", "out").status == 0
+    before = {name: file for name, file in listing(workdir / "out").items() if not name.endswith(".lock")}
+    for flags, words in [
+        (("--learning_rate", 5), "learning_rate was 0.002 and is 5"),
+        (("--architecture", "nothing"), "--architecture: unknown"),
+        (("--trainingdir", "nothing"), "--trainingdir: "),
+        (("--trainingdir", "one"), '--trainingdir: only one style, "A"'),
+    ]:
+        assert words in refused(trainpart1, *FLAGS, "--outputdir", "out", *flags)
+    assert before == {name: file for name, file in listing(workdir / "out").items() if not name.endswith(".lock")}
+
+
+def test_pretrained_weights_keep_their_normalization_and_learn_slowly(workdir, paint, run, monkeypatch):
+    paint(workdir / "train", {"A": 3, "B": 3})
+    assert run(trainpart1, *FLAGS, "--outputdir", ".").status == 0
+    first = checkpoints.read("wikiart.pth", 1)["model"]
+    paint(workdir / "train", {"A": 3, "B": 3, "C": 3})
+    make, rates = training.parameter_groups, {}
+
+    def parameter_groups(model, *arguments):
+        groups = make(model, *arguments)
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        rates.update({names[parameter]: group["peak"] for group in groups for parameter in group["params"]})
+        return groups
+
+    monkeypatch.setattr(training, "parameter_groups", parameter_groups)
+    more = ("--pretrained", "wikiart.pth", "--learning_rate", 1e-7)
+    assert run(trainpart1, *FLAGS, "--outputdir", "second", *more).status == 0
+    second = checkpoints.read("second/wikiart.pth", 1)["model"]
+    assert {name for name, rate in rates.items() if rate == 1e-7} == {"network.head.weight", "network.head.bias"}
+    assert set(rates.values()) == {1e-7, pytest.approx(1e-8)}
+    for name, value in first.items():
+        if name.startswith("normalize") or (name.endswith("weight") and "head" not in name):
+            assert torch.allclose(second[name], value, atol=1e-5), name
+
+
+@pytest.mark.parametrize("architecture, epochs", [("residual", 5), ("three_conv", 8)])
+def test_styles_that_are_easy_to_tell_apart_are_learnt(architecture, epochs, workdir, paint, run):
+    counts = {"A": 40, "B": 40, "C": 40, "D": 10}
+    paint(workdir / "train", counts)
+    paint(workdir / "test", dict.fromkeys(counts, 10), seed=1)
+    assert run(trainpart1, *FLAGS, "--epochs", epochs, "--architecture", architecture, "--image_size", S).status == 0
+    out = run(testtrainpart1, "--testingdir", "test", "--device", "cpu").out
+    (line,) = [line for line in out.splitlines() if line.strip().startswith("balanced accuracy")]
+    assert float(line.split()[2].removesuffix("%")) > 90, out
