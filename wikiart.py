@@ -59,7 +59,8 @@ class WikiArtDataset(Dataset):
                 raise DataError(f"folder {console.quoted(imgdir)} {problem}{hint}")
         files = [file for style in styles for file in styles[style]]
         labels = [label_of[style] for style in styles for _ in styles[style]]
-        self.pixel_file, left_out, fingerprints = decode_folder(imgdir, image_size, files, cachedir)
+        pixel_file, left_out, fingerprints = decode_folder(imgdir, image_size, files, cachedir)
+        self.pixel_file = os.path.abspath(pixel_file)  # spawned workers may begin in another folder
         for path, reason in left_out.items():
             console.warn(f"{console.quoted(os.path.join(imgdir, path))} is left out: {reason}")
         kept = [i for i, file in enumerate(files) if file.path not in left_out]

@@ -54,8 +54,9 @@ def names(texts: list[object], most: int = 5) -> str:
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """A hint for an unknown name: the nearest known one, else all of them."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {quoted(close[0])}?" if close else f"; known: {', '.join(known)}"
+    near = {text.casefold().strip(): text for text in known}
+    close = difflib.get_close_matches(name.casefold().strip(), near, n=1)
+    return f"; did you mean {quoted(near[close[0]])}?" if close else f"; known: {', '.join(known)}"
 
 
 def reason(error: BaseException) -> str:

@@ -20,10 +20,11 @@ NOT_STYLES = {
     ".ipynb_checkpoints", "lost+found", "system volume information", "recycler", "found.000",
 }  # fmt: skip
 SPLITS = {"train", "training", "valid", "val", "validation", "test", "testing"}
-SIGNATURES = (
-    b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51",
+SIGNATURES = (  # of the formats above, and of Photoshop, PostScript, icons and OpenEXR
+    b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51",
     b"8BPS", b"%!PS", b"\0\0\1\0", b"\x76\x2f\x31\x01",
 )  # fmt: skip
+BOXES = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")  # HEIF and AVIF name themselves after four bytes
 
 
 class ImageFile(NamedTuple):
@@ -41,12 +42,19 @@ def is_image(name: str) -> bool:
 
 def looks_like_image(path: str) -> bool:
     """Whether a file's first bytes are those of an image."""
+    if not os.path.isfile(path):  # opening a pipe would wait for its writer
+        return False
     try:
         with open(path, "rb") as file:
             start = file.read(16)
     except OSError:
         return False
-    return start.startswith(SIGNATURES) or start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
+    webp, bmp = start[:4] + start[8:12] == b"RIFFWEBP", start[:2] + start[6:10] == b"BM\0\0\0\0"
+    return start.startswith(SIGNATURES) or start[4:12] in BOXES or webp or bmp
+
+
+def _count_images(folder: str) -> int:
+    return sum(is_image(name) for _, _, names in os.walk(folder) for name in names)
 
 
 def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
@@ -59,7 +67,7 @@ def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
     """
     try:
         with os.scandir(imgdir) as entries:
-            names = sorted((e.name, os.path.isdir(e.path)) for e in entries if not e.name.startswith("."))
+            names = sorted((e.name, os.path.isdir(e.path)) for e in entries if not _is_hidden(e.name))
     except OSError as error:
         hint = " (python data/sample/prepare.py makes the sample)" if "data/sample" in imgdir else ""
         place = "" if os.path.isabs(imgdir) else f" in {console.quoted(os.getcwd())}"
@@ -68,12 +76,15 @@ def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
     _check_level(imgdir, folders)
     styles = {}
     for folder in folders:
+        where = console.quoted(os.path.join(imgdir, folder))
+        if folder.lower() in NOT_STYLES:
+            if count := _count_images(os.path.join(imgdir, folder)):
+                console.warn(f"{where} is not a style: {count:,} images skipped")
+            continue
         found = list(_walk(imgdir, folder))
         style = unicodedata.normalize("NFC", folder)
-        if folder.lower() in NOT_STYLES or not found:
-            why = f"is not a style: {len(found):,} images skipped" if found else "holds no images: skipped"
-            if found or folder.lower() not in NOT_STYLES:
-                console.warn(f"{console.quoted(os.path.join(imgdir, folder))} {why}")
+        if not found:
+            console.warn(f"{where} holds no images: skipped")
         elif style in styles:
             console.warn(f"folder {console.quoted(imgdir)} has {console.quoted(style)} in two Unicode forms: one style")
             styles[style] = sorted(styles[style] + found)
@@ -84,6 +95,10 @@ def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
         what = "images but no style folders; expected one folder per style" if loose else "no style folder with images"
         raise DataError(f"folder {console.quoted(imgdir)} holds {what}")
     return dict(sorted(styles.items()))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") and name.lower() not in NOT_STYLES
 
 
 def _check_level(imgdir: str, folders: list[str]) -> None:
@@ -128,7 +143,7 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
         seen.add((status.st_dev, status.st_ino))
         for name in folders:
             if name.lower() in NOT_STYLES:
-                not_styles[name] += sum(map(is_image, os.listdir(os.path.join(folder, name))))
+                not_styles[name] += _count_images(os.path.join(folder, name))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() not in NOT_STYLES)
         for name in folders:
             if is_image(name):
@@ -153,7 +168,8 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
     where = console.quoted(os.path.join(imgdir, style))
     if skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
-        console.warn(f"{where}: {skipped.total()} files skipped that look like images: {kinds}")
+        what = "file skipped that looks like an image" if skipped.total() == 1 else "files skipped that look like images"
+        console.warn(f"{where}: {skipped.total()} {what}: {kinds}")
     for name, count in not_styles.items():
         if count:
             console.warn(f"{where}: {count} images in {console.quoted(name)} skipped")

@@ -14,13 +14,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms
 from tqdm import tqdm
 
 from support import console, files, workers
 from support.console import DataError
 from support.folders import FORMATS, ImageFile
 
+TURNS = {  # by EXIF orientation; ImageOps.exif_transpose also rewrites all other tags, which fails where one is bad
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 VERSION = 5  # of decoding: any change of the pixels raises it, so that older caches are made anew
 
 
@@ -34,12 +39,10 @@ def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
         with Image.open(path, formats=FORMATS) as image:
             # A JPEG decodes several times faster at a reduced scale; twice the target keeps the resize exact enough.
             image.draft("RGB", (2 * image_size, 2 * image_size))
-            profile, note = image.info.get("icc_profile"), ""
-            try:
-                ImageOps.exif_transpose(image, in_place=True)
-            except Exception as error:  # a damaged tag; the pixels may be fine
-                note = f"read without its EXIF orientation: {console.reason(error)}"
-            picture = _flatten(image)
+            profile = image.info.get("icc_profile")
+            image.load()
+            picture, note = _upright(image)
+            picture = _flatten(picture)
             if profile:
                 picture = _to_srgb(picture, profile)
             if picture.mode != "RGB":
@@ -49,11 +52,24 @@ def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
             # takes too much memory for a tall, thin image: the height of such an image is reduced before.
             if picture.width < image_size:
                 pixels = F.interpolate(pixels, size=(image_size, picture.width), mode="bilinear", antialias=True)
-            pixels = F.interpolate(pixels, size=(image_size, image_size), mode="bilinear", antialias=True)
+            if pixels.shape[2:] != (image_size, image_size):
+                pixels = F.interpolate(pixels, size=(image_size, image_size), mode="bilinear", antialias=True)
     except Exception as error:  # a damaged file can raise anything in a decoder
         why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(why.replace(str(path), "file").replace(repr(path), "file")) from None
     return pixels[0].contiguous().numpy(), note
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, str]:
+    """The image turned as its EXIF orientation says, and a note where that cannot be read."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if value in TURNS:
+            return image.transpose(TURNS[value]), ""
+        problem = "" if value in (0, 1) else f"got {console.shown(value)}, expected 1 to 8"
+    except Exception as error:  # a damaged tag; the pixels may be fine
+        problem = console.reason(error)
+    return image, f"read without its EXIF orientation: {problem}" if problem else ""
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -64,10 +80,10 @@ def _flatten(image: Image.Image) -> Image.Image:
         if not np.isfinite([low, high]).all():
             raise ValueError("its pixel values are not finite")
         ranges = {"F": [1, 255, 65535], "I": [255, 65535]}.get(image.mode, [65535])
-        top = next((top for top in ranges if low >= 0 and high <= top), None)
-        if top is None:  # no usual range: stretched from its darkest to its lightest pixel
-            values, top = values - low, max(high - low, 1e-12)
-        return Image.fromarray((values * (255 / top) + (0.5 if image.mode == "F" else 0)).astype(np.uint8))
+        fits = [top for top in ranges if low >= 0 and top / 8 < high <= top] if len(ranges) > 1 else ranges
+        if not fits:  # no usual range, or next to black in it: stretched from its darkest to its lightest pixel
+            values, fits = values - low, [max(high - low, 1e-12)]
+        return Image.fromarray((values * (255 / fits[0]) + 0.5).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
@@ -96,13 +112,13 @@ def fingerprint(pixels: np.ndarray) -> int:
     return int.from_bytes(hashlib.sha256(pixels).digest()[:8], "little", signed=True)
 
 
-def _decode(file: str, imgdir: str, image_size: int) -> tuple[np.ndarray | None, int, str]:
+def _decode(file: str, imgdir: str, image_size: int) -> tuple[bytes | None, int, str]:
     """Pixels, fingerprint and note of one image; no pixels and the reason where it cannot be decoded."""
     try:
         pixels, note = decode_image(os.path.join(imgdir, file), image_size)
     except DataError as error:
         return None, 0, str(error)
-    return pixels, fingerprint(pixels), note
+    return pixels.tobytes(), fingerprint(pixels), note  # bytes travel between processes faster than arrays
 
 
 def decode_folder(

@@ -110,6 +110,11 @@ def _server() -> multiprocessing.context.ForkServerContext:
     return context
 
 
+def fork_server() -> multiprocessing.context.ForkServerContext:
+    """The context of the one fork server of these tests, which has imported torch."""
+    return _server()
+
+
 def _child(script: str, flags: list[str], environment: dict[str, str], output: str, plant: Callable | None) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{output}.{environment.get('RANK', 0)}.{name}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)

@@ -1,0 +1,99 @@
+"""uint8 images to batches: order, shares of processes, full batches, augmentation."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from support import balance, batches
+
+CPU = torch.device("cpu")
+S = 16
+
+
+def numbered(count, size=S):
+    """A loader in which painting i is all of value i."""
+    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, size, size).contiguous()
+    return images, torch.arange(count) % 7
+
+
+def test_batches_are_the_paintings_in_order_as_floats_from_0_to_1():
+    paintings, targets = numbered(50)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
+    made = list(batches.Batches(paintings, targets, CPU).batches(order, 16))
+    assert [len(images) for images, _ in made] == [16, 16, 16, 2]
+    images, labels = (torch.cat(column) for column in zip(*made, strict=True))
+    assert images.dtype == torch.float32 and torch.equal(images, paintings[order].float() / 255)
+    assert torch.equal(labels, targets[order])
+
+
+def test_a_plans_synthetic_paintings_are_blended_after_the_real_ones():
+    paintings, targets = numbered(10)
+    plan = balance.SmotePlan(torch.tensor([2, 8]), torch.tensor([6, 9]), torch.tensor([0.25, 0.5]), torch.tensor([5, 3]))
+    loader = batches.Batches(paintings, targets, CPU, plan)
+    ((images, labels),) = loader.batches(torch.tensor([11, 4, 10]), 3)
+    assert len(loader) == 12 and labels.tolist() == [3, 4, 5]
+    assert torch.allclose(255 * images[:, 0, 0, 0], torch.tensor([8.5, 4, 3]))
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_the_shares_of_the_processes_make_up_each_batch(processes, monkeypatch):
+    order, loader = torch.randperm(60), batches.Batches(*numbered(60), CPU)
+    monkeypatch.setattr(batches.processes, "world_size", lambda: processes)
+    shares = []
+    for rank in range(processes):
+        monkeypatch.setattr(batches.processes, "rank", lambda rank=rank: rank)
+        shares.append([(255 * images[:, 0, 0, 0]).round().int() for images, _ in loader.batches(order, 12)])
+    for number, parts in enumerate(zip(*shares, strict=True)):
+        assert {len(part) for part in parts} == {12 // processes}
+        assert sorted(torch.cat(parts).tolist()) == sorted(order[12 * number : 12 * number + 12].tolist())
+
+
+@pytest.mark.parametrize("count, batch_size", [(10, 4), (10, 5), (3, 8), (1, 7), (9, 1)])
+def test_every_training_batch_is_full_and_no_painting_is_missed(count, batch_size):
+    order = torch.randperm(count)
+    filled = batches.full_batches(order, batch_size)
+    assert len(filled) % batch_size == 0 and len(filled) - count < batch_size
+    assert torch.equal(filled[:count], order) and set(filled.tolist()) == set(range(count))
+
+
+@pytest.fixture(scope="module")
+def crops():
+    """Width, height and centre of the crops of 4,000 images, read off two gradients, and which are mirrored."""
+    size = 32
+    x = ((torch.arange(size) + 0.5) / size).expand(size, size)
+    images = torch.stack([x, x.T, torch.full_like(x, 0.3)]).expand(4000, -1, -1, -1).contiguous()
+    torch.manual_seed(0)
+    out = batches.augment(images)
+    assert out.shape == images.shape and out.dtype == torch.float32
+    slope_x = (out[:, 0, 16, 19] - out[:, 0, 16, 12]) / 7 * size  # away from the borders, where the gradient ends
+    slope_y = (out[:, 1, 19, 16] - out[:, 1, 12, 16]) / 7 * size
+    x, y = out[:, 0, 15:17, 15:17].mean((1, 2)), out[:, 1, 15:17, 15:17].mean((1, 2))
+    return SimpleNamespace(out=out, width=slope_x.abs(), height=slope_y, x=x, y=y, mirror=slope_x < 0)
+
+
+def test_a_crop_lies_within_the_painting_and_takes_half_to_all_of_it_at_moderate_aspect_ratios(crops):
+    for centre, side in [(crops.x, crops.width), (crops.y, crops.height)]:
+        assert (centre - side / 2).min() > -1e-4 and (centre + side / 2).max() < 1 + 1e-4
+    area, ratio = crops.width * crops.height, crops.width / crops.height
+    assert 0.499 < area.min() < 0.52 and 0.95 < area.max() <= 1.0001
+    assert 0.749 < ratio.min() < 0.77 and 1.30 < ratio.max() < 1.334
+
+
+def test_crops_lie_anywhere_half_are_mirrored_and_no_value_is_invented(crops):
+    assert abs(crops.mirror.float().mean() - 0.5) < 0.04 and crops.height.min() > 0  # never upside down
+    assert abs(crops.x.mean() - 0.5) < 0.01 and abs(crops.y.mean() - 0.5) < 0.01
+    left, free = (crops.x - crops.width / 2) / (1 - crops.width).clamp(min=1e-6), crops.width < 0.9
+    assert left[free].min() < 0.05 and left[free].max() > 0.95
+    assert torch.allclose(crops.out[:, 2], torch.tensor(0.3), atol=1e-6)
+    assert crops.out[:, :2].min() >= 0.5 / 32 - 1e-5 and crops.out[:, :2].max() <= 1 - 0.5 / 32 + 1e-5
+
+
+def test_augmentation_follows_torchs_seed_in_full_precision_and_differs_from_image_to_image():
+    images = torch.rand(1, 3, 256, 256).expand(4, -1, -1, -1).contiguous()
+    torch.manual_seed(5)
+    plain = batches.augment(images)
+    torch.manual_seed(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(batches.augment(images), plain)
+    assert len({tuple(image[0, 0].tolist()) for image in [*plain, *batches.augment(images)]}) == 8

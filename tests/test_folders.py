@@ -1,0 +1,211 @@
+"""Folders of styles: what counts as a painting of which style, what is skipped and what is said about it."""
+
+import os
+import shutil
+import tempfile
+import unicodedata
+from pathlib import Path
+
+import jobs
+import pytest
+from PIL import Image
+
+import testtrainpart1
+import trainpart1
+from support import folders
+from support.console import DataError
+
+JUNK = ["#recycle", "$RECYCLE.BIN", "@Recycle", "@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found",
+        "System Volume Information"]  # fmt: skip
+
+
+@pytest.fixture
+def top(tmp_path, paint):
+    return paint(tmp_path / "paintings", {"Cubism": 3, "Baroque": 2, "Rococo": 4})
+
+
+def save(folder, *names, image=None):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (image or Image.new("RGB", (9, 12), (10, 200, 60))).save(folder / name)
+
+
+def counts(folder):
+    return {style: len(files) for style, files in folders.find_images(str(folder)).items()}
+
+
+def flags(folder, *more):
+    size = ["--image_size", 16, "--epochs", 1, "--batch_size", 4, "--validation", 0, "--device", "cpu"]
+    return ["--trainingdir", folder, "--outputdir", "out", "--cachedir", "cache", *size, *more]
+
+
+# What is a painting
+
+
+def test_styles_are_sorted_and_files_carry_size_and_time(top):
+    found = folders.find_images(str(top))
+    assert list(found) == ["Baroque", "Cubism", "Rococo"] and counts(top) == {"Baroque": 2, "Cubism": 3, "Rococo": 4}
+    for file in (file for files in found.values() for file in files):
+        status = (top / file.path).stat()
+        assert (file.size, file.changed) == (status.st_size, status.st_mtime_ns)
+    assert [file.path for file in found["Rococo"]] == [f"Rococo/{i:03d}.jpg" for i in range(4)]
+
+
+def test_images_are_found_at_any_depth_and_by_pillows_extensions_in_any_case(tmp_path, capfd):
+    kinds = ["a.jpg", "b.JPEG", "deep/er/c.Png", "d.webp", "e.BMP", "f.gif", "g.tif", "h.TIFF", "i j é.jpg", "k.jfif",
+             "l.JPE", "m.avif", "n.jp2", "o.jpg.jpg", "p.ppm", "q.dib"]  # fmt: skip
+    save(tmp_path, *(f"Cubism/{kind}" for kind in kinds))
+    for other in ["notes.txt", "x.jpg.bak", "jpg", "y.svg", "z.npy", "w.pdf", "BM.txt"]:
+        (tmp_path / "Cubism" / other).write_text("BM: no painting")
+    (tmp_path / "Cubism" / "sound.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt ")
+    os.mkfifo(tmp_path / "Cubism" / "pipe")  # must not be waited for
+    found = folders.find_images(str(tmp_path))["Cubism"]
+    assert sorted(file.path for file in found) == sorted(f"Cubism/{kind}" for kind in kinds)
+    assert capfd.readouterr().err == ""
+
+
+def test_files_that_look_like_images_and_are_not_read_are_counted_in_one_line(top, capfd):
+    heic, png = b"\0\0\0\x18ftypheic", (top / "Cubism/000.jpg").read_bytes()
+    for i in range(5):
+        (top / "Cubism" / f"photo{i}.HEIC").write_bytes(heic)
+    for name in "scan", "deep/scan2", "x.jpg.crdownload":
+        (top / "Cubism" / name).parent.mkdir(exist_ok=True)
+        (top / "Cubism" / name).write_bytes(png)
+    (top / "Rococo" / "layers.psd").write_bytes(b"8BPS\0\1")
+    assert counts(top) == {"Baroque": 2, "Cubism": 3, "Rococo": 4}
+    first, second = capfd.readouterr().err.splitlines()
+    assert first == (
+        f'warning: "{top}/Cubism": 8 files skipped that look like images: 5 .heic, 2 without an extension, 1 .crdownload'
+    )
+    assert second.endswith('Rococo": 1 file skipped that looks like an image: 1 .psd')
+
+
+def test_what_is_hidden_is_passed_over_in_silence(top, capfd):
+    save(top, ".git/a.jpg", "Cubism/.b.jpg", "Cubism/.deep/c.jpg", "Rococo/._000.jpg", "loose.jpg")
+    assert counts(top) == {"Baroque": 2, "Cubism": 3, "Rococo": 4} and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", JUNK)
+def test_folders_of_systems_and_programs_are_no_styles_and_bring_no_painting_in_twice(top, capfd, name):
+    for place in top, top / "Cubism", top / "Cubism" / "deep":
+        (place / name).mkdir(parents=True)
+    assert counts(top) == {"Baroque": 2, "Cubism": 3, "Rococo": 4} and capfd.readouterr().err == ""
+    for place in name, f"Cubism/{name}":
+        save(top, f"{place}/a.jpg", f"{place}/deeper/b.png")
+    assert counts(top) == {"Baroque": 2, "Cubism": 3, "Rococo": 4}
+    lines = sorted(capfd.readouterr().err.splitlines())
+    assert lines == sorted([
+        f'warning: "{top}/{name}" is not a style: 2 images skipped',
+        f'warning: "{top}/Cubism": 2 images in "{name}" skipped',
+    ])  # fmt: skip
+
+
+def test_links_are_followed_and_a_loop_ends_and_counts_nothing_twice(top, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "Linked").symlink_to(top / "Cubism")
+    save(tmp_path / "other", "Own/a.png")
+    (tmp_path / "other" / "Own" / "b.jpg").symlink_to(top / "Rococo" / "000.jpg")
+    assert counts(tmp_path / "other") == {"Linked": 3, "Own": 2}
+    (top / "Cubism" / "again").symlink_to(top / "Cubism")
+    (top / "Baroque" / "up").symlink_to("..")  # the other styles are seen from there, but end as well
+    found = folders.find_images(str(top))
+    assert len(found["Cubism"]) == 3 and not [file for file in found["Baroque"] if "up/up" in file.path]
+
+
+def test_a_folder_named_like_an_image_is_named_and_its_images_are_read(top, capfd):
+    save(top, "Cubism/x.jpg/inside.png")
+    assert counts(top)["Cubism"] == 4 and "x.jpg" in capfd.readouterr().err
+
+
+def test_a_style_without_images_is_passed_over_with_a_warning(top, capfd):
+    (top / "Empty").mkdir()
+    assert "Empty" not in counts(top) and 'Empty" holds no images' in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, whom a closed folder holds back")
+def test_an_unreadable_folder_is_named(capfd):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        top = jobs.paint(Path(name))
+        for closed in "closed", "lost+found":
+            shutil.copytree(top / "Cubism", top / "Baroque" / closed)
+            (top / "Baroque" / closed).chmod(0)
+        top.chmod(0o755)
+        os.seteuid(65534)
+        try:
+            assert counts(top) == jobs.COUNTS
+        finally:
+            os.seteuid(0)
+    assert capfd.readouterr().err == f'warning: "{top}/Baroque/closed" is left out: Permission denied\n'
+
+
+# The same style written two ways
+
+
+NFC, NFD = "Café", unicodedata.normalize("NFD", "Café")
+
+
+def test_two_unicode_forms_of_a_style_are_one_style_with_a_warning(tmp_path, capfd):
+    save(tmp_path, f"{NFC}/a.png", f"{NFD}/b.png", "Other/c.png")
+    assert NFC != NFD and counts(tmp_path) == {NFC: 2, "Other": 1}
+    assert "two Unicode forms: one style" in capfd.readouterr().err
+
+
+# Folders that cannot be used
+
+
+@pytest.mark.parametrize("kind", ["missing", "a file", "empty", "only text", "empty styles", "images without styles"])
+def test_a_folder_that_cannot_be_used_is_one_line(workdir, refused, listing, kind):
+    folder = workdir / "paintings"
+    if kind == "a file":
+        folder.write_text("x")
+    elif kind != "missing":
+        folder.mkdir()
+    if kind == "only text":
+        (folder / "README.txt").write_text("x")
+    if kind == "empty styles":
+        (folder / "Cubism").mkdir()
+    if kind == "images without styles":
+        save(folder, "a.jpg")
+    before = listing(workdir)
+    line = refused(trainpart1, "--trainingdir", "paintings")
+    assert line.startswith("--trainingdir: ") and '"paintings"' in line
+    assert kind != "images without styles" or "expected one folder per style" in line
+    assert listing(workdir) == before
+
+
+@pytest.mark.parametrize("parts, meant", [("train valid test", "train"), ("Training Test", "Training"), ("val test", "test")])
+def test_the_top_of_an_export_is_no_folder_of_styles(workdir, paint, refused, parts, meant):
+    for part in parts.split():
+        paint(workdir / "export" / part, {"A": 1, "B": 1})
+    line = refused(trainpart1, *flags("export"))
+    assert line.startswith("--trainingdir: ") and line.endswith(f'did you mean "export/{meant}"?')
+    assert all(part in line for part in parts.split()) and "no styles" in line
+
+
+def test_a_folder_that_wraps_the_styles_is_an_error_that_names_the_one_within(workdir, paint, refused, capfd):
+    paint(workdir / "wrap" / "wikiart", {"A": 1, "B": 1, "C": 1})
+    (workdir / "wrap" / "__MACOSX").mkdir()
+    line = refused(trainpart1, *flags("wrap"))
+    assert line.endswith('holds only the folder "wikiart", which holds 3 folders; did you mean "wrap/wikiart"?')
+    save(workdir, "wrap/wikiart/one.png")  # a style with folders inside, then
+    assert counts(workdir / "wrap") == {"wikiart": 4}
+
+
+def test_training_with_one_style_is_an_error(workdir, paint, refused):
+    paint(workdir / "one", {"Cubism": 4})
+    line = refused(trainpart1, *flags("one"))
+    assert line.startswith("--trainingdir: only one style") and '"Cubism"' in line and not (workdir / "out").exists()
+
+
+def test_an_unknown_style_is_an_error_that_names_the_nearest_known_one(workdir, paint, run, refused):
+    paint(workdir / "train", {"Cubism": 4, NFC: 4, "Ukiyo_e": 4})
+    assert run(trainpart1, *flags("train")).status == 0
+    evaluate = ["--outputdir", "out", "--cachedir", "cache", "--device", "cpu", "--testingdir"]
+    for name, meant in [("CUBISM", "Cubism"), ("Cubism ", "Cubism"), ("cubism", "Cubism"), ("Ukiyo-e", "Ukiyo_e")]:
+        shutil.rmtree(workdir / "test", ignore_errors=True)
+        paint(workdir / "test", {name: 1})
+        line = refused(testtrainpart1, *evaluate, "test")
+        assert line.startswith("--testingdir: ") and f'"{name}"' in line and line.endswith(f'did you mean "{meant}"?')
+    shutil.rmtree(workdir / "test")
+    paint(workdir / "test", {NFD: 2})
+    assert run(testtrainpart1, *evaluate, "test").status == 0
