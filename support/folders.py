@@ -86,6 +86,11 @@ def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
     return dict(sorted(styles.items()))
 
 
+def find_in_folder(folder: str) -> list[str]:
+    """The paths of the images in a folder and in the folders below it, by the rules of `find_images`."""
+    return [os.path.join(folder, file.path.removeprefix(os.curdir + os.sep)) for file in _walk(folder, "")]
+
+
 def _check_level(imgdir: str, folders: list[str]) -> None:
     """Raise DataError for a folder one level too high: its folders are splits, or its only folder holds the styles."""
     splits = [name for name in folders if name.lower() in SPLITS]

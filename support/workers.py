@@ -5,6 +5,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +16,7 @@ from support import console
 
 WORKERS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 CHUNK = 32  # items that a worker takes at a time
+AHEAD = 4  # chunks per worker that may be at work or wait for the caller
 
 
 def parallel_map(function: Callable, items: Sequence) -> Iterator:
@@ -22,18 +24,25 @@ def parallel_map(function: Callable, items: Sequence) -> Iterator:
 
     Worker processes, since threads hardly decode faster than one; forked, since they start at once, take any function
     along and leave the GPU alone. Where none can be started (a full or read-only /dev/shm, a limit on processes), this
-    process does the work and a warning says why. Raises UserError when a worker is killed.
+    process does the work and a warning says why. The workers are at most `AHEAD` chunks each ahead of the caller, so
+    that results do not fill the memory. Raises UserError when a worker is killed.
     """
+    chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
     try:
         pool = ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork"), _start, (function, os.getpid()))
-        futures = pool.map(_work, items, chunksize=CHUNK)
+        waiting = deque(pool.submit(_work, chunk) for chunk in chunks[: AHEAD * WORKERS])
     except (OSError, ImportError) as error:  # ImportError: the platform has no semaphores
         console.warn(f"no worker processes ({console.reason(error)}): one process does the work")
         yield from map(function, items)
         return
     with pool:
         try:
-            yield from futures
+            for chunk in chunks[AHEAD * WORKERS :]:
+                results = waiting.popleft().result()
+                waiting.append(pool.submit(_work, chunk))
+                yield from results
+            while waiting:
+                yield from waiting.popleft().result()
         except BrokenProcessPool:
             raise console.UserError("a worker process was killed; is there enough memory?") from None
         finally:
@@ -53,5 +62,5 @@ def _start(function: Callable, parent: int) -> None:
         os._exit(1)
 
 
-def _work(item: object) -> object:
-    return _function(item)
+def _work(chunk: Sequence) -> list[object]:
+    return [_function(item) for item in chunk]
