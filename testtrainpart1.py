@@ -451,24 +451,26 @@ def draw_heatmaps(
     groups = -(-len(chosen) // 9)
     rows = -(-len(chosen) // groups)
     figure = figures.new(5.4 * groups, 1.65 * rows + 1, dpi=110)
-    text = f"What {model.architecture} looks at (Grad-CAM; yellow speaks for the predicted style)"
+    text = f"What {model.architecture} looks at (Grad-CAM): yellow speaks for the predicted style, dark does not."
     if has_statistics:
-        text += "\nstatistics: the share of colour and texture statistics in the logit, not in the map"
-    figure.suptitle(text, fontsize=10)
+        text += "\nStatistics: share of the logit that comes from colour and texture statistics, not from the map."
+    figure.suptitle(text, fontsize=9, wrap=True)
+    nothing = np.ones_like(next(iter(pictures.values())))
+    names = [figures.caption(name) for name in dataset.classes]
     grid = figure.subplots(rows, 2 * groups, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    names = [figures.caption(name) for name in dataset.classes]
     for place, (label, pair) in enumerate(chosen.items()):
         for side, i in enumerate(pair):
             axes = grid[place % rows, 2 * (place // rows) + side]
+            axes.imshow(nothing if i is None else pictures[i])
             if i is None:
                 title = f"{names[label]}\nnone {'wrong' if side else 'right'}"
+            elif side:
+                title = f"{names[label]} taken for\n{names[probabilities[i].argmax()]} {captions[i]}"
             else:
-                axes.imshow(pictures[i])
-                said = f"taken for {names[probabilities[i].argmax()]}" if side else names[label]
-                title = f"{said}\n{'wrong' if side else 'right'}, {captions[i]}"
-            axes.set_title(title, fontsize=7.5, parse_math=False)
+                title = f"{names[label]}\nright {captions[i]}"
+            axes.set_title(title, fontsize=7, parse_math=False)
     return figure
 
 

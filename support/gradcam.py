@@ -11,6 +11,7 @@ def has_convolutions(network: nn.Module) -> bool:
     return any(layer.kernel_size == (1, 1) or layer.kernel_size != layer.stride for layer in layers)
 
 
+@torch.enable_grad()
 def activation_maps(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Grad-CAM (Selvaraju et al., 2017, arXiv:1610.02391) of the class `labels[i]` in `images[i]`, float [B, H, W].
 
@@ -27,8 +28,7 @@ def activation_maps(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
     hooks = [module.register_forward_hook(keep) for module in model.modules()]
     try:
-        with torch.enable_grad():  # the images ask for gradients, since the weights may not
-            logits = model(images.detach().requires_grad_())
+        logits = model(images.detach().requires_grad_())  # the weights may not ask for gradients
     finally:
         for hook in hooks:
             hook.remove()
