@@ -1,27 +1,44 @@
 """Part 1: evaluate the style classifier on the test paintings, or predict the style of new ones.
 
-Prints the figures and a table of the styles; writes metrics_part1.json, confusion_matrix.png and mistakes.png into
-outputdir.
+Prints the figures and a table of the styles; writes metrics_part1.json, predictions.csv, confusion_matrix.png,
+mistakes.png and heatmaps.png into outputdir. With --predict it names the styles of images and folders instead.
 """
 
+import contextlib
+import csv
+import io
+import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from sklearn.metrics import classification_report, confusion_matrix
+from torch import Tensor
 from tqdm import tqdm
 
 import wikiart
-from support import batches, checkpoints, console, devices, duplicates, figures, files, settings
+from support import batches, checkpoints, console, devices, duplicates, figures, files, folders, gradcam, settings
 from support.console import DataError, UserError
-from support.images import decode_image
+from support.images import decode_all
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMED = 60  # styles that a figure names at most
+HEATMAPS = 27  # styles in heatmaps.png at most
+PRIORS = {"uniform": "all styles equally likely", "training": "styles as frequent as in the training folder"}
 SWITCHES = {
-    "--predict": {"metavar": "IMAGE", "nargs": "+", "help": "print the three most probable styles of these images"}
+    "--predict": {
+        "metavar": "PATH",
+        "nargs": "+",
+        "help": "print the three most probable styles of these images, and of all images in these folders",
+    },
+    "--csv": {"metavar": "FILE", "help": "with --predict: write the probabilities of all styles as a table"},
+    "--prior": {
+        "choices": list(PRIORS),
+        "help": "with --predict: how frequent styles are assumed to be (default: as the network was trained)",
+    },
 }
 
 
@@ -29,78 +46,60 @@ SWITCHES = {
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, then evaluate it on the test folder, or name the images of --predict."""
     options = settings.read("classifier", __doc__, argv, SWITCHES)
+    if not options.predict and (options.csv or options.prior):
+        raise UserError("--csv and --prior need --predict; the evaluation writes predictions.csv and shows both priors")
     modelfile = options.output(options.modelfile)
     checkpoint = checkpoints.read(modelfile, 1)
     checkpoints.check_flags(options, checkpoint)
     device = devices.start(options, training=False)
     model = wikiart.load_network(checkpoint, console.printable(modelfile)).to(device)
     if options.predict:
-        name_styles(options, checkpoint, model, device)
+        predict(options, checkpoint, model, device)
         return
 
-    classes = checkpoint["classes"]
+    classes, counts = checkpoint["classes"], checkpoint["counts"]
     with options.blame("testingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.testingdir, checkpoint["image_size"], classes, options.cachedir)
-    loader = batches.Batches(dataset.images, dataset.labels, device)
-    logits = []
-    with tqdm(total=len(dataset), unit="painting", disable=None, leave=False) as bar:
-        for images, _ in loader.batches(torch.arange(len(dataset)), options.batch_size):
-            logits.append(wikiart.classify(model, images, many_views=True).cpu())
-            bar.update(len(images))
-    probabilities = torch.cat(logits).softmax(1).numpy()
-    labels = dataset.labels.numpy()
+    labels, logits = dataset.labels.numpy(), compute_logits(model, dataset, options.batch_size, device)
 
-    metrics = measure(labels, probabilities, checkpoint["counts"])
+    metrics = measure(labels, logits.numpy(), counts)
+    metrics["prior"] = measure_priors(labels, logits, checkpoint)
     print_metrics(metrics)
-    known = duplicates.known_paintings(dataset.paths, dataset.fingerprints, checkpoint["fingerprints"])
-    if known.any():
-        rest = None if known.all() else measure(labels[~known], probabilities[~known], checkpoint["counts"])
-        paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
-        metrics["also_in_training"] = {"images": len(paths), "paths": paths, "metrics_without": rest}
-        if rest:
-            console.say(f"without them: accuracy {rest['accuracy']:.1%}, macro F1 {rest['macro_f1']:.1%}")
+    metrics |= measure_without_known(dataset, logits.numpy(), checkpoint)
+    probabilities = logits.softmax(1).numpy()
+    files.write_json(options.output("metrics_part1.json"), metrics)
+    styles = [classes[label] for label in labels]
+    write_table(options.output("predictions.csv"), classes, dataset.paths, probabilities, styles)
     title = f"{checkpoint['architecture']}, epoch {checkpoint['epoch']}: {len(labels):,} test paintings, "
     title += f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
-    matrix = confusion_matrix(labels, probabilities.argmax(1), labels=range(len(classes)))
-    files.write_json(options.output("metrics_part1.json"), metrics)
-    with figures.drawing("confusion_matrix.png"):
-        figures.write(options.output("confusion_matrix.png"), draw_confusion(matrix, classes, title))
-    with figures.drawing("mistakes.png"):
-        figures.write(options.output("mistakes.png"), draw_mistakes(dataset, matrix, probabilities))
-    console.say(f"wrote metrics_part1.json, confusion_matrix.png and mistakes.png into {options.outputdir}")
+    drawn = write_figures(options, model, dataset, probabilities, title, device)
+    console.say(f"wrote {', '.join(['metrics_part1.json', 'predictions.csv', *drawn])} into {options.outputdir}")
 
 
-def name_styles(
-    options: settings.Settings, checkpoint: dict[str, object], model: wikiart.Classifier, device: torch.device
-) -> None:
-    """Print the three most probable styles of each image of --predict.
-
-    Raises UserError at the end when an image cannot be decoded; each is named in a warning.
-    """
-    unreadable = 0
-    for path in options.predict:
-        try:
-            pixels, _ = decode_image(path, checkpoint["image_size"])
-        except DataError as error:
-            console.warn(f"{console.quoted(path)} cannot be read: {error}")
-            unreadable += 1
-            continue
-        image = torch.from_numpy(pixels)[None].to(device) / 255
-        probabilities = wikiart.classify(model, image, many_views=True)[0].softmax(0).cpu()
-        best = probabilities.topk(min(3, len(probabilities)))
-        texts = [f"{checkpoint['classes'][i]} {p:.1%}" for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)]
-        console.say(f"{console.printable(path)}: {', '.join(texts)}")
-    if unreadable:
-        raise UserError(f"--predict: {unreadable} of {len(options.predict)} images cannot be read")
+def compute_logits(
+    model: wikiart.Classifier, dataset: wikiart.WikiArtDataset, batch_size: int, device: torch.device
+) -> Tensor:
+    """Logits of all paintings, means over twelve views: float32 [N, classes] on the CPU."""
+    loader, logits = batches.Batches(dataset.images, dataset.labels, device), []
+    with tqdm(total=len(dataset), unit="painting", disable=None, leave=False) as bar:
+        for images, _ in loader.batches(torch.arange(len(dataset)), batch_size):
+            logits.append(wikiart.classify(model, images, many_views=True).cpu())
+            bar.update(len(images))
+    return torch.cat(logits)
 
 
-def measure(labels: np.ndarray, probabilities: np.ndarray, counts: dict[str, int]) -> dict[str, object]:
+# ---------------------------------------------------------------------------------------------------------------------
+# Metrics
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def measure(labels: np.ndarray, logits: np.ndarray, counts: dict[str, int]) -> dict[str, object]:
     """The figures of `metrics_part1.json`.
 
-    labels: int [N]; probabilities: float [N, classes]; counts: training paintings per style, in the order of labels.
+    labels: int [N]; logits: float [N, classes]; counts: training paintings per style, in the order of labels.
     Macro figures average over the styles that have test images; precision is 0 for a style that is never predicted.
     """
-    classes, predicted = list(counts), probabilities.argmax(1)
+    classes, predicted = list(counts), logits.argmax(1)
     report = classification_report(
         labels, predicted, labels=range(len(classes)), target_names=classes, output_dict=True, zero_division=0
     )
@@ -115,7 +114,7 @@ def measure(labels: np.ndarray, probabilities: np.ndarray, counts: dict[str, int
     }
     tested = [row for row in per_class.values() if row["support"]]
     precision, recall, f1 = (float(np.mean([row[name] for row in tested])) for name in ("precision", "recall", "f1"))
-    top3 = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
+    top3 = np.argsort(-logits, axis=1, kind="stable")[:, :3]
     majority = max(range(len(classes)), key=lambda label: counts[classes[label]])
     return {
         "accuracy": float(np.mean(predicted == labels)),
@@ -129,6 +128,23 @@ def measure(labels: np.ndarray, probabilities: np.ndarray, counts: dict[str, int
         "images": len(labels),
         "per_class": per_class,
     }
+
+
+def measure_without_known(
+    dataset: wikiart.WikiArtDataset, logits: np.ndarray, checkpoint: dict[str, object]
+) -> dict[str, object]:
+    """Which test paintings are also in training, and the figures without them; warns of them. Empty if there are none.
+
+    logits: float [N, classes].
+    """
+    known = duplicates.known_paintings(dataset.paths, dataset.fingerprints, checkpoint["fingerprints"])
+    if not known.any():
+        return {}
+    rest = None if known.all() else measure(dataset.labels.numpy()[~known], logits[~known], checkpoint["counts"])
+    if rest:
+        console.say(f"without them: accuracy {rest['accuracy']:.1%}, macro F1 {rest['macro_f1']:.1%}")
+    paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
+    return {"also_in_training": {"images": len(paths), "paths": paths, "metrics_without": rest}}
 
 
 def print_metrics(metrics: dict[str, object]) -> None:
@@ -146,10 +162,171 @@ def print_metrics(metrics: dict[str, object]) -> None:
         "top3_accuracy",
     ):
         console.say(f"  {name.replace('_', ' '):<18}{metrics[name]:>7.1%}")
+    for prior, meaning in PRIORS.items():
+        row = metrics["prior"][prior]
+        trained = ", as trained" if prior == metrics["prior"]["trained"] else ""
+        console.say(f"{meaning}{trained}: accuracy {row['accuracy']:.1%}, macro F1 {row['macro_f1']:.1%}")
     console.say(f"{'style':<{width}}  precision  recall      F1  paintings")
     for style, row in metrics["per_class"].items():
-        figures = f"{row['precision']:>9.1%}  {row['recall']:>6.1%}  {row['f1']:>6.1%}" if row["support"] else " " * 25
-        console.say(f"{style:<{width}}  {figures}  {row['support']:>9,}")
+        shares = f"{row['precision']:>9.1%}  {row['recall']:>6.1%}  {row['f1']:>6.1%}" if row["support"] else " " * 25
+        console.say(f"{style:<{width}}  {shares}  {row['support']:>9,}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Priors: how frequent the styles are
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def log_priors(checkpoint: dict[str, object]) -> tuple[str, Tensor, dict[str, Tensor]]:
+    """Which prior the network was trained with (a name and float [classes]), and those of `PRIORS`, as logarithms.
+
+    Training without treatment of rare styles shows them as frequent as the folder holds them, a weighted sampler shows
+    all equally often, SMOTE raises the rare ones to its target (name "smote", unless all styles end up equal).
+    """
+    counts = torch.tensor([float(max(count, 1)) for count in checkpoint["counts"].values()])
+    imbalance = checkpoint["settings"].get("imbalance", "none")
+    seen, name = counts, "training"
+    if imbalance == "smote":
+        target = checkpoint["settings"]["smote_target"]
+        seen = counts.clamp(min=float(counts.max() if target == "auto" else target))
+        name = "smote"
+    if imbalance == "weighted_sampler" or (imbalance == "smote" and seen.min() == seen.max()):
+        seen, name = torch.ones_like(counts), "uniform"
+    logs = [(numbers / numbers.sum()).log() for numbers in (seen, torch.ones_like(counts), counts)]
+    return name, logs[0], dict(zip(PRIORS, logs[1:], strict=True))
+
+
+def with_prior(logits: Tensor, checkpoint: dict[str, object], prior: str) -> Tensor:
+    """Logits [B, classes] as of a network that had been trained with that prior (Menon et al., 2021, arXiv:2007.07314).
+
+    Bayes' rule: a network's logits contain the log frequencies of its training, which can be exchanged afterwards.
+    """
+    name, trained, wanted = log_priors(checkpoint)
+    return logits if prior == name else logits + wanted[prior] - trained
+
+
+def measure_priors(labels: np.ndarray, logits: Tensor, checkpoint: dict[str, object]) -> dict[str, object]:
+    """Accuracy and macro F1 under each of `PRIORS`, and the name of the one that the network was trained with."""
+    found = {"trained": log_priors(checkpoint)[0]}
+    for prior in PRIORS:
+        measured = measure(labels, with_prior(logits, checkpoint, prior).numpy(), checkpoint["counts"])
+        found[prior] = {name: measured[name] for name in ("accuracy", "macro_f1")}
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Predictions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def predict(
+    options: settings.Settings, checkpoint: dict[str, object], model: wikiart.Classifier, device: torch.device
+) -> None:
+    """Print the three most probable styles of each image of --predict, and write the table of --csv.
+
+    Raises UserError at the end when an image cannot be decoded or a folder holds none; each is named in a warning.
+    """
+    classes, trained = checkpoint["classes"], log_priors(checkpoint)[0]
+    prior = options.prior or trained
+    meaning = PRIORS.get(prior, f"rare styles raised to {checkpoint['settings'].get('smote_target')}")
+    console.say(f"prior: {prior} ({meaning}{', as trained' if prior == trained else ''})")
+    paths, problems = [], 0
+    for path in options.predict:
+        inside = folders.find_in_folder(path) if os.path.isdir(path) else [path]
+        if not inside:
+            console.warn(f"{console.quoted(path)} holds no images")
+            problems += 1
+        paths += inside
+    given, names, rows = len(paths) + problems, [], []
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=len(paths), unit="painting", disable=None, leave=False))
+        loader = decoded_batches(paths, checkpoint["image_size"], options.batch_size, bar)
+        for part, images in stack.enter_context(contextlib.closing(loader)):  # else the workers would go on
+            logits = wikiart.classify(model, images.to(device) / 255, many_views=True).cpu()
+            probabilities = with_prior(logits, checkpoint, prior).softmax(1)
+            with tqdm.external_write_mode():
+                for path, row in zip(part, probabilities, strict=True):
+                    best = row.topk(min(3, len(classes)))
+                    texts = [f"{classes[i]} {row[i]:.1%}" for i in best.indices.tolist()]
+                    console.say(f"{console.printable(path)}: {', '.join(texts)}")
+            names += part
+            rows.append(probabilities)
+    if options.csv:
+        table = torch.cat([torch.zeros(0, len(classes)), *rows]).numpy()
+        write_table(options.csv, classes, names, table)
+        console.say(f"wrote {console.printable(options.csv)}")
+    problems += len(paths) - len(names)
+    if problems:
+        raise UserError(f"--predict: {problems} of {given} could not be read; see the warnings")
+
+
+def decoded_batches(
+    paths: list[str], image_size: int, batch_size: int, bar: tqdm
+) -> Iterator[tuple[list[str], Tensor]]:
+    """The images that can be decoded, batch by batch: their paths, and uint8 [B, 3, S, S]; others are warned of."""
+    names, images = [], []
+    for path, (pixels, _, note) in zip(paths, decode_all(paths, image_size), strict=True):
+        bar.update()
+        if pixels is None or note:
+            with tqdm.external_write_mode():
+                console.warn(f"{console.quoted(path)} {'cannot be read: ' if pixels is None else 'is '}{note}")
+        if pixels is not None:
+            names.append(path)
+            images.append(torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(3, image_size, image_size)))
+        if len(names) == batch_size:
+            yield names, torch.stack(images)
+            names, images = [], []
+    if names:
+        yield names, torch.stack(images)
+
+
+def write_table(
+    path: str | os.PathLike, classes: list[str], paths: list[str], probabilities: np.ndarray,
+    styles: list[str] | None = None,
+) -> None:  # fmt: skip
+    """Write a CSV file: path, style (where the true ones are given), predicted, probability, and a column per class.
+
+    probabilities: float [N, classes]; paths and styles: N texts.
+    """
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(["path", *(["style"] if styles else []), "predicted", "probability", *classes])
+    for i, (name, row) in enumerate(zip(paths, probabilities, strict=True)):
+        best = int(row.argmax())
+        true = [styles[i]] if styles else []
+        table.writerow([name, *true, classes[best], f"{row[best]:.6g}", *(f"{value:.6g}" for value in row)])
+    files.write_whole(path, lambda file: file.write(text.getvalue().encode(errors="surrogateescape")))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def write_figures(
+    options: settings.Settings, model: wikiart.Classifier, dataset: wikiart.WikiArtDataset, probabilities: np.ndarray,
+    title: str, device: torch.device,
+) -> list[str]:  # fmt: skip
+    """Draw and write all figures; the names of those written. A figure that fails is a warning.
+
+    probabilities: float [N, classes]; title: of the confusion matrix.
+    """
+    labels, classes = dataset.labels.numpy(), dataset.classes
+    matrix = confusion_matrix(labels, probabilities.argmax(1), labels=range(len(classes)))
+    pictures = {
+        "confusion_matrix.png": lambda: draw_confusion(matrix, classes, title),
+        "mistakes.png": lambda: draw_mistakes(dataset, matrix, probabilities),
+        "heatmaps.png": lambda: draw_heatmaps(model, dataset, probabilities, device),
+    }
+    if not gradcam.has_convolutions(model):
+        del pictures["heatmaps.png"]
+        console.say(f"no heatmaps.png: {model.architecture} has no convolutions")
+    written = []
+    for name, draw in pictures.items():
+        with figures.drawing(name):
+            figures.write(options.output(name), draw())
+            written.append(name)
+    return written
 
 
 def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> "Figure":
@@ -199,9 +376,8 @@ def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabili
             axes.imshow(dataset.images[i].permute(1, 2, 0).numpy())
             caption = f"is {names[labels[i]]}\nsaid {names[predicted[i]]} {confidence[i]:.0%}"
             axes.set_title(caption, fontsize=8, parse_math=False)
-    confused = matrix + matrix.T
-    pairs = [(confused[i, j], i, j) for i in range(len(names)) for j in range(i) if confused[i, j]]
-    pairs = sorted(pairs, reverse=True)[:10]
+    confused = np.tril(matrix + matrix.T, -1)
+    pairs = sorted(((confused[i, j], i, j) for i, j in zip(*confused.nonzero(), strict=True)), reverse=True)[:10]
     axes = chart.subplots()
     axes.set_title("The pairs of styles most often confused")
     axes.barh(range(len(pairs)), [matrix[i, j] for _, i, j in pairs], color="tab:blue", label="first taken for second")
@@ -218,6 +394,94 @@ def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabili
     if pairs:
         axes.legend()
     return figure
+
+
+def most_confident(labels: np.ndarray, probabilities: np.ndarray) -> dict[int, tuple[int | None, int | None]]:
+    """Label -> the most confident correct and the most confident wrong painting of that style (None: there is none).
+
+    labels: int [N]; probabilities: float [N, classes]. At most `HEATMAPS` styles, those with the most paintings.
+    """
+    numbers = np.bincount(labels)
+    largest = np.argsort(-numbers, kind="stable")[:HEATMAPS]
+    right, confidence = probabilities.argmax(1) == labels, probabilities.max(1)
+    found = {}
+    for label in sorted(largest[numbers[largest] > 0].tolist()):
+        groups = [np.flatnonzero((labels == label) & (right == is_right)) for is_right in (True, False)]
+        found[label] = tuple(int(group[confidence[group].argmax()]) if len(group) else None for group in groups)
+    return found
+
+
+@torch.no_grad()
+def statistics_share(model: wikiart.Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    """The statistics branch's share of the logits of `labels` in a `residual` network: float [B].
+
+    Both are taken above their mean over the styles, since only differences between logits count: the head's weights
+    times the branch's features, and the whole logit. The rest is the trunk's, and the head's bias. Below 0 or above 1
+    the branches disagree.
+    """
+    network = model.network
+    trunk, statistics = network.features(model.normalize(images))
+    weights = network.head.weight - network.head.weight.mean(0)
+    logits = network.head(torch.cat([trunk, statistics], 1))
+    above_mean = logits.gather(1, labels[:, None])[:, 0] - logits.mean(1)
+    part = (weights[labels, trunk.shape[1] :] * statistics).sum(1)
+    return part / above_mean.clamp(min=1e-6)
+
+
+def draw_heatmaps(
+    model: wikiart.Classifier, dataset: wikiart.WikiArtDataset, probabilities: np.ndarray, device: torch.device
+) -> "Figure":
+    """For each style the most confident correct and wrong painting, each beside its class activation map.
+
+    probabilities: float [N, classes]. The maps are those of the predicted style in the whole painting.
+    """
+    chosen = most_confident(dataset.labels.numpy(), probabilities)
+    shown = [i for pair in chosen.values() for i in pair if i is not None]
+    pictures, captions = {}, {}
+    has_statistics = isinstance(model.network, wikiart.Residual)
+    for part in torch.tensor(shown).split(8):  # a large network's activations take much memory
+        images = dataset.images[part].to(device) / 255
+        predicted = torch.from_numpy(probabilities.argmax(1))[part].to(device)
+        maps = gradcam.activation_maps(model, images, predicted).cpu()
+        shares = statistics_share(model, images, predicted).tolist() if has_statistics else []
+        for place, i in enumerate(part.tolist()):
+            pictures[i] = _beside(dataset.images[i], maps[place])
+            captions[i] = f"{probabilities[i].max():.0%}"
+            captions[i] += f", statistics {shares[place]:.0%}" if has_statistics else ""
+    groups = -(-len(chosen) // 9)
+    rows = -(-len(chosen) // groups)
+    figure = figures.new(5.4 * groups, 1.65 * rows + 1, dpi=110)
+    text = f"What {model.architecture} looks at (Grad-CAM): yellow speaks for the predicted style, dark does not."
+    if has_statistics:
+        text += "\nStatistics: share of the logit that comes from colour and texture statistics, not from the map."
+    figure.suptitle(text, fontsize=9, wrap=True)
+    nothing = np.ones_like(next(iter(pictures.values())))
+    names = [figures.caption(name) for name in dataset.classes]
+    grid = figure.subplots(rows, 2 * groups, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for place, (label, pair) in enumerate(chosen.items()):
+        for side, i in enumerate(pair):
+            axes = grid[place % rows, 2 * (place // rows) + side]
+            axes.imshow(nothing if i is None else pictures[i])
+            if i is None:
+                title = f"{names[label]}\nnone {'wrong' if side else 'right'}"
+            elif side:
+                title = f"{names[label]} taken for\n{names[probabilities[i].argmax()]} {captions[i]}"
+            else:
+                title = f"{names[label]}\nright {captions[i]}"
+            axes.set_title(title, fontsize=7, parse_math=False)
+    return figure
+
+
+def _beside(image: Tensor, heat: Tensor) -> np.ndarray:
+    """A painting, uint8 [3, S, S], beside its grey copy under a map, float [S, S] in [0, 1]: float [S, W, 3]."""
+    from matplotlib import colormaps
+
+    painting = image.permute(1, 2, 0).numpy() / 255
+    glow = colormaps["inferno"](heat.numpy())[..., :3]
+    gap = np.ones((len(painting), max(1, len(painting) // 24), 3))
+    return np.concatenate([painting, gap, 0.4 * painting.mean(2, keepdims=True) + 0.6 * glow], 1)
 
 
 if __name__ == "__main__":

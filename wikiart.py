@@ -219,11 +219,14 @@ class Residual(nn.Module):
         self.statistics[0].running_var.fill_(1e-3)  # so that a few steps are enough to find it
         self.head = nn.Linear(12 * width, classes)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head sees: the trunk's features [B, 8 * width], and those of the statistics [B, 4 * width]."""
         if images.shape[2] < 32:  # else the last level halves single pixels, where oneDNN leaves gradients unset
             images = F.interpolate(images, size=(32, 32), mode="bilinear")
-        features = [self.trunk(images).mean((2, 3)), self.statistics(style_statistics(images))]
-        return self.head(torch.cat(features, 1))
+        return self.trunk(images).mean((2, 3)), self.statistics(style_statistics(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.cat(self.features(images), 1))
 
 
 OWN_NETWORKS = {"residual": Residual, "three_conv": ThreeConv}

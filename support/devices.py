@@ -7,6 +7,8 @@ import torch.distributed
 from support import console, processes, settings
 from support.console import UserError
 
+_exact = False  # whether everything is computed in float32
+
 
 def random_seed(*parts: int) -> int:
     """A 64-bit seed that depends on every part: the same parts give the same seed, on any machine."""
@@ -16,9 +18,12 @@ def random_seed(*parts: int) -> int:
 def start(options: settings.Settings, training: bool = True) -> torch.device:
     """Join the processes that share the training, choose the device and set the random seed; prints what is used.
 
-    Raises UserError for a device that cannot be used, a batch that cannot be shared evenly, an incomplete torchrun
+    Without `training` everything is computed in full float32, so that results do not depend on the batch size. Raises
+    UserError for a device that cannot be used, a batch that cannot be shared evenly, an incomplete torchrun
     environment, and several processes where `training` is false.
     """
+    global _exact
+    _exact = not training
     if problem := processes.problem():
         raise UserError(f"the environment is not torchrun's: {problem}; start with torchrun, or unset these variables")
     world_size = processes.world_size()
@@ -35,7 +40,8 @@ def start(options: settings.Settings, training: bool = True) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
+        torch.set_float32_matmul_precision("high" if training else "highest")  # TF32 where autocast leaves float32
+        torch.backends.cudnn.allow_tf32 = training
         hardware = torch.cuda.get_device_name(device)
     torch.manual_seed(options.seed)
     count = "1 process" if world_size == 1 else f"{world_size} processes"
@@ -61,7 +67,9 @@ def _choose(options: settings.Settings) -> torch.device:
 
 
 def uses_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32."""
+    """Whether the device multiplies bfloat16 faster than float32, and may."""
+    if _exact:
+        return False
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)  # torch before 2.12 has no such function

@@ -101,6 +101,11 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") and name.lower() not in NOT_STYLES
 
 
+def find_in_folder(folder: str) -> list[str]:
+    """The paths of the images in a folder and in the folders below it, by the rules of `find_images`."""
+    return [os.path.join(folder, file.path.removeprefix(os.curdir + os.sep)) for file in _walk(folder, "")]
+
+
 def _check_level(imgdir: str, folders: list[str]) -> None:
     """Raise DataError for a folder one level too high: its folders are splits, or its only folder holds the styles."""
     splits = [name for name in folders if name.lower() in SPLITS]
@@ -168,7 +173,9 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
     where = console.quoted(os.path.join(imgdir, style))
     if skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
-        what = "file skipped that looks like an image" if skipped.total() == 1 else "files skipped that look like images"
+        what = (
+            "file skipped that looks like an image" if skipped.total() == 1 else "files skipped that look like images"
+        )
         console.warn(f"{where}: {skipped.total()} {what}: {kinds}")
     for name, count in not_styles.items():
         if count:

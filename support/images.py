@@ -9,6 +9,7 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -112,13 +113,26 @@ def fingerprint(pixels: np.ndarray) -> int:
     return int.from_bytes(hashlib.sha256(pixels).digest()[:8], "little", signed=True)
 
 
-def _decode(file: str, imgdir: str, image_size: int) -> tuple[bytes | None, int, str]:
-    """Pixels, fingerprint and note of one image; no pixels and the reason where it cannot be decoded."""
+def _decode(path: str, image_size: int) -> tuple[bytes | None, int, str]:
     try:
-        pixels, note = decode_image(os.path.join(imgdir, file), image_size)
+        pixels, note = decode_image(path, image_size)
     except DataError as error:
         return None, 0, str(error)
     return pixels.tobytes(), fingerprint(pixels), note  # bytes travel between processes faster than arrays
+
+
+def decode_all(paths: list[str], image_size: int) -> Iterator[tuple[bytes | None, int, str]]:
+    """Each file's pixels (bytes of uint8 [3, S, S]), fingerprint and note, in order, from worker processes; see `decode_image` and `fingerprint`.
+
+    A file that cannot be decoded gives None, 0 and the reason.
+    """
+    with warnings.catch_warnings():  # Pillow refuses images of twice its limit; up to there no warning is needed
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Python from 3.12 on warns of forks beside threads; the workers touch nothing that those may hold.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        decode = functools.partial(_decode, image_size=image_size)
+        with contextlib.closing(workers.parallel_map(decode, paths)) as results:  # else the workers would go on
+            yield from results
 
 
 def decode_folder(
@@ -140,7 +154,8 @@ def decode_folder(
             left_out, fingerprints = dict(index["left_out"]), list(index["fingerprints"])
             whole = data_path.stat().st_size == len(fingerprints) * 3 * image_size**2
             if whole and len(left_out) + len(fingerprints) == len(listed):
-                again = [_decode(path, imgdir, image_size)[0] for path in left_out]  # a chmod changes no file's time
+                refused = [os.path.join(imgdir, path) for path in left_out]
+                again = [_decode(path, image_size)[0] for path in refused]  # a chmod changes no file's time
                 return (data_path, left_out, fingerprints) if all(pixels is None for pixels in again) else None
         return None
 
@@ -175,8 +190,7 @@ def _write_cache(data_path: Path, imgdir: str, image_size: int, paths: list[str]
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can reserve space
                     raise
-        decode = functools.partial(_decode, imgdir=imgdir, image_size=image_size)
-        with contextlib.closing(workers.parallel_map(decode, paths)) as results:  # else the workers would go on
+        with contextlib.closing(decode_all([os.path.join(imgdir, path) for path in paths], image_size)) as results:
             bar = tqdm(results, f"decoding {imgdir}", len(paths), unit="painting", disable=None, leave=False)
             for path, (pixels, key, note) in zip(paths, bar, strict=True):
                 if pixels is None:
@@ -188,11 +202,7 @@ def _write_cache(data_path: Path, imgdir: str, image_size: int, paths: list[str]
                     notes[path] = note
         output.truncate(len(fingerprints) * 3 * image_size**2)
 
-    with warnings.catch_warnings():  # Pillow refuses images of twice its limit; up to there no warning is needed
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        # Python from 3.12 on warns of forks beside threads; the workers touch nothing that those may hold.
-        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        files.write_whole(data_path, write)
+    files.write_whole(data_path, write)
     for path, note in notes.items():
         console.warn(f"{console.quoted(os.path.join(imgdir, path))} is {note}")
     return left_out, fingerprints

@@ -5,6 +5,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +17,7 @@ from support import console
 WORKERS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 KILLED = "a worker process was killed; is there enough memory?"
 CHUNK = 32  # items that a worker takes at a time
+AHEAD = 4  # chunks per worker that may be at work or wait for the caller
 
 
 def parallel_map(function: Callable, items: Sequence) -> Iterator:
@@ -23,12 +25,14 @@ def parallel_map(function: Callable, items: Sequence) -> Iterator:
 
     Worker processes, since threads hardly decode faster than one; forked, since they start at once, take any function
     along and leave the GPU alone. Where none can be started (a full or read-only /dev/shm, a limit on processes), this
-    process does the work and a warning says why. Raises UserError when a worker is killed.
+    process does the work and a warning says why. The workers are at most `AHEAD` chunks each ahead of the caller, so
+    that results do not fill the memory. Raises UserError when a worker is killed.
     """
+    chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
     running, cleanup = set(multiprocessing.active_children()), contextlib.ExitStack()
     try:
         pool = ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork"), _start, (function, os.getpid()))
-        results = pool.map(_work, items, chunksize=CHUNK)
+        waiting = deque(pool.submit(_work, chunk) for chunk in chunks[: AHEAD * WORKERS])
         cleanup.callback(pool.shutdown, cancel_futures=True)
     except BrokenProcessPool:
         raise console.UserError(KILLED) from None
@@ -37,10 +41,15 @@ def parallel_map(function: Callable, items: Sequence) -> Iterator:
             process.kill()  # else exit would wait for those that did start
             process.join()
         console.warn(f"no worker processes ({console.reason(error)}): one process does the work")
-        results = map(function, items)
+        yield from map(function, items)
+        return
     with cleanup:
         try:
-            yield from results
+            for number in range(len(chunks)):
+                results = waiting.popleft().result()
+                if number + AHEAD * WORKERS < len(chunks):
+                    waiting.append(pool.submit(_work, chunks[number + AHEAD * WORKERS]))
+                yield from results
         except BrokenProcessPool:
             raise console.UserError(KILLED) from None
 
@@ -58,5 +67,5 @@ def _start(function: Callable, parent: int) -> None:
         os._exit(1)
 
 
-def _work(item: object) -> object:
-    return _function(item)
+def _work(chunk: Sequence) -> list[object]:
+    return [_function(item) for item in chunk]

@@ -256,7 +256,9 @@ def matrix_profile(primaries, gamma):
     """An RGB profile from its primaries' XYZ values under D50 and a gamma."""
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(256 * gamma))
     tags = {b"wtpt": xyz((0.9642, 1.0, 0.8249)), **{name + b"TRC": curve for name in (b"r", b"g", b"b")}}
-    return profile(b"RGB ", tags | {name + b"XYZ": xyz(v) for name, v in zip((b"r", b"g", b"b"), primaries, strict=True)})
+    return profile(
+        b"RGB ", tags | {name + b"XYZ": xyz(v) for name, v in zip((b"r", b"g", b"b"), primaries, strict=True)}
+    )
 
 
 SRGB = np.array([[0.4361, 0.2225, 0.0139], [0.3851, 0.7169, 0.0971], [0.1431, 0.0606, 0.7141]])  # rows: R, G, B in XYZ
@@ -385,7 +387,9 @@ def seeds():
 
 
 SEEDS = dict(seeds())
-CHANGE = st.tuples(st.floats(0, 1), st.sampled_from(["set", "insert", "drop", "cut"]), st.binary(min_size=1, max_size=8))
+CHANGE = st.tuples(
+    st.floats(0, 1), st.sampled_from(["set", "insert", "drop", "cut"]), st.binary(min_size=1, max_size=8)
+)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -465,7 +469,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_folder_is_decoded_anew_and_the_old_cache_removed(folder, load, tmp_path, decoded, change, monkeypatch):
+def test_a_changed_folder_is_decoded_anew_and_the_old_cache_removed(
+    folder, load, tmp_path, decoded, change, monkeypatch
+):
     monkeypatch.setattr(images, "VERSION", images.VERSION)
     load(folder)
     old = {path.name for path in (tmp_path / "cache").glob("*.uint8")}

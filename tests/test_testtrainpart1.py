@@ -1,0 +1,501 @@
+"""testtrainpart1.py: metrics, predictions, priors and figures, from a checkpoint and folders of paintings."""
+
+import csv
+import json
+import os
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor, resize, resized_crop
+
+import testtrainpart1
+import trainpart1
+import wikiart
+from support import devices, gradcam, settings
+
+S = 32
+TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
+TEST = {"Baroque": 4, "Cubism": 5, "Fauvism": 3, "Rococo": 2}
+WRITTEN = ["confusion_matrix.png", "heatmaps.png", "metrics_part1.json", "mistakes.png", "predictions.csv"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, paint, run):
+    """A trained and evaluated classifier: .folder with train, test and out, .flags, .checkpoint, .model, .metrics,
+    .evaluation and .table."""
+    folder = tmp_path_factory.mktemp("part1")
+    paint(folder / "train", TRAINING)
+    paint(folder / "test", TEST, seed=1)
+    flags = ("--trainingdir", folder / "train", "--testingdir", folder / "test", "--outputdir", folder / "out",
+             "--cachedir", folder / "cache", "--device", "cpu")  # fmt: skip
+    training = run(trainpart1, *flags, "--image_size", S, "--epochs", 4, "--batch_size", 4)
+    assert (training.status, training.err) == (0, "")
+    before = set(os.listdir(folder / "out"))
+    evaluation = run(testtrainpart1, *flags)
+    assert (evaluation.status, evaluation.err) == (0, "")
+    checkpoint = torch.load(folder / "out" / "wikiart.pth", weights_only=True)
+    return SimpleNamespace(
+        folder=folder, flags=flags, evaluation=evaluation, checkpoint=checkpoint,
+        model=wikiart.load_network(checkpoint), written=sorted(set(os.listdir(folder / "out")) - before),
+        metrics=json.loads((folder / "out" / "metrics_part1.json").read_text()),
+        table=read_table(folder / "out" / "predictions.csv"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def evaluate(trained, run, tmp_path):
+    """evaluate(*flags) evaluates the trained classifier into tmp_path: the run, its metrics and its table."""
+
+    def evaluate(*flags):
+        modelfile = trained.folder / "out" / "wikiart.pth"
+        result = run(testtrainpart1, *trained.flags, "--outputdir", tmp_path, "--modelfile", modelfile, *flags)
+        assert result.status == 0, result.err
+        metrics = json.loads((tmp_path / "metrics_part1.json").read_text())
+        return result, metrics, read_table(tmp_path / "predictions.csv")
+
+    return evaluate
+
+
+def read_table(path):
+    """Path below the style folders' parent -> its row."""
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    return {os.sep.join(row["path"].split(os.sep)[-2:]): row for row in rows}
+
+
+def numbers(row):
+    return np.array([float(row[style]) for style in TRAINING])
+
+
+@torch.no_grad()
+def probabilities_of(path, trained):
+    """One painting by Pillow and torchvision alone: the mean over twelve views, made one by one."""
+    state, network = trained.checkpoint["model"], trained.model.network
+    mean, std = (state[f"normalize.{name}"].double().view(3, 1, 1) for name in ("mean", "std"))
+    pixels = resize(pil_to_tensor(Image.open(path).convert("RGB")), [S, S]).double() / 255
+    whole = ((pixels - mean) / std).float()
+    part = round(0.8 * S)
+    far, middle, looks = S - part, (S - part) // 2, [whole]
+    for top, left in [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]:
+        looks.append(resized_crop(whole, top, left, part, part, [S, S], antialias=False))
+    logits = [network(torch.stack([look, look.flip(2)])).mean(0) for look in looks]
+    return torch.stack(logits).mean(0).softmax(0).numpy()
+
+
+# What an evaluation writes
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_evaluation_writes_what_the_contract_names(trained, name):
+    assert trained.written == WRITTEN
+    assert trained.evaluation.out.splitlines()[-1].startswith("wrote ") and name in trained.evaluation.out
+    if name.endswith(".png"):
+        with Image.open(trained.folder / "out" / name) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert min(pixels.shape[:2]) > 300 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+METRICS = {"accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1",
+           "top3_accuracy", "majority_accuracy", "images", "per_class"}  # fmt: skip
+
+
+def by_sklearn(labels, probabilities, counts):
+    """The contract's figures from scikit-learn's own functions."""
+    predicted, classes, score = probabilities.argmax(1), list(counts), sklearn.metrics.precision_recall_fscore_support
+    present = sorted(set(labels))
+    macro = score(labels, predicted, labels=present, average="macro", zero_division=0)
+    rows = score(labels, predicted, labels=range(len(classes)), zero_division=0)
+    top3 = [label in np.argsort(-row)[:3] for label, row in zip(labels, probabilities, strict=True)]
+    majority = max(counts, key=counts.get)
+    return {
+        **dict(zip(["macro_precision", "macro_recall", "macro_f1"], macro, strict=False)),
+        "accuracy": sklearn.metrics.accuracy_score(labels, predicted),
+        "balanced_accuracy": macro[1],
+        "weighted_f1": sklearn.metrics.f1_score(labels, predicted, average="weighted", zero_division=0),
+        "top3_accuracy": np.mean(top3),
+        "majority_accuracy": np.mean([classes[label] == majority for label in labels]),
+        "images": len(labels),
+        "per_class": {
+            style: dict(zip(["precision", "recall", "f1", "support"], map(float, values), strict=True))
+            for style, *values in zip(classes, *rows, strict=True)
+        },
+    }
+
+
+def assert_metrics(found, expected):
+    assert set(found) >= METRICS == set(expected)
+    for name in METRICS - {"per_class"}:
+        assert found[name] == pytest.approx(expected[name], abs=1e-9), name
+    assert list(found["per_class"]) == list(expected["per_class"])
+    for style, row in expected["per_class"].items():
+        assert found["per_class"][style] == pytest.approx(row, abs=1e-9), style
+
+
+def test_table_and_metrics_are_those_of_predictions_made_painting_by_painting(trained):
+    labels, probabilities = [], []
+    for label, style in enumerate(TEST):
+        for path in sorted((trained.folder / "test" / style).iterdir()):
+            row = trained.table[f"{style}/{path.name}"]
+            expected = probabilities_of(path, trained)
+            assert list(row) == ["path", "style", "predicted", "probability", *TRAINING]
+            assert (row["path"], row["style"]) == (str(path), style)
+            assert numbers(row) == pytest.approx(expected, abs=2e-5)
+            assert row["predicted"] == list(TRAINING)[expected.argmax()]
+            assert float(row["probability"]) == numbers(row).max()
+            labels.append(label)
+            probabilities.append(expected)
+    assert len(trained.table) == len(labels) == 14
+    assert len({row["predicted"] for row in trained.table.values()}) > 1  # else it would show little
+    assert_metrics(trained.metrics, by_sklearn(labels, np.stack(probabilities), TRAINING))
+
+
+def test_measure_agrees_with_sklearn_where_styles_are_missing_or_never_guessed():
+    random, counts = np.random.default_rng(0), {"A": 3, "B": 9, "C": 9, "D": 1, "E": 2, "F": 2}
+    for _ in range(30):
+        labels, probabilities = random.choice([0, 1, 2, 4], 25), random.dirichlet([1] * 6, 25)
+        probabilities[:, 4] /= 100
+        found = testtrainpart1.measure(labels, np.log(probabilities), counts)
+        assert_metrics(found, by_sklearn(labels.tolist(), probabilities, counts))
+
+
+def test_the_figures_are_printed_beside_the_majority_guess_with_a_row_per_style(trained):
+    out = trained.evaluation.out
+    (line,) = [line for line in out.splitlines() if "most frequent training style" in line]
+    assert f"{trained.metrics['majority_accuracy']:.1%}" in line
+    for style, row in trained.metrics["per_class"].items():
+        (line,) = [line for line in out.splitlines() if line.startswith(style)]
+        assert line.split()[1:] == [f"{row[n]:.1%}" for n in ("precision", "recall", "f1")] + [str(row["support"])]
+
+
+def test_a_figure_that_fails_is_a_warning_and_a_file_that_cannot_be_written_an_error(
+    trained, evaluate, refused, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(testtrainpart1, "draw_mistakes", lambda *_: 1 / 0)
+    result, metrics, table = evaluate()
+    assert result.err == "warning: mistakes.png is not drawn: division by zero\n"
+    assert metrics == trained.metrics and table == trained.table
+    assert sorted(os.listdir(tmp_path)) == [name for name in WRITTEN if name != "mistakes.png"]
+    shutil.copy(trained.folder / "out" / "wikiart.pth", tmp_path)
+    (tmp_path / "predictions.csv").unlink()
+    (tmp_path / "predictions.csv").mkdir()
+    line = refused(testtrainpart1, *trained.flags, "--outputdir", tmp_path)
+    assert line.startswith(f"{tmp_path}/predictions.csv: cannot be written")
+
+
+# Labels are a promise
+
+
+def test_a_test_folder_that_lacks_styles_keeps_every_prediction(trained, evaluate, tmp_path):
+    folder = shutil.copytree(trained.folder / "test", tmp_path / "test")
+    shutil.rmtree(folder / "Baroque")
+    for path in sorted((folder / "Cubism").iterdir())[1:]:
+        path.unlink()
+    _, metrics, table = evaluate("--testingdir", folder)
+    assert metrics["images"] == len(table) == 6 and metrics["per_class"]["Baroque"]["support"] == 0
+    for name, row in table.items():
+        assert row["style"] == name.split(os.sep)[0]
+        assert numbers(row) == pytest.approx(numbers(trained.table[name]), abs=1e-5)
+    right = [row["style"] == row["predicted"] for row in table.values()]
+    assert metrics["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_a_test_style_that_the_model_does_not_know_is_one_line(trained, workdir, paint, refused, listing):
+    paint(workdir / "test", {"Baroque": 1, "Dada": 2})
+    before = listing(trained.folder / "out")
+    line = refused(testtrainpart1, *trained.flags, "--testingdir", "test")
+    assert line.startswith("--testingdir: ") and '"Dada"' in line
+    assert listing(trained.folder / "out") == before
+
+
+def test_identical_test_and_training_images_are_counted_and_named(trained, evaluate, tmp_path):
+    both = shutil.copytree(trained.folder / "test", tmp_path / "both")
+    shutil.copy(trained.folder / "train" / "Cubism" / "003.jpg", both / "Cubism" / "known.jpg")
+    shutil.copy(trained.folder / "train" / "Cubism" / "004.jpg", both / "Baroque" / "other_style.jpg")
+    result, metrics, _ = evaluate("--testingdir", both)
+    report = metrics["also_in_training"]
+    expected = [str(both / "Baroque" / "other_style.jpg"), str(both / "Cubism" / "known.jpg")]
+    assert (metrics["images"], report["images"], report["paths"]) == (16, 2, expected)
+    assert_metrics(report["metrics_without"], {k: v for k, v in trained.metrics.items() if k in METRICS})
+    (line,) = result.err.splitlines()
+    assert line.startswith("warning: 2 test paintings") and all(path in line for path in expected)
+
+
+def test_a_test_folder_of_nothing_but_training_paintings_has_no_figures_without_them(trained, evaluate):
+    result, metrics, _ = evaluate("--testingdir", trained.folder / "train")
+    assert (metrics["also_in_training"]["images"], metrics["also_in_training"]["metrics_without"]) == (31, None)
+    assert "31 test paintings" in result.err
+
+
+# --predict
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_predict_on_a_folder_gives_the_evaluations_probabilities(trained, run, tmp_path, batch_size, listing):
+    before = listing(trained.folder / "out")
+    (tmp_path / "new folder").mkdir()
+    target = tmp_path / "new folder" / "table.csv"
+    flags = ("--predict", trained.folder / "test", "--csv", target, "--batch_size", batch_size)
+    result = run(testtrainpart1, *trained.flags, *flags)
+    assert (result.status, result.err) == (0, "")
+    table = read_table(target)
+    assert list(table) == list(trained.table) and listing(trained.folder / "out") == before
+    lines = [line for line in result.out.splitlines() if ".jpg: " in line]
+    for line, (name, row) in zip(lines, table.items(), strict=True):
+        expected = trained.table[name]
+        assert list(row) == ["path", "predicted", "probability", *TRAINING]
+        assert (row["path"], row["predicted"]) == (expected["path"], expected["predicted"])
+        assert numbers(row) == pytest.approx(numbers(expected), abs=1e-5)
+        best = np.argsort(-numbers(row))[:3]
+        named = [text.rsplit(" ", 1) for text in line.removeprefix(f"{row['path']}: ").split(", ")]
+        assert [style for style, _ in named] == [list(TRAINING)[i] for i in best]
+        assert [float(text.rstrip("%")) for _, text in named] == pytest.approx(100 * numbers(row)[best], abs=0.06)
+
+
+def test_predict_finds_images_as_the_dataset_does_and_names_what_it_cannot_read(trained, run, workdir):
+    painting = trained.folder / "test" / "Cubism" / "001.jpg"
+    for name in ["a/b/c/deep.JPG", "a/new\nline.jpg", os.fsdecode(b"a/latin\xe9.jpg"), "a/.hidden.jpg",
+                 "a/@eaDir/thumbnail.jpg", "a/.git/x.jpg", "no_extension"]:  # fmt: skip
+        os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+        shutil.copy(painting, name)
+    (workdir / "a" / "notes.txt").write_text("no painting")
+    (workdir / "a" / "broken.jpg").write_text("no painting")
+    (workdir / "empty").mkdir()
+    paths = ["missing.jpg", "a", "no_extension", "empty", painting]
+    result = run(testtrainpart1, *trained.flags, "--predict", *paths, "--csv", "t.csv", "--batch_size", 2)
+    assert result.status == 2
+    *warnings, last = result.err.splitlines()
+    for name in ["missing.jpg", "a/broken.jpg", "empty", "@eaDir"]:
+        assert len([line for line in warnings if f'"{name}"' in line]) == 1, name
+    assert last.startswith("--predict: 3 of 8 could not be read")
+    table = read_table("t.csv")
+    found = [row["path"] for row in table.values()]
+    names = [os.fsdecode(b"a/latin\xe9.jpg"), "a/new\nline.jpg", "a/b/c/deep.JPG", "no_extension", str(painting)]
+    assert found == names
+    for row in table.values():
+        assert numbers(row) == pytest.approx(numbers(trained.table["Cubism/001.jpg"]), abs=1e-5)
+    assert "a/new\\nline.jpg: " in result.out
+
+
+def test_flags_of_predict_alone_are_refused_without_it(trained, refused):
+    for flags in [("--csv", "t.csv"), ("--prior", "uniform")]:
+        assert "--predict" in refused(testtrainpart1, *trained.flags, *flags)
+    assert "--predict" in refused(testtrainpart1, *trained.flags, "--predict")
+    assert "'uniform'" in refused(testtrainpart1, *trained.flags, "--predict", "x.jpg", "--prior", "other")
+
+
+def test_evaluation_and_prediction_compute_in_float32_where_training_does_not(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    options = settings.read("classifier", "", ["--device", "cpu"])
+    for training in (True, False, True):
+        assert devices.uses_bfloat16(devices.start(options, training)) is training
+
+
+# Priors
+
+
+@pytest.mark.parametrize(
+    "changes, name, seen",
+    [
+        ({"imbalance": "none"}, "training", [20, 5, 1]),
+        ({"imbalance": "weighted_sampler"}, "uniform", [1, 1, 1]),
+        ({"imbalance": "smote", "smote_target": "auto"}, "uniform", [1, 1, 1]),
+        ({"imbalance": "smote", "smote_target": 30}, "uniform", [1, 1, 1]),
+        ({"imbalance": "smote", "smote_target": 10}, "smote", [20, 10, 10]),
+    ],
+)
+def test_a_prior_is_exchanged_by_bayes_rule(changes, name, seen):
+    """Of known likelihoods, a network that has learnt everything gives the posterior under what it has seen."""
+    counts = {"A": 20, "B": 5, "C": 1}
+    checkpoint = {"counts": counts, "settings": changes}
+    likelihoods = np.random.default_rng(0).uniform(0.01, 1, (50, 3))
+    logits = torch.tensor(np.log(likelihoods * seen) + 7).float()
+    assert testtrainpart1.log_priors(checkpoint)[0] == name
+    for prior, numbers in [("uniform", [1, 1, 1]), ("training", list(counts.values())), (name, seen)]:
+        posterior = likelihoods * numbers / (likelihoods * numbers).sum(1, keepdims=True)
+        found = testtrainpart1.with_prior(logits, checkpoint, prior).softmax(1).numpy()
+        assert found == pytest.approx(posterior, abs=1e-5), prior
+    labels = likelihoods.argmax(1)
+    report = testtrainpart1.measure_priors(labels, logits, checkpoint)
+    shifted = (likelihoods * list(counts.values())).argmax(1)
+    assert report["trained"] == name and report["uniform"] == {"accuracy": 1.0, "macro_f1": 1.0}
+    assert report["training"] == pytest.approx(
+        {"accuracy": np.mean(shifted == labels), "macro_f1": sklearn.metrics.f1_score(labels, shifted, average="macro")}
+    )
+
+
+def test_evaluation_and_prediction_say_which_prior(trained, run, tmp_path):
+    prior = trained.metrics["prior"]
+    assert prior["trained"] == "uniform"  # the weighted sampler is the default
+    assert prior["uniform"] == {name: trained.metrics[name] for name in ("accuracy", "macro_f1")}
+    rows, counts = list(trained.table.values()), np.array(list(TRAINING.values()))
+    shifted = [list(TRAINING)[(numbers(row) * counts).argmax()] for row in rows]
+    assert prior["training"]["accuracy"] == np.mean([s == row["style"] for s, row in zip(shifted, rows, strict=True)])
+    for name, trained_so in [("uniform", True), ("training", False)]:
+        (line,) = [line for line in trained.evaluation.out.splitlines() if testtrainpart1.PRIORS[name] in line]
+        assert f"accuracy {prior[name]['accuracy']:.1%}, macro F1 {prior[name]['macro_f1']:.1%}" in line
+        assert ("as trained" in line) is trained_so
+    for flags, name in [((), "uniform"), (("--prior", "uniform"), "uniform"), (("--prior", "training"), "training")]:
+        target = tmp_path / "t.csv"
+        result = run(testtrainpart1, *trained.flags, "--predict", trained.folder / "test", "--csv", target, *flags)
+        assert f"prior: {name} (" in result.out and ("as trained" in result.out) is (name == "uniform")
+        for found, row in zip(read_table(target).values(), rows, strict=True):
+            expected = numbers(row) * (counts if name == "training" else 1)
+            assert numbers(found) == pytest.approx(expected / expected.sum(), abs=2e-5)
+
+
+# Figures
+
+
+def test_the_figures_show_what_was_measured(trained):
+    dataset = wikiart.WikiArtDataset(trained.folder / "test", S, list(TRAINING), trained.folder / "cache")
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(dataset))
+    actual, predicted, names = dataset.labels.numpy(), probabilities.argmax(1), list(TRAINING)
+    matrix = sklearn.metrics.confusion_matrix(actual, predicted, labels=range(4))
+
+    axes = testtrainpart1.draw_confusion(matrix, names, "a title").axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == names
+    assert [text.get_text() for text in axes.get_yticklabels()] == [f"{name} ({TEST[name]})" for name in names]
+    assert np.allclose(axes.images[0].get_array(), matrix / matrix.sum(1, keepdims=True))
+    cells = {text.get_position()[::-1]: int(text.get_text()) for text in axes.texts}
+    assert cells == {(i, j): matrix[i, j] for i, j in zip(*matrix.nonzero(), strict=True)}
+    assert "predicted" in axes.get_xlabel() and "true" in axes.get_ylabel() and axes.get_title() == "a title"
+
+    sheet, chart = testtrainpart1.draw_mistakes(dataset, matrix, probabilities).subfigs
+    wrong = sorted(np.flatnonzero(predicted != actual), key=lambda i: -probabilities[i].max())
+    shown = [axes for axes in sheet.axes if axes.images]
+    assert 5 < len(shown) == len(wrong) <= 15
+    for axes, i in zip(shown, wrong, strict=True):
+        assert axes.get_title() == f"is {names[actual[i]]}\nsaid {names[predicted[i]]} {probabilities[i].max():.0%}"
+        assert np.array_equal(axes.images[0].get_array(), dataset.images[i].permute(1, 2, 0))
+    pairs = sorted(((matrix[i, j] + matrix[j, i], i, j) for i in range(4) for j in range(i)), reverse=True)
+    pairs = [(i, j) for number, i, j in pairs if number]
+    texts = [text.get_text() for text in chart.axes[0].get_yticklabels()]
+    assert texts == [f"{names[i]},\n{names[j]}" for i, j in pairs]
+    widths = [bar.get_width() for bar in chart.axes[0].patches]
+    assert widths == [matrix[i, j] for i, j in pairs] + [matrix[j, i] for i, j in pairs]
+
+
+def test_hundreds_of_styles_fit_into_figures_of_bounded_size(trained):
+    count = 300
+    names = [f"Artist_{i}" for i in range(count)]
+    random = np.random.default_rng(0)
+    labels, probabilities = np.arange(count), random.dirichlet(np.ones(count), count).astype(np.float32)
+    matrix = sklearn.metrics.confusion_matrix(labels, probabilities.argmax(1), labels=labels)
+    images = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8)
+    dataset = SimpleNamespace(labels=torch.from_numpy(labels), images=images, classes=names)
+    model = wikiart.make_classifier("three_conv", count, 16).eval()
+    confusion = testtrainpart1.draw_confusion(matrix, names, "")
+    heatmaps = testtrainpart1.draw_heatmaps(model, dataset, probabilities, torch.device("cpu"))
+    for figure in [confusion, heatmaps, testtrainpart1.draw_mistakes(dataset, matrix, probabilities)]:
+        assert (figure.get_size_inches() * figure.dpi).max() <= 4000
+    axes = confusion.axes[0]
+    assert not axes.texts and max(len(axes.get_xticks()), len(axes.get_yticks())) <= testtrainpart1.NAMED
+    assert len([axes for axes in heatmaps.axes if axes.images]) == 2 * testtrainpart1.HEATMAPS
+
+
+def test_heatmaps_show_the_most_confident_right_and_wrong_painting_of_each_style(trained):
+    random = np.random.default_rng(1)
+    labels, probabilities = random.integers(0, 40, 200), random.dirichlet(0.2 * np.ones(41), 200)
+    chosen = testtrainpart1.most_confident(labels, probabilities)
+    largest = sorted(np.bincount(labels), reverse=True)[:27]
+    assert len(chosen) == 27 and sum((labels == label).sum() for label in chosen) == sum(largest)
+    for label, pair in chosen.items():
+        members = np.flatnonzero(labels == label)
+        for is_right, i in zip((True, False), pair, strict=True):
+            group = [j for j in members if (probabilities[j].argmax() == label) == is_right]
+            assert i == max(group, key=lambda j: probabilities[j].max(), default=None)
+
+    dataset = wikiart.WikiArtDataset(trained.folder / "test", S, list(TRAINING), trained.folder / "cache")
+    labels, probabilities = dataset.labels.numpy(), random.dirichlet(np.ones(4), len(dataset)).astype(np.float32)
+    probabilities[labels == 3] = [0.1, 0.2, 0.3, 0.4]
+    figure = testtrainpart1.draw_heatmaps(trained.model, dataset, probabilities, torch.device("cpu"))
+    chosen = testtrainpart1.most_confident(labels, probabilities)
+    for label, pair in chosen.items():
+        for side, i in enumerate(pair):
+            axes = figure.axes[2 * label + side]
+            style, *_ = title = axes.get_title().split("\n")
+            if i is None:
+                assert title == [list(TRAINING)[label], "none wrong" if side else "none right"]
+                continue
+            said = list(TRAINING)[probabilities[i].argmax()]
+            assert style == list(TRAINING)[label] + side * " taken for"
+            assert title[1].startswith(f"{said if side else 'right'} {probabilities[i].max():.0%}, statistics ")
+            picture = np.asarray(axes.images[0].get_array())
+            assert np.allclose(picture[:, :S], dataset.images[i].permute(1, 2, 0) / 255)
+            predicted = torch.tensor([int(probabilities[i].argmax())])
+            heat = gradcam.activation_maps(trained.model, dataset.images[i : i + 1] / 255, predicted)[0]
+            glow = (picture[:, -S:] - 0.4 * picture[:, :S].mean(2, keepdims=True)).sum(2)  # grows with the map
+            assert (np.diff(glow.ravel()[heat.flatten().argsort().numpy()]) > -1e-6).all()
+    assert chosen[3][1] is None
+
+
+def test_the_share_of_the_statistics_is_what_the_logit_loses_without_them(trained):
+    images = torch.rand(5, 3, S, S)
+    with torch.no_grad():
+        logits, network = trained.model(images), trained.model.network
+        labels = logits.argmax(1)
+        hook = network.statistics.register_forward_hook(lambda layer, inputs, output: torch.zeros_like(output))
+        without = trained.model(images)
+        hook.remove()
+    above = logits - logits.mean(1, keepdim=True)
+    lost = above - (without - without.mean(1, keepdim=True))
+    expected = (lost / above).gather(1, labels[:, None])[:, 0]
+    found = testtrainpart1.statistics_share(trained.model, images, labels)
+    assert torch.allclose(found, expected, atol=1e-4) and found.abs().max() > 0.01
+
+
+def test_a_network_without_convolutions_gets_a_line_and_no_heatmaps(evaluate, monkeypatch, tmp_path):
+    monkeypatch.setattr(gradcam, "has_convolutions", lambda model: False)
+    result, *_ = evaluate()
+    (line,) = [line for line in result.out.splitlines() if line.startswith("no heatmaps.png")]
+    assert "residual has no convolutions" in line and not (tmp_path / "heatmaps.png").exists()
+
+
+# Checkpoints
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hostile_code_ran",)
+
+
+BAD_CHECKPOINTS = {
+    "other part": (lambda c: {**c, "part": 2, "latent_dim": 8}, "autoencoder"),
+    "code": (lambda c: {**c, "settings": {"x": Hostile()}}, "never run"),
+    "lacks a key": (lambda c: {k: v for k, v in c.items() if k != "counts"}, "damaged: counts"),
+    "weights of another network": (lambda c: {**c, "architecture": "three_conv"}, "damaged"),
+    "older": (lambda c: {**c, "version": 1}, "another version"),
+}
+
+
+@pytest.mark.parametrize("kind", [*BAD_CHECKPOINTS, "missing", "truncated"])
+def test_a_bad_checkpoint_is_one_line_and_nothing_is_written(trained, workdir, refused, listing, kind):
+    whole = (trained.folder / "out" / "wikiart.pth").read_bytes()
+    words = "wikiart.pth: "
+    if kind in BAD_CHECKPOINTS:
+        spoil, words = BAD_CHECKPOINTS[kind]
+        torch.save(spoil(trained.checkpoint), "wikiart.pth")
+    elif kind != "missing":
+        (workdir / "wikiart.pth").write_bytes(whole[: len(whole) // 2])
+    (workdir / "metrics_part1.json").write_text("kept")
+    before = listing(workdir)
+    line = refused(testtrainpart1, *trained.flags, "--outputdir", ".")
+    assert line.startswith("wikiart.pth: ") and words in line, line
+    assert listing(workdir) == before
+
+
+def test_flags_that_disagree_with_the_checkpoint_are_errors_and_the_file_is_not_looked_at(
+    trained, refused, evaluate, tmp_path
+):
+    for name, value, has in [("architecture", "three_conv", "residual"), ("image_size", 64, str(S))]:
+        line = refused(testtrainpart1, *trained.flags, f"--{name}", value)
+        assert line.startswith(f"--{name}: ") and str(value) in line and has in line
+    config = {"image_size": 128, "classifier": {"architecture": "no such network"}}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    _, metrics, _ = evaluate("-c", tmp_path / "c.json", "--image_size", S)
+    assert metrics == trained.metrics
