@@ -1,62 +1,72 @@
-"""Part 2: reconstruct the test paintings and cluster them by their latents, without a word about their styles.
+"""Part 2: reconstruct the test paintings, cluster them by their latents without their styles, find paintings alike.
 
-Prints the figures beside three yardsticks; writes metrics_auto.json, reconstruction.png, clusters.png,
-cluster_gallery.png and clusters.csv into outputdir.
+Prints the figures beside four yardsticks; writes metrics_auto.json, reconstruction.png, clusters.png,
+cluster_gallery.png, dendrogram.png and clusters.csv into outputdir. With --similar it writes similar.png only.
 """
 
 import colorsys
 import csv
 import io
-from typing import TYPE_CHECKING
+import os
+import textwrap
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.cluster import AgglomerativeClustering
+from scipy.cluster.hierarchy import dendrogram
 from sklearn.decomposition import PCA
 from sklearn.metrics import (
     adjusted_mutual_info_score,
     adjusted_rand_score,
     completeness_score,
     homogeneity_score,
+    normalized_mutual_info_score,
     silhouette_score,
 )
 from torch import Tensor
 from tqdm import tqdm
 
 import wikiart
-from support import batches, checkpoints, console, devices, duplicates, figures, files, settings
-from support.console import DataError
+from support import batches, checkpoints, clustering, console, devices, duplicates, figures, files, settings, similar
+from support.console import DataError, UserError
+from support.images import decode_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SWITCHES = {"--similar": {"metavar": "IMAGE", "nargs": "+", "help": "find the paintings most similar to these images"}}
 SILHOUETTE_POINTS = 10_000  # a silhouette needs all pairwise distances of so many at most
-WARD_LIMIT = 10_000  # paintings: Ward holds all pairwise distances, 0.4 GB for so many and 26 GB for all of WikiArt
 NAMED = 60  # clusters that a figure numbers at most
-GALLERY_ROWS = 40  # clusters that the gallery shows at most
-FIGURES = ("ari", "ami", "homogeneity", "completeness", "silhouette")
-YARDSTICKS = {
+GALLERY_ROWS = 40  # clusters that a figure shows at most, a row each
+SIMILAR = 8  # paintings that --similar finds for an image
+SIMILAR_ROWS = 18  # images that similar.png shows at most
+FIGURES = ("ari", "ami", "nmi", "homogeneity", "completeness", "silhouette")
+SPACES = {
     "latents": "our latents",
     "pixels": "PCA of the pixels",
     "plane": "latents' 2-D plane",
     "colour": "colour histogram",
     "statistics": "style statistics, no network",
 }
+WAYS = {"as_is": "clustered as they are", "half_whitened": "clustered half-whitened"}
 
 
 @console.script
 def main(argv: list[str] | None = None) -> None:
-    """Load the checkpoint, reconstruct and cluster the test folder, write the files."""
-    options = settings.read("autoencoder", __doc__, argv)
+    """Load the checkpoint; reconstruct and cluster the test folder, or find what is similar to the given images."""
+    options = settings.read("autoencoder", __doc__, argv, SWITCHES)
     modelfile = options.output(options.modelfile)
     checkpoint = checkpoints.read(modelfile, 2)
     checkpoints.check_flags(options, checkpoint)
     device = devices.start(options, training=False)
     model = wikiart.load_network(checkpoint, console.printable(modelfile)).to(device)
+    if options.similar:
+        find_similar(options, model, checkpoint["image_size"], device)
+        return
 
-    classes, size = checkpoint["classes"], checkpoint["image_size"]
+    classes = checkpoint["classes"]
     with options.blame("testingdir", DataError):
-        dataset = wikiart.WikiArtDataset(options.testingdir, size, classes, options.cachedir)
+        dataset = wikiart.WikiArtDataset(options.testingdir, checkpoint["image_size"], classes, options.cachedir)
     clusters = len(classes) if options.clusters == "auto" else options.clusters
     if len(dataset) < max(clusters, 2):
         count = f"{len(dataset)} painting{'s' * (len(dataset) > 1)} in {console.quoted(options.testingdir)}"
@@ -64,49 +74,35 @@ def main(argv: list[str] | None = None) -> None:
 
     loader = batches.Batches(dataset.images, dataset.labels, device)
     spaces, errors, pca_errors = measure_paintings(model, loader, options.batch_size)
-    plane = project(spaces["latents"], options.seed)[0]
-    spaces |= {"latents": scale_latents(model, spaces["latents"]), "plane": plane}
-    scaled = spaces["latents"]
-    scaled_plane, shares = project(scaled, options.seed)
-
+    spaces["plane"] = project(spaces["latents"], options.seed)[0]
+    spaces["latents"] = read_out(model, spaces["latents"])
     labels = dataset.labels.numpy()
-    found = {name: cluster(space, clusters, options.seed) for name, space in spaces.items()}
-    results = {name: measure(labels, found[name], spaces[name], options.seed) for name in spaces}
-    metrics = {
-        "mse": float(errors.mean()),
-        "psnr": psnr(errors.mean()),
-        "pca_mse": float(pca_errors.mean()),
-        "images": len(dataset),
-        "latent_dim": checkpoint["latent_dim"],
-        "clusters": clusters,
-        **results.pop("latents"),
-        **results,
-    }
-    note = how_clustered(len(dataset), clusters)
-    print_metrics(metrics, note)
+    results = {name: cluster(spaces[name], labels, clusters, options.seed, device) for name in SPACES}
+    points, (_, tree, found) = half_whiten(spaces["latents"]), results["latents"]["half_whitened"]
+    metrics = summarize(checkpoint["latent_dim"], clusters, errors, pca_errors, results)
+    print_metrics(metrics)
     known = duplicates.known_paintings(dataset.paths, dataset.fingerprints, checkpoint["fingerprints"])
     if known.any():
         rest, paths = None, [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
         if not known.all():
-            agreement = measure(labels[~known], found["latents"][~known], scaled[~known], options.seed)
+            agreement = measure(labels[~known], found[~known], points[~known], options.seed)
             rest = {"mse": float(errors[~known].mean()), **agreement}
             console.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
         metrics["also_in_training"] = {"images": len(paths), "paths": paths, "metrics_without": rest}
 
+    plane, shares = project(points, options.seed)
     files.write_json(options.output("metrics_auto.json"), metrics)
-    write_clusters(options, dataset, found["latents"], scaled_plane)
-    with figures.drawing("reconstruction.png"):
-        figure = draw_reconstructions(model, dataset, errors, metrics, device, options.seed)
-        figures.write(options.output("reconstruction.png"), figure)
-    with figures.drawing("clusters.png"):
-        figure = draw_clusters(scaled_plane, shares, found["latents"], labels, classes, note)
-        figures.write(options.output("clusters.png"), figure)
-    with figures.drawing("cluster_gallery.png"):
-        figures.write(options.output("cluster_gallery.png"), draw_gallery(dataset, scaled, found["latents"]))
-    console.say(
-        "wrote metrics_auto.json, reconstruction.png, clusters.png, cluster_gallery.png and clusters.csv "
-        f"into {options.outputdir}"
-    )
+    write_clusters(options, dataset, found, plane)
+    pictures = {
+        "reconstruction.png": lambda: draw_reconstructions(model, dataset, errors, metrics, device, options.seed),
+        "clusters.png": lambda: draw_clusters(plane, shares, found, labels, classes),
+        "cluster_gallery.png": lambda: draw_gallery(dataset, points, found),
+        "dendrogram.png": lambda: draw_dendrogram(dataset, points, tree, clusters),
+    }
+    for name, draw in pictures.items():
+        with figures.drawing(name):
+            figures.write(options.output(name), draw())
+    console.say(f"wrote metrics_auto.json, {', '.join(pictures)} and clusters.csv into {options.outputdir}")
 
 
 def measure_paintings(
@@ -133,18 +129,22 @@ def measure_paintings(
     return arrays, arrays.pop("errors"), arrays.pop("pca_errors")
 
 
-def scale_latents(model: wikiart.Autoencoder, latents: np.ndarray) -> np.ndarray:
-    """The latents [N, D] as they are clustered, [N, at most D]: by the colours and textures that are read from them.
+def read_out(model: wikiart.Autoencoder, latents: np.ndarray) -> np.ndarray:
+    """The latents [N, D] weighted as the network reads colours and textures from them: [N, at most D].
 
     The statistics are linear in the latents with weights W = QR, so that R alone, at most D x D, keeps all distances.
-    What is hard to read is read too faintly: along each principal axis the spread is therefore replaced by its root,
-    half-way to whitening (docs/recipe.md has the trials).
     """
     weights = model.statistics_decoder.weight.detach().double().cpu().numpy()
-    read = latents @ np.linalg.qr(weights, mode="r").T
-    coordinates, lengths, _ = np.linalg.svd(read - read.mean(0), full_matrices=False)
-    whitened, spreads = coordinates * len(read) ** 0.5, lengths / len(read) ** 0.5
-    return whitened * np.sqrt(spreads)
+    return latents @ np.linalg.qr(weights, mode="r").T
+
+
+def half_whiten(points: np.ndarray) -> np.ndarray:
+    """Points [N, D] with the spread along each principal axis replaced by its square root: [N, at most D].
+
+    Half-way to whitening: what varies little counts more than before, what varies much less (docs/recipe.md).
+    """
+    coordinates, lengths, _ = np.linalg.svd(points - points.mean(0), full_matrices=False)
+    return coordinates * np.sqrt(lengths * len(points) ** 0.5)
 
 
 def project(points: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
@@ -155,35 +155,25 @@ def project(points: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
     return plane, [*np.nan_to_num(pca.explained_variance_ratio_), 0.0][:2]
 
 
-def cluster(points: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """Cluster numbers (int [N], 0 the largest cluster) of points [N, D] by Ward's agglomerative clustering.
+class Clusters(NamedTuple):
+    """Clusters of paintings: figures, tree of merges (float64 [N - 1, 4]) and numbers (int [N], 0 largest)."""
 
-    Of more than `WARD_LIMIT` points it clusters a sample of so many, drawn by the seed; every other point joins the
-    cluster with the nearest mean.
-    """
-    points = np.ascontiguousarray(points, np.float64)
-    if len(points) <= WARD_LIMIT:
-        found = AgglomerativeClustering(clusters, linkage="ward").fit_predict(points)
-    else:
-        drawn = np.random.default_rng(seed).choice(len(points), WARD_LIMIT, replace=False)
-        sampled = AgglomerativeClustering(clusters, linkage="ward").fit_predict(points[drawn])
-        means = np.stack([points[drawn[sampled == number]].mean(0) for number in range(clusters)])
-        lengths = np.square(means).sum(1)  # |p - m|^2 without |p|^2, which is the same for every mean
-        parts = np.array_split(points, -(-len(points) // WARD_LIMIT))
-        found = np.concatenate([(lengths - 2 * part @ means.T).argmin(1) for part in parts])
-        found[drawn] = sampled
-    order = np.argsort(-np.bincount(found, minlength=clusters), kind="stable")
-    return np.argsort(order)[found]
+    scores: dict[str, float | None]
+    tree: np.ndarray
+    found: np.ndarray
 
 
-def how_clustered(count: int, clusters: int) -> str:
-    """How `count` paintings were clustered, in words."""
-    if count <= WARD_LIMIT:
-        return f"Ward clustering of {count:,} paintings into {clusters}"
-    return (
-        f"Ward clustering of {WARD_LIMIT:,} of {count:,} paintings, drawn by the seed, into {clusters}; "
-        "the others joined the nearest cluster mean"
-    )
+def cluster(
+    points: np.ndarray, labels: np.ndarray, clusters: int, seed: int, device: torch.device
+) -> dict[str, Clusters]:
+    """Ward's agglomerative clustering of points [N, D] in each of `WAYS`, measured by labels (int [N])."""
+    results = {}
+    for way in WAYS:
+        scaled = half_whiten(points) if way == "half_whitened" else points
+        tree = clustering.ward_linkage(scaled, device if device.type == "cuda" else "cpu")  # it needs float64
+        found = clustering.cut(tree, clusters)
+        results[way] = Clusters(measure(labels, found, scaled, seed), tree, found)
+    return results
 
 
 def measure(labels: np.ndarray, found: np.ndarray, points: np.ndarray, seed: int) -> dict[str, float | None]:
@@ -194,6 +184,7 @@ def measure(labels: np.ndarray, found: np.ndarray, points: np.ndarray, seed: int
     scores = {
         "ari": float(adjusted_rand_score(labels, found)),
         "ami": float(adjusted_mutual_info_score(labels, found)),
+        "nmi": float(normalized_mutual_info_score(labels, found)),
         "homogeneity": float(homogeneity_score(labels, found)),
         "completeness": float(completeness_score(labels, found)),
         "silhouette": None,
@@ -211,31 +202,52 @@ def psnr(mse: float) -> float:
     return float(-10 * np.log10(max(mse, 1e-10)))
 
 
-def print_metrics(metrics: dict[str, object], note: str) -> None:
+def summarize(
+    latent_dim: int, clusters: int, errors: np.ndarray, pca_errors: np.ndarray, results: dict[str, dict[str, Clusters]]
+) -> dict[str, object]:
+    """What metrics_auto.json holds. `spaces`: the figures of every space in each of `WAYS`.
+
+    Beside it, at the top, those of our latents half-whitened, and under the yardsticks' names theirs as they are.
+    """
+    spaces = {name: {way: one.scores for way, one in ways.items()} for name, ways in results.items()}
+    return {
+        "mse": float(errors.mean()),
+        "psnr": psnr(errors.mean()),
+        "pca_mse": float(pca_errors.mean()),
+        "images": len(errors),
+        "latent_dim": latent_dim,
+        "clusters": clusters,
+        **spaces["latents"]["half_whitened"],
+        **{name: ways["as_is"] for name, ways in spaces.items() if name != "latents"},
+        "spaces": spaces,
+    }
+
+
+def print_metrics(metrics: dict[str, object]) -> None:
     """Print the reconstruction's figures, and the clusters' beside those of the yardsticks."""
     gain = 1 - metrics["mse"] / metrics["pca_mse"] if metrics["pca_mse"] > 0 else 0.0
     console.say(
         f"{metrics['images']:,} test paintings in {metrics['latent_dim']} numbers each: MSE {metrics['mse']:.5f} "
-        f"(PSNR {metrics['psnr']:.1f} dB); PCA of the pixels {metrics['pca_mse']:.5f} "
+        f"(PSNR {metrics['psnr']:.1f} dB); PCA of the training pixels {metrics['pca_mse']:.5f} "
         f"({psnr(metrics['pca_mse']):.1f} dB): {abs(gain):.1%} {'less' if gain >= 0 else 'more'} error than it"
     )
-    console.say(note)
     console.say(
-        "the latents are scaled first: by the weights with which the network reads colours and textures from them, "
-        "then half-way to equal spread along all axes"
+        f"Ward clustering into {metrics['clusters']}; our latents are weighted as the network reads colours and "
+        "textures from them; half-whitened: the spread along each principal axis is replaced by its square root"
     )
-    width = max(map(len, YARDSTICKS.values()))
-    console.say(" " * width + "".join(f"{name:>14}" for name in FIGURES))
-    for name, text in YARDSTICKS.items():
-        row = metrics if name == "latents" else metrics[name]
-        numbers = "".join(f"{'-' if row[figure] is None else f'{row[figure]:.3f}':>14}" for figure in FIGURES)
-        console.say(f"{text:<{width}}{numbers}")
+    width = 1 + max(map(len, [*SPACES.values(), *WAYS.values()]))
+    for way, title in WAYS.items():
+        console.say(f"{title:<{width}}" + "".join(f"{name:>14}" for name in FIGURES))
+        for name, text in SPACES.items():
+            row = metrics["spaces"][name][way]
+            numbers = "".join(f"{'-' if row[figure] is None else f'{row[figure]:.3f}':>14}" for figure in FIGURES)
+            console.say(f"  {text:<{width - 2}}{numbers}")
 
 
 def write_clusters(
     options: settings.Settings, dataset: wikiart.WikiArtDataset, found: np.ndarray, plane: np.ndarray
 ) -> None:
-    """Write clusters.csv: a row a painting."""
+    """Write clusters.csv: a row per painting."""
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     rows.writerow(["path", "style", "cluster", "pc1", "pc2"])
@@ -295,11 +307,11 @@ def distinct_colours(count: int) -> list[tuple[float, float, float]]:
 
 
 def draw_clusters(
-    plane: np.ndarray, shares: list[float], found: np.ndarray, labels: np.ndarray, classes: list[str], note: str
+    plane: np.ndarray, shares: list[float], found: np.ndarray, labels: np.ndarray, classes: list[str]
 ) -> "Figure":
     """The scaled latents' 2-D plane [N, 2] twice: by cluster, with the number at its middle, and by true style."""
     figure = figures.new(17, 7.5, dpi=110)
-    figure.suptitle(f"The scaled latents' first two principal components. {note}")
+    figure.suptitle(f"{len(plane):,} test paintings: the first two principal components of their half-whitened latents")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     size = float(np.clip(12_000 / len(plane), 2, 30))
     colours = distinct_colours(found.max() + 1)
@@ -328,8 +340,22 @@ def draw_clusters(
     return figure
 
 
+def describe(members: np.ndarray, labels: np.ndarray, names: list[str], most: int) -> str:
+    """How many paintings (indices `members`) a cluster has, and its most frequent styles with their shares."""
+    numbers = np.bincount(labels[members], minlength=len(names))
+    styles = [label for label in np.argsort(-numbers, kind="stable")[:most] if numbers[label]]
+    lines = [f"{len(members):,} painting{'s' * (len(members) > 1)}"]
+    return "\n".join([*lines, *(f"{names[label]} {numbers[label] / len(members):.0%}" for label in styles)])
+
+
+def central(points: np.ndarray, members: np.ndarray, most: int) -> np.ndarray:
+    """Those of the members (indices into points [N, D]) nearest to their mean, the nearest first."""
+    distance = np.square(points[members] - points[members].mean(0)).sum(1)
+    return members[np.argsort(distance, kind="stable")[:most]]
+
+
 def draw_gallery(dataset: wikiart.WikiArtDataset, points: np.ndarray, found: np.ndarray) -> "Figure":
-    """A row a cluster: its size, its most frequent styles, and the eight paintings nearest its middle.
+    """A row per cluster: its size, its most frequent styles, and the eight paintings nearest its middle.
 
     Of more clusters than `GALLERY_ROWS` it shows the largest.
     """
@@ -337,23 +363,155 @@ def draw_gallery(dataset: wikiart.WikiArtDataset, points: np.ndarray, found: np.
     figure = figures.new(11.5, 1.05 * count + 0.8, dpi=100)
     shown = "Each cluster's" if count == clusters else f"The {count} largest of {clusters:,} clusters, each one's"
     figure.suptitle(f"{shown} eight paintings nearest its middle")
-    labels = dataset.labels.numpy()
-    names = [figures.caption(name) for name in dataset.classes]
-    grid = figure.subplots(count, 9, squeeze=False, width_ratios=[3.2] + [1] * 8)
-    for number, row in enumerate(grid):
+    labels, names = dataset.labels.numpy(), [figures.caption(name) for name in dataset.classes]
+    for number, row in enumerate(figure.subplots(count, 9, squeeze=False, width_ratios=[3.2] + [1] * 8)):
         members = np.flatnonzero(found == number)
-        distance = np.square(points[members] - points[members].mean(0)).sum(1)
-        nearest = members[np.argsort(distance, kind="stable")[:8]]
-        numbers = np.bincount(labels[members], minlength=len(names))
-        styles = [label for label in np.argsort(-numbers, kind="stable")[:3] if numbers[label]]
-        text = f"cluster {number}: {len(members):,} painting{'s' * (len(members) > 1)}\n"
-        text += "\n".join(f"{names[label]} {numbers[label] / len(members):.0%}" for label in styles)
+        text = f"cluster {number}: {describe(members, labels, names, 3)}"
         row[0].text(1, 0.5, text, ha="right", va="center", fontsize=8, parse_math=False)
         for axes in row:
             axes.axis("off")
-        for axes, i in zip(row[1:], nearest, strict=False):
+        for axes, i in zip(row[1:], central(points, members, 8), strict=False):
             show(axes, dataset.images[i])
     return figure
+
+
+def draw_dendrogram(dataset: wikiart.WikiArtDataset, points: np.ndarray, tree: np.ndarray, clusters: int) -> "Figure":
+    """The last merges of a tree (float64 [N - 1, 4]), and beside each group that they join three of its paintings.
+
+    A group is a cluster, or holds several where there are more than `GALLERY_ROWS`.
+    """
+    count = min(clusters, GALLERY_ROWS)
+    found, word = clustering.cut(tree, count), "cluster" if count == clusters else "group"
+    shape = dendrogram(tree, count, "lastp", no_plot=True)
+    row, side = 0.62, 0.57  # inches
+    width, height, below = 11, count * row + 1.3, 0.65
+    figure = figures.new(width, height, dpi=100)
+    figure.set_layout_engine("none")  # rows of known places
+    figure.suptitle(f"How the {count} {word}s merge, with three paintings of each", y=1 - 0.25 / height)
+    axes = figure.add_axes((0.03, below / height, 0.46, count * row / height))
+    for places, heights in zip(shape["icoord"], shape["dcoord"], strict=True):
+        axes.plot(heights, np.array(places) / 10 - 0.5, color="tab:blue")
+    low, top = tree[-count + 1 :, 2].min(initial=tree[-1, 2]), tree[-1, 2] or 1.0
+    axes.set(xlim=(1.03 * top, 0.9 * low), ylim=(count - 0.5, -0.5), yticks=[])
+    axes.set_xlabel("Ward's distance of the two that merge")
+    axes.spines[["left", "top", "right"]].set_visible(False)
+    labels, names = dataset.labels.numpy(), [figures.caption(name) for name in dataset.classes]
+    for place, node in enumerate(shape["leaves"]):
+        while node > len(tree):
+            node = int(tree[node - len(tree) - 1, 0])  # to any of its paintings
+        members = np.flatnonzero(found == found[node])
+        text = f"{word} {found[node]}: {describe(members, labels, names, 1)}"
+        middle = height - 0.65 - (place + 0.5) * row
+        figure.text(0.5, middle / height, text, va="center", fontsize=8, parse_math=False)
+        for column, i in enumerate(central(points, members, 3)):
+            left = 0.8 + column * row / width
+            show(figure.add_axes((left, (middle - side / 2) / height, side / width, side / height)), dataset.images[i])
+    return figure
+
+
+def find_similar(options: settings.Settings, model: wikiart.Autoencoder, image_size: int, device: torch.device) -> None:
+    """Print and draw the paintings of the training and test folders nearest to each image of --similar.
+
+    Raises UserError at the end when an image cannot be decoded; each is named in a warning.
+    """
+    paths, pixels = [], []
+    for path in options.similar:
+        try:
+            pixels.append(torch.from_numpy(decode_image(path, image_size)[0]))
+            paths.append(path)
+        except DataError as error:
+            console.warn(f"{console.quoted(path)} cannot be read: {error}")
+    if pixels:
+        datasets = open_folders(options, image_size)
+        digest = similar.digest(model.state_dict())
+        latents = [stored_latents(model, dataset, digest, options, device) for dataset in datasets]
+        images = torch.stack(pixels)
+        own = torch.cat(
+            [wikiart.embed(model, part.to(device) / 255).cpu() for part in images.split(options.batch_size)]
+        )
+        nearest, distances = similar.nearest(own, torch.cat(latents), SIMILAR)
+        found = [[painting(datasets, i) for i in row] for row in nearest.tolist()]
+        for path, row, apart in zip(paths, found, distances.tolist(), strict=True):
+            console.say(f"{console.printable(path)} is most similar to")
+            for (_, style, file), distance in zip(row, apart, strict=True):
+                console.say(f"  {distance:8.3f}  {file}  ({style})")
+        with figures.drawing("similar.png"):
+            figures.write(options.output("similar.png"), draw_similar(paths, images, found, distances))
+            console.say(f"wrote similar.png into {options.outputdir}")
+    if len(paths) < len(options.similar):
+        raise UserError(
+            f"--similar: {len(options.similar) - len(paths)} of {len(options.similar)} images cannot be read"
+        )
+
+
+def open_folders(options: settings.Settings, image_size: int) -> list[wikiart.WikiArtDataset]:
+    """The folders that --similar searches: training and test, or test alone where there is no training folder."""
+    names = ["trainingdir", "testingdir"]
+    if not os.path.isdir(options.trainingdir):
+        console.say(f"no folder {console.quoted(options.trainingdir)}: only the test paintings are searched")
+        names.remove("trainingdir")
+    datasets = []
+    for name in names:
+        with options.blame(name, DataError):
+            folder = getattr(options, name)
+            datasets.append(wikiart.WikiArtDataset(folder, image_size, cachedir=options.cachedir))
+    return datasets
+
+
+def stored_latents(
+    model: wikiart.Autoencoder,
+    dataset: wikiart.WikiArtDataset,
+    digest: str,
+    options: settings.Settings,
+    device: torch.device,
+) -> Tensor:
+    """The latents (float32 [N, latent_dim]) of a folder's paintings, computed once and kept beside its pixels."""
+
+    def compute() -> Tensor:
+        loader = batches.Batches(dataset.images, dataset.labels, device)
+        order, parts = torch.arange(len(dataset)), []
+        with tqdm(total=len(dataset), unit="painting", disable=None, leave=False) as bar:
+            for images, _ in loader.batches(order, options.batch_size):
+                parts.append(wikiart.embed(model, images).cpu())
+                bar.update(len(images))
+        return torch.cat(parts)
+
+    return similar.stored(dataset.pixel_file.with_suffix(f".{digest}.npy"), len(dataset), compute)
+
+
+def painting(datasets: list[wikiart.WikiArtDataset], number: int) -> tuple[Tensor, str, str]:
+    """Pixels, style and path of a painting, counted through the datasets."""
+    for dataset in datasets:
+        if number < len(dataset):
+            break
+        number -= len(dataset)
+    return dataset.images[number], dataset.classes[dataset.labels[number]], dataset.paths[number]
+
+
+def draw_similar(
+    paths: list[str], images: Tensor, found: list[list[tuple[Tensor, str, str]]], distances: Tensor
+) -> "Figure":
+    """A row per image (uint8 [Q, 3, S, S]), at most `SIMILAR_ROWS`: itself, then what was found, the nearest first."""
+    count = min(len(paths), SIMILAR_ROWS)
+    figure = figures.new(15, 2.3 * count + 0.5, dpi=100)
+    shown = "Images" if count == len(paths) else f"The first {count} of {len(paths):,} images"
+    figure.suptitle(f"{shown} and the paintings nearest to each in the latent space")
+    for number, row in enumerate(figure.subplots(count, SIMILAR + 1, squeeze=False)):
+        for axes in row:
+            axes.axis("off")
+        show(row[0], images[number])
+        row[0].set_title(f"{file_name(paths[number])}", fontsize=7, fontweight="bold", parse_math=False)
+        for axes, (pixels, style, path), distance in zip(row[1:], found[number], distances[number], strict=False):
+            show(axes, pixels)
+            text = f"{figures.caption(style)}, {distance:.3f}\n{file_name(path)}"
+            axes.set_title(text, fontsize=7, parse_math=False)
+    return figure
+
+
+def file_name(path: str) -> str:
+    """A file's name without its folder, on at most two short lines."""
+    name = console.printable(os.path.basename(path))
+    return textwrap.fill(name, 26, max_lines=2, placeholder="\N{HORIZONTAL ELLIPSIS}")
 
 
 if __name__ == "__main__":

@@ -451,6 +451,12 @@ def reconstruct(
         yield images, decoded, (latents.float() + flipped.float()) / 2
 
 
+@torch.no_grad()
+def embed(model: Autoencoder, images: Tensor) -> Tensor:
+    """Latents, float32 [B, latent_dim], of images in [0, 1], as `reconstruct` gives them but never in bfloat16."""
+    return (model.encode(images) + model.encode(images.flip(3))) / 2
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Networks from checkpoints
 # ---------------------------------------------------------------------------------------------------------------------
