@@ -12,9 +12,8 @@ from scipy.cluster.hierarchy import fcluster
 from torch import Tensor
 from tqdm import tqdm
 
-BLOCK = 1 << 24  # distances held at a time
+BLOCK = 1 << 22  # distances held at a time
 LISTED = 8  # near clusters listed for each
-EXACT = "donot_use_mm_for_euclid_dist"  # differences cancel nothing
 
 
 class _Clusters:
@@ -38,15 +37,18 @@ class _Clusters:
 
     def search(self, rows: Tensor) -> None:
         """List what is near clusters rows (int64 [P]): by float32, by float64 where its rounding hides the nearest."""
-        count, width = self.centres.shape
+        (count, width), lengths = self.centres.shape, torch.linalg.vector_norm(self.centres, dim=1, keepdim=True)
         for kind in (torch.float32, torch.float64, None):
-            halves, left, right = (0.5 / self.sizes).to(kind or torch.float64), self.centres, self.centres
+            right, halves = self.centres.to(kind or torch.float64), (0.5 / self.sizes).to(kind or torch.float64)
             if kind:  # norms less the greatest rounding error: products are the squared distances or below them
-                norms = right.square().sum(1, keepdim=True) * (1 - (width + 16) * torch.finfo(kind).eps) - 1e-35 * width
-                left = torch.cat([-2 * right, torch.ones_like(norms), norms], 1).to(kind)
-                right = torch.cat([right, norms, torch.ones_like(norms)], 1).to(kind)
+                norms = lengths.square() * (1 - (2 * width + 16) * torch.finfo(kind).eps) - 1e-35 * width
+                right = torch.cat([right, norms.to(kind), torch.ones_like(norms, dtype=kind)], 1)
             for part in rows.split(max(1, BLOCK // count)):
-                squares = left[part] @ right.T if kind else torch.cdist(left[part], right, 2.0, EXACT).square_()
+                left = right[part]
+                if kind:
+                    squares = torch.cat([-2 * left[:, :-2], left[:, -1:], left[:, -2:-1]], 1) @ right.T
+                else:  # differences, which cancel nothing
+                    squares = torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist").square_()
                 least, near = squares.div_(halves[part, None] + halves).topk(min(LISTED, count), largest=False)
                 near = torch.cat([near, part[:, None].expand(-1, LISTED - near.shape[1])], 1)  # itself, if too few
                 self.near[part], self.bound[part] = near, least[:, -1].double().clamp(min=0)
@@ -138,10 +140,7 @@ def ward_linkage(points: np.ndarray | Tensor, device: torch.device | str = "cpu"
 
 
 def cut(tree: np.ndarray, clusters: int) -> np.ndarray:
-    """Undo a linkage's last merges: numbers (int64 [N], 0 the largest) of exactly `clusters` clusters.
-
-    ValueError: `clusters` is not within 1 and N.
-    """
+    """Undo a linkage's last merges: exactly `clusters` clusters as int64 [N], 0 the largest. ValueError: not 1 to N."""
     count = len(tree) + 1
     if not 1 <= clusters <= count:
         raise ValueError(f"clusters: {count} points cannot make {clusters}")
