@@ -69,7 +69,8 @@ class _Clusters:
         asked = torch.zeros_like(known).index_fill_(0, nearest[known], True) & ~known  # nothing merges before these
         order = torch.where(asked, -1, self.bound).masked_fill(known, torch.inf).argsort()
         unknown = int((~known).sum())
-        others = min(unknown, unknown // 8 + 1, 8 * self.pace)  # low bounds merge first; not many for few merges
+        # Of the others, low bounds merge first; the shares hold down searches in vain and the time of a round.
+        others = min(unknown, unknown // 8 + 1, 8 * self.pace, (1 << 30) // len(best) + 1)
         self.search(rows := order[: max(int(asked.sum()), others)])
         nearest, best, known = self.nearest()
         numbers = torch.arange(len(best), device=best.device)
