@@ -122,9 +122,9 @@ def _decode(path: str, image_size: int) -> tuple[bytes | None, int, str]:
 
 
 def decode_all(paths: list[str], image_size: int) -> Iterator[tuple[bytes | None, int, str]]:
-    """Each file's pixels (bytes of uint8 [3, S, S]), fingerprint and note, in order, from worker processes; see `decode_image` and `fingerprint`.
+    """Pixels (the bytes of uint8 [3, S, S]), fingerprint and note of each file, in order, from worker processes.
 
-    A file that cannot be decoded gives None, 0 and the reason.
+    A file that cannot be decoded gives None, 0 and the reason. See `decode_image` and `fingerprint`.
     """
     with warnings.catch_warnings():  # Pillow refuses images of twice its limit; up to there no warning is needed
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
