@@ -1,6 +1,5 @@
 """The classifiers: their layers, what they see, which names are known, and how their parameters are optimized."""
 
-import jobs
 import pytest
 import torch
 from torch import nn
@@ -28,16 +27,8 @@ def test_three_conv_is_the_assignments_network_layer_by_layer():
         shapes.append(tuple(images.shape[1:]))
     assert shapes[3::4][:3] == [(16, 105, 105), (32, 28, 28), (64, 8, 8)]
     assert shapes[12:] == [(64, 8, 8), (4096,), (300,), (300,), (300,), (27,)]
-    convolutions = (3 * 4 * 16 + 16) + (16 * 4 * 32 + 32) + (32 * 4 * 64 + 64)
-    rest = 2 * (16 + 32 + 64) + (4096 * 300 + 300) + (300 * 27 + 27)
-    assert sum(p.numel() for p in model.parameters()) == convolutions + rest
-
-
-def test_the_colour_histogram_counts_colours():
-    images = torch.tensor([[-2.0, -2, -2], [1.9, 1.9, 1.9], [9, -9, 0.1], [0.6, 0.1, -0.4]])[..., None, None]
-    found = wikiart.colour_histogram(images.expand(4, 3, 5, 5)).square()
-    bins = [0, 511, 64 * 7 + 8 * 0 + 4, 64 * 5 + 8 * 4 + 3]  # eight bins of half a unit from -2 on
-    assert torch.allclose(found, nn.functional.one_hot(torch.tensor(bins), 512).float())
+    by_hand = (3 * 4 * 16 + 16) + (16 * 4 * 32 + 32) + (32 * 4 * 64 + 64) + 2 * (16 + 32 + 64)
+    assert sum(p.numel() for p in model.parameters()) == by_hand + (4096 * 300 + 300) + (300 * 27 + 27)
 
 
 def test_the_texture_histogram_is_that_of_patterns_found_pixel_by_pixel():
@@ -66,23 +57,12 @@ def test_residual_tells_palettes_and_textures_apart_without_its_convolutions():
 
 @pytest.mark.parametrize("architecture", ["three_conv", "residual"])
 @pytest.mark.parametrize("size", [16, 33, 70])
-def test_our_networks_give_plain_logits_at_any_size(architecture, size):
+def test_our_networks_take_any_size(architecture, size):
     model = wikiart.make_classifier(architecture, 5, size)
     logits = model(torch.rand(8, 3, size, size))
     assert logits.shape == (8, 5)
-    assert not torch.allclose(logits.exp().sum(1), torch.ones(8), atol=1e-2)  # no softmax inside
     logits.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-def test_normalization_is_measured_over_the_members_alone():
-    images = torch.randint(0, 256, (70, 3, 6, 6), dtype=torch.uint8)
-    members, normalize = torch.arange(0, 70, 2), wikiart.Normalize()
-    normalize.measure(images, members)
-    pixels = images[members].double() / 255
-    assert torch.allclose(normalize.mean, pixels.mean((0, 2, 3)).float(), atol=1e-6)
-    assert torch.allclose(normalize.std, pixels.std((0, 2, 3), correction=0).float(), atol=1e-5)
-    assert normalize(pixels.float()).mean((0, 2, 3)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "squeezenet1_1"])  # the second ends in a convolution
@@ -92,26 +72,17 @@ def test_torchvisions_networks_have_a_last_layer_sized_to_the_styles(architectur
 
 
 @pytest.mark.parametrize(
-    "architecture, parts",
+    "architecture, words",
     [
-        ("resnet81", ['"resnet81"', 'did you mean "resnet']),
-        ("three_con", ['"three_con"', 'did you mean "three_conv"?']),
-        ("fasterrcnn_resnet50_fpn", ['"fasterrcnn_resnet50_fpn"']),
-        ("alexnet", ["alexnet", "does not take images of 20 pixels"]),
+        ("three_con", 'unknown architecture "three_con"; did you mean "three_conv"?'),
+        ("fasterrcnn_resnet50_fpn", 'unknown architecture "fasterrcnn_resnet50_fpn"'),
+        ("alexnet", "alexnet does not take images of 20 pixels a side"),
     ],
 )
-def test_a_network_that_cannot_be_used_is_refused_by_name(architecture, parts):
+def test_a_network_that_cannot_be_used_is_refused_by_name(architecture, words):
     with pytest.raises(console.UserError) as caught:
         wikiart.make_classifier(architecture, 5, 20)
-    assert all(part in str(caught.value) for part in parts), caught.value
-
-
-def test_the_script_says_where_the_name_comes_from(tmp_path):
-    jobs.paint(tmp_path / "train")
-    done = jobs.call("trainpart1", "--trainingdir", tmp_path / "train", "--outputdir", tmp_path / "out", "--cachedir",
-                     tmp_path, "--image_size", 16, "--architecture", "resnet81", "--device", "cpu")  # fmt: skip
-    assert done.status == 2 and jobs.one_line(done.err) and done.err.startswith("--architecture: unknown")
-    assert not (tmp_path / "out").exists()
+    assert str(caught.value).startswith(words), caught.value
 
 
 # Optimizer

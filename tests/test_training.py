@@ -51,7 +51,8 @@ def test_a_batch_larger_than_the_data_is_cut(count, world_size, steps, cut, begi
     run, loader, order = begin(count, "accuracy", "--batch_size", "4096", "--epochs", "2")
     monkeypatch.setattr(processes, "world_size", lambda: world_size)
     monkeypatch.setattr(processes, "share_model", lambda model, device: model)
-    monkeypatch.setattr(processes, "total", lambda values: values)
+    for name in "total", "from_first":
+        monkeypatch.setattr(processes, name, lambda value: value)
     passes = [epoch.seen * world_size for epoch in train(run, loader, order, [{}, {}])]
     assert passes == [steps, steps]
     assert capsys.readouterr().err == f"warning: batch_size is 4096, but an epoch has {count}: cut to {cut}\n"

@@ -1,6 +1,5 @@
 """Part 1, training: from folders to checkpoint, curves and CSV file."""
 
-import math
 import shutil
 from types import SimpleNamespace
 
@@ -50,8 +49,12 @@ def test_it_writes_checkpoint_curves_and_csv(trained):
         "history_part1.csv", "training_part1.png", "wikiart.pth", "wikiart.resume.pth",
     }  # fmt: skip
     with Image.open(trained.out / "training_part1.png") as image:
-        pixels = np.asarray(image.convert("RGB"))
-    assert min(pixels.shape[:2]) > 300 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+        assert min(image.size) > 300 and len(image.convert("RGB").getcolors(2**20)) > 20
+    lines = [line for line in trained.result.out.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    for part in "training loss", "validation loss", "accuracy", "macro f1", "paintings/s", "left":
+        assert all(part in line for line in lines)
+    assert lines[trained.checkpoint["epoch"] - 1].endswith("wikiart.pth")
 
 
 def test_mean_and_std_are_those_of_the_training_share(trained):
@@ -59,18 +62,6 @@ def test_mean_and_std_are_those_of_the_training_share(trained):
     model = trained.checkpoint["model"]
     assert model["normalize.mean"].tolist() == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-5)
     assert model["normalize.std"].tolist() == pytest.approx(pixels.std((0, 2, 3)).tolist(), abs=1e-3)
-
-
-def test_a_line_per_epoch_says_what_is_measured(trained):
-    lines = [line for line in trained.result.out.splitlines() if line.startswith("epoch ")]
-    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
-    for line in lines:
-        for part in ["training loss", "validation loss", "accuracy", "macro f1", "paintings/s", "left"]:
-            assert part in line
-    assert lines[trained.checkpoint["epoch"] - 1].endswith("wikiart.pth")
-    for row in trained.checkpoint["history"]:
-        assert set(row) >= {"epoch", "learning_rate", "training_loss", "validation_loss", "accuracy", "macro_f1"}
-        assert all(math.isfinite(value) for value in row.values())
 
 
 @torch.no_grad()
@@ -113,7 +104,7 @@ def test_copies_are_named_or_kept_on_one_side_and_broken_images_left_out(workdir
     assert result.status == 0 and "text.jpg" in left_out and "two styles" in two_styles
     assert "A/001.jpg" in two_styles and "B/twin.jpg" in two_styles and "copy" not in two_styles
     (line,) = [line for line in result.out.splitlines() if "held out" in line]
-    assert line.split()[6] in ("4", "16"), line  # of A two of three, or one and all the copies
+    assert line.split()[5] in ("4", "16"), line  # of A two of three, or one and all the copies
 
 
 def test_an_error_overwrites_nothing(workdir, paint, run, refused, listing):
