@@ -168,7 +168,9 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
     where = console.quoted(os.path.join(imgdir, style))
     if skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
-        what = "file skipped that looks like an image" if skipped.total() == 1 else "files skipped that look like images"
+        what = (
+            "file skipped that looks like an image" if skipped.total() == 1 else "files skipped that look like images"
+        )
         console.warn(f"{where}: {skipped.total()} {what}: {kinds}")
     for name, count in not_styles.items():
         if count:

@@ -29,7 +29,9 @@ def test_batches_are_the_paintings_in_order_as_floats_from_0_to_1():
 
 def test_a_plans_synthetic_paintings_are_blended_after_the_real_ones():
     paintings, targets = numbered(10)
-    plan = balance.SmotePlan(torch.tensor([2, 8]), torch.tensor([6, 9]), torch.tensor([0.25, 0.5]), torch.tensor([5, 3]))
+    plan = balance.SmotePlan(
+        torch.tensor([2, 8]), torch.tensor([6, 9]), torch.tensor([0.25, 0.5]), torch.tensor([5, 3])
+    )
     loader = batches.Batches(paintings, targets, CPU, plan)
     ((images, labels),) = loader.batches(torch.tensor([11, 4, 10]), 3)
     assert len(loader) == 12 and labels.tolist() == [3, 4, 5]

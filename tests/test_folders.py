@@ -13,7 +13,6 @@ from PIL import Image
 import testtrainpart1
 import trainpart1
 from support import folders
-from support.console import DataError
 
 JUNK = ["#recycle", "$RECYCLE.BIN", "@Recycle", "@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found",
         "System Volume Information"]  # fmt: skip
@@ -173,7 +172,9 @@ def test_a_folder_that_cannot_be_used_is_one_line(workdir, refused, listing, kin
     assert listing(workdir) == before
 
 
-@pytest.mark.parametrize("parts, meant", [("train valid test", "train"), ("Training Test", "Training"), ("val test", "test")])
+@pytest.mark.parametrize(
+    "parts, meant", [("train valid test", "train"), ("Training Test", "Training"), ("val test", "test")]
+)
 def test_the_top_of_an_export_is_no_folder_of_styles(workdir, paint, refused, parts, meant):
     for part in parts.split():
         paint(workdir / "export" / part, {"A": 1, "B": 1})
