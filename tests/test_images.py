@@ -358,12 +358,15 @@ def test_half_broken_goes_on_and_more_is_an_error(workdir, refused, paint):
     assert not (workdir / "out").exists()
 
 
+TURNED = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"  # orientation 6
+
+
 def seeds():
     """Small files of several formats and modes, by name."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8))
     icc = matrix_profile(*WIDE["Adobe RGB"])
     kinds = {
-        "a.jpg": (noise, {"icc_profile": icc, "exif": b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"}), "b.jpg": (noise.convert("CMYK"), {}),
+        "a.jpg": (noise, {"icc_profile": icc, "exif": TURNED}), "b.jpg": (noise.convert("CMYK"), {}),
         "c.png": (noise, {"icc_profile": icc}), "d.png": (noise.quantize(16), {"transparency": 3}),
         "e.webp": (noise.convert("RGBA"), {}), "f.gif": (noise.quantize(16), {}), "g.bmp": (noise, {}),
         "h.tif": (noise, {}), "i.tif": (noise.convert("F"), {}),
