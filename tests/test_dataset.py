@@ -8,7 +8,6 @@ import re
 import unicodedata
 
 import jobs
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader

@@ -13,7 +13,6 @@ from PIL import Image
 import testtrainpart1
 import trainpart1
 from support import folders
-from support.console import DataError
 
 JUNK = ["#recycle", "$RECYCLE.BIN", "@Recycle", "@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found",
         "System Volume Information"]  # fmt: skip
@@ -74,9 +73,8 @@ def test_files_that_look_like_images_and_are_not_read_are_counted_in_one_line(to
     (top / "Rococo" / "layers.psd").write_bytes(b"8BPS\0\1")
     assert counts(top) == {"Baroque": 2, "Cubism": 3, "Rococo": 4}
     first, second = capfd.readouterr().err.splitlines()
-    assert first == (
-        f'warning: "{top}/Cubism": 8 files skipped that look like images: 5 .heic, 2 without an extension, 1 .crdownload'
-    )
+    said = "8 files skipped that look like images: 5 .heic, 2 without an extension, 1 .crdownload"
+    assert first == f'warning: "{top}/Cubism": {said}'
     assert second.endswith('Rococo": 1 file skipped that looks like an image: 1 .psd')
 
 
@@ -110,11 +108,6 @@ def test_links_are_followed_and_a_loop_ends_and_counts_nothing_twice(top, tmp_pa
     (top / "Baroque" / "up").symlink_to("..")  # the other styles are seen from there, but end as well
     found = folders.find_images(str(top))
     assert len(found["Cubism"]) == 3 and not [file for file in found["Baroque"] if "up/up" in file.path]
-
-
-def test_a_folder_named_like_an_image_is_named_and_its_images_are_read(top, capfd):
-    save(top, "Cubism/x.jpg/inside.png")
-    assert counts(top)["Cubism"] == 4 and "x.jpg" in capfd.readouterr().err
 
 
 def test_a_style_without_images_is_passed_over_with_a_warning(top, capfd):
@@ -153,29 +146,21 @@ def test_two_unicode_forms_of_a_style_are_one_style_with_a_warning(tmp_path, cap
 # Folders that cannot be used
 
 
-@pytest.mark.parametrize("kind", ["missing", "a file", "empty", "only text", "empty styles", "images without styles"])
-def test_a_folder_that_cannot_be_used_is_one_line(workdir, refused, listing, kind):
+@pytest.mark.parametrize("kind", ["missing", "a file", "empty", "empty styles", "images without styles"])
+def test_a_folder_that_cannot_be_used_is_one_line(workdir, refused, kind):
     folder = workdir / "paintings"
     if kind == "a file":
         folder.write_text("x")
     elif kind != "missing":
-        folder.mkdir()
-    if kind == "only text":
-        (folder / "README.txt").write_text("x")
-    if kind == "empty styles":
-        (folder / "Cubism").mkdir()
+        (folder / "Cubism" if kind == "empty styles" else folder).mkdir(parents=True)
     if kind == "images without styles":
         save(folder, "a.jpg")
-    before = listing(workdir)
     line = refused(trainpart1, "--trainingdir", "paintings")
     assert line.startswith("--trainingdir: ") and '"paintings"' in line
     assert kind != "images without styles" or "expected one folder per style" in line
-    assert listing(workdir) == before
 
 
-@pytest.mark.parametrize(
-    "parts, meant", [("train valid test", "train"), ("Training Test", "Training"), ("val test", "test")]
-)
+@pytest.mark.parametrize("parts, meant", [("train valid test", "train"), ("Test Training", "Training")])
 def test_the_top_of_an_export_is_no_folder_of_styles(workdir, paint, refused, parts, meant):
     for part in parts.split():
         paint(workdir / "export" / part, {"A": 1, "B": 1})

@@ -1,10 +1,8 @@
 """Image files to uint8 pixels, and the decoded file (the cache)."""
 
-import contextlib
 import io
 import os
 import resource
-import shutil
 import struct
 import warnings
 import zlib
@@ -169,23 +167,17 @@ def test_floats_that_are_not_finite_are_left_out_by_name(tmp_path, capfd, value)
 # Orientation
 
 
-def exif_of(*more, orientation=(3, struct.pack("<H", 6))):
-    """An EXIF block with an orientation and other tags, each (tag, type, count, value), written by hand."""
-    kind, value = orientation
+def white_left_half(folder, name, *more, kind=3, value=b"\6\0"):
+    """A picture 32 wide and 24 high with an orientation (kind, value) and more EXIF tags (tag, type, count, value)."""
     entries, extra = sorted([(274, kind, 1 if kind != 2 else len(value), value), *more]), b""
     block = b"II*\0" + struct.pack("<IH", 8, len(entries))
     for tag, kind, count, value in entries:
         place = struct.pack("<I", 8 + 2 + 12 * len(entries) + 4 + len(extra))
         block += struct.pack("<HHI", tag, kind, count) + (value.ljust(4, b"\0") if len(value) <= 4 else place)
         extra += value if len(value) > 4 else b""
-    return b"Exif\0\0" + block + bytes(4) + extra
-
-
-def halves(folder, exif, name="o.jpg"):
-    """A picture 32 wide and 24 high, its left half white, with that EXIF block."""
     pixels = np.zeros((24, 32, 3), np.uint8)
     pixels[:, :16] = 255
-    return save(folder, name, Image.fromarray(pixels), exif=exif, quality=95)
+    return save(folder, name, Image.fromarray(pixels), exif=b"Exif\0\0" + block + bytes(4) + extra, quality=95)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -213,18 +205,13 @@ BAD_TAGS = {
 
 @pytest.mark.parametrize("name", BAD_TAGS)
 def test_a_bad_exif_tag_costs_neither_the_image_nor_its_orientation(tmp_path, name):
-    pixels = decode(halves(tmp_path, exif_of(BAD_TAGS[name])))
+    pixels = decode(white_left_half(tmp_path, "o.jpg", BAD_TAGS[name]))
     assert pixels[:, :6].min() > 240 and pixels[:, 10:].max() < 15  # turned: the left is now the top
 
 
-BAD_ORIENTATIONS = {
-    "text": (2, b"upright\0"), "a negative short": (8, struct.pack("<h", -1)), "9": (3, struct.pack("<H", 9)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BAD_ORIENTATIONS)
-def test_an_image_with_a_bad_orientation_is_read_as_it_is_with_a_warning(tmp_path, capfd, name):
-    halves(tmp_path / "p", exif_of(orientation=BAD_ORIENTATIONS[name]), "A/o.jpg")
+@pytest.mark.parametrize("kind, value", [(2, b"upright\0"), (8, b"\xff\xff"), (3, b"\x09\0")])
+def test_an_image_with_a_bad_orientation_is_read_as_it_is_with_a_warning(tmp_path, capfd, kind, value):
+    white_left_half(tmp_path / "p", "A/o.jpg", kind=kind, value=value)
     (pixels, _) = wikiart.WikiArtDataset(tmp_path / "p", S, cachedir=tmp_path / "cache")[0]
     assert pixels[:, :, :6].min() > 240 and pixels[:, :, 10:].max() < 15
     (line,) = capfd.readouterr().err.splitlines()
@@ -255,7 +242,7 @@ def xyz(values):
 def matrix_profile(primaries, gamma):
     """An RGB profile from its primaries' XYZ values under D50 and a gamma."""
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(256 * gamma))
-    tags = {b"wtpt": xyz((0.9642, 1.0, 0.8249)), **{name + b"TRC": curve for name in (b"r", b"g", b"b")}}
+    tags = {b"wtpt": xyz((0.9642, 1.0, 0.8249)), **{bytes([name]) + b"TRC": curve for name in b"rgb"}}
     return profile(
         b"RGB ", tags | {name + b"XYZ": xyz(v) for name, v in zip((b"r", b"g", b"b"), primaries, strict=True)}
     )
@@ -294,11 +281,11 @@ def test_a_profile_decodes_to_the_srgb_colours_that_it_stands_for(tmp_path, name
 
 
 def test_a_cmyk_scan_decodes_by_its_profile(tmp_path):
-    """Inks of this press: corners of a table of 2 x 2 x 2 x 2 Lab colours; a full cyan is not Pillow's (0, 255, 255)."""
+    """The corners of a table of 2 x 2 x 2 x 2 Lab colours; a full cyan is not Pillow's (0, 255, 255)."""
     inks = {(255, 0, 0, 0): (60, -20, -30), (0, 255, 0, 0): (48, 50, -3), (0, 0, 255, 0): (85, -5, 60)}
     table = bytes(
         byte for i in range(16) for byte in (lambda lab: (round(2.55 * lab[0]), 128 + lab[1], 128 + lab[2]))(
-            inks.get(tuple(255 * (i >> shift & 1) for shift in (3, 2, 1, 0)), (100, 0, 0) if i == 0 else (10, 0, 0))
+            inks.get(tuple(255 * (i >> shift & 1) for shift in (3, 2, 1, 0)), (100, 0, 0) if i == 0 else (0, 0, 0))
         )
     )  # fmt: skip
     ramp = bytes(range(256))
@@ -335,9 +322,7 @@ BROKEN = {
     "corrupt": lambda path, good: path.write_bytes(good[:40] + b"\xff" * len(good)),
     "truncated": lambda path, good: path.write_bytes(good[: len(good) // 2]),
     "empty": lambda path, good: path.write_bytes(b""),
-    "text": lambda path, good: path.write_text("this is no painting\n" * 50),
     "dangling": lambda path, good: path.symlink_to("nowhere.jpg"),
-    "circle": lambda path, good: path.symlink_to(path.name),
     "pipe": lambda path, good: os.mkfifo(path),
     "bomb": make_bomb,
 }
@@ -354,7 +339,10 @@ def test_a_broken_image_is_named_in_a_warning_and_left_out(tmp_path, capfd, kind
             dataset = wikiart.WikiArtDataset(folder, S, cachedir=tmp_path / "cache")
             names = [os.path.relpath(path, folder) for path in dataset.paths]
             assert names == ["A/0.png", "A/0b.jpg", "A/1.png", "B/0.png"] and dataset.labels.tolist() == [0, 0, 0, 1]
-            assert all(is_close(image.numpy(), by_pillow(path)) for path, image in zip(dataset.paths, dataset.images))
+            assert all(
+                is_close(image.numpy(), by_pillow(path))
+                for path, image in zip(dataset.paths, dataset.images, strict=True)
+            )
             (line,) = capfd.readouterr().err.splitlines()
             assert line.startswith("warning: ") and 'A/1b.jpg" is left out: ' in line and not line.endswith(": ")
 
@@ -370,12 +358,15 @@ def test_half_broken_goes_on_and_more_is_an_error(workdir, refused, paint):
     assert not (workdir / "out").exists()
 
 
+TURNED = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"  # orientation 6
+
+
 def seeds():
     """Small files of several formats and modes, by name."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8))
     icc = matrix_profile(*WIDE["Adobe RGB"])
     kinds = {
-        "a.jpg": (noise, {"exif": exif_of(), "icc_profile": icc}), "b.jpg": (noise.convert("CMYK"), {}),
+        "a.jpg": (noise, {"icc_profile": icc, "exif": TURNED}), "b.jpg": (noise.convert("CMYK"), {}),
         "c.png": (noise, {"icc_profile": icc}), "d.png": (noise.quantize(16), {"transparency": 3}),
         "e.webp": (noise.convert("RGBA"), {}), "f.gif": (noise.quantize(16), {}), "g.bmp": (noise, {}),
         "h.tif": (noise, {}), "i.tif": (noise.convert("F"), {}),
@@ -460,9 +451,6 @@ def test_each_image_is_decoded_once(folder, load, decoded, tmp_path):
 CHANGES = {
     "content": lambda folder: Image.new("RGB", (33, 33), "white").save(folder / "Cubism" / "001.jpg"),
     "time": lambda folder: os.utime(folder / "Cubism" / "001.jpg", ns=(1, 1)),
-    "name": lambda folder: (folder / "Cubism" / "001.jpg").rename(folder / "Cubism" / "renamed.jpg"),
-    "style": lambda folder: (folder / "Cubism" / "001.jpg").rename(folder / "Baroque" / "moved.jpg"),
-    "added": lambda folder: shutil.copy(folder / "Cubism" / "001.jpg", folder / "Baroque" / "added.jpg"),
     "removed": lambda folder: (folder / "Cubism" / "001.jpg").unlink(),
     "decoding": lambda folder: setattr(images, "VERSION", images.VERSION + 1),
 }
@@ -479,24 +467,11 @@ def test_a_changed_folder_is_decoded_anew_and_the_old_cache_removed(
     CHANGES[change](folder)
     dataset = load(folder)
     assert decoded() == dataset.paths == sorted(map(str, folder.rglob("*.jpg")))
-    assert all(is_close(image.numpy(), by_pillow(path)) for path, image in zip(dataset.paths, dataset.images))
+    assert all(
+        is_close(image.numpy(), by_pillow(path)) for path, image in zip(dataset.paths, dataset.images, strict=True)
+    )
     new = {path.name for path in (tmp_path / "cache").glob("*.uint8")}
     assert len(new) == 1 and not new & old and len(list((tmp_path / "cache").glob("*.json"))) == 1
-
-
-def test_a_decode_cut_short_leaves_no_cache_that_passes_for_whole(folder, load, tmp_path, monkeypatch):
-    def cut_short(results, *_, **__):
-        for number, result in enumerate(results):
-            if number == 3:
-                raise KeyboardInterrupt
-            yield result
-
-    with monkeypatch.context() as patch:
-        patch.setattr(images, "tqdm", cut_short)
-        with pytest.raises(KeyboardInterrupt):
-            load(folder)
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
-    assert len(load(folder)) == 5
 
 
 @pytest.mark.parametrize("suffix", [".uint8", ".json"])
@@ -506,25 +481,3 @@ def test_a_damaged_cache_is_made_anew(folder, load, tmp_path, suffix, damage):
     (file,) = (tmp_path / "cache").glob(f"*{suffix}")
     damage(file)
     assert load(folder).images.equal(first)
-
-
-def test_a_refusal_to_read_is_not_remembered(folder, load, monkeypatch):
-    real = Image.open
-
-    def closed(path, **more):
-        if str(path).endswith("Cubism/000.jpg"):
-            raise PermissionError(13, "Permission denied")
-        return real(path, **more)
-
-    for patched, count in (True, 4), (True, 4), (False, 5), (False, 5):
-        with monkeypatch.context() as patch, contextlib.redirect_stderr(io.StringIO()):
-            if patched:
-                patch.setattr(Image, "open", closed)
-            assert len(load(folder)) == count
-
-
-def test_a_cache_folder_that_cannot_be_made_is_one_line(workdir, paint, refused):
-    paint(workdir / "p", {"A": 1, "B": 1})
-    (workdir / "occupied").write_text("x")
-    line = refused(trainpart1, "--trainingdir", "p", "--cachedir", "occupied", "--outputdir", "out")
-    assert "occupied: cannot be written" in line and not Path("out").exists()
