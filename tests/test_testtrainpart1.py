@@ -48,8 +48,9 @@ def trained(tmp_path_factory, paint, run):
 
 
 @pytest.fixture
-def evaluate(trained, run, tmp_path):
-    """evaluate(*flags) evaluates the trained classifier into tmp_path: the run, its metrics and its table."""
+def evaluate(trained, run, tmp_path, monkeypatch):
+    """evaluate(*flags) evaluates the trained classifier into tmp_path, without figures: the run, metrics and table."""
+    monkeypatch.setattr(testtrainpart1, "write_figures", lambda *_: [])
 
     def evaluate(*flags):
         modelfile = trained.folder / "out" / "wikiart.pth"
@@ -90,14 +91,12 @@ def probabilities_of(path, trained):
 # What an evaluation writes
 
 
-@pytest.mark.parametrize("name", WRITTEN)
-def test_evaluation_writes_what_the_contract_names(trained, name):
-    assert trained.written == WRITTEN
-    assert trained.evaluation.out.splitlines()[-1].startswith("wrote ") and name in trained.evaluation.out
-    if name.endswith(".png"):
+def test_evaluation_writes_what_the_contract_names(trained):
+    last = trained.evaluation.out.splitlines()[-1]
+    assert trained.written == WRITTEN and last.startswith("wrote ") and all(name in last for name in WRITTEN)
+    for name in [name for name in WRITTEN if name.endswith(".png")]:
         with Image.open(trained.folder / "out" / name) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        assert min(pixels.shape[:2]) > 300 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+            assert min(image.size) > 300 and len(image.convert("RGB").getcolors(2**24)) > 20
 
 
 METRICS = {"accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1",
@@ -156,7 +155,7 @@ def test_table_and_metrics_are_those_of_predictions_made_painting_by_painting(tr
 
 def test_measure_agrees_with_sklearn_where_styles_are_missing_or_never_guessed():
     random, counts = np.random.default_rng(0), {"A": 3, "B": 9, "C": 9, "D": 1, "E": 2, "F": 2}
-    for _ in range(30):
+    for _ in range(10):
         labels, probabilities = random.choice([0, 1, 2, 4], 25), random.dirichlet([1] * 6, 25)
         probabilities[:, 4] /= 100
         found = testtrainpart1.measure(labels, np.log(probabilities), counts)
@@ -175,6 +174,7 @@ def test_the_figures_are_printed_beside_the_majority_guess_with_a_row_per_style(
 def test_a_figure_that_fails_is_a_warning_and_a_file_that_cannot_be_written_an_error(
     trained, evaluate, refused, monkeypatch, tmp_path
 ):
+    monkeypatch.undo()  # with figures
     monkeypatch.setattr(testtrainpart1, "draw_mistakes", lambda *_: 1 / 0)
     result, metrics, table = evaluate()
     assert result.err == "warning: mistakes.png is not drawn: division by zero\n"
@@ -223,21 +223,13 @@ def test_identical_test_and_training_images_are_counted_and_named(trained, evalu
     assert_metrics(report["metrics_without"], {k: v for k, v in trained.metrics.items() if k in METRICS})
     (line,) = result.err.splitlines()
     assert line.startswith("warning: 2 test paintings") and all(path in line for path in expected)
-
-
-def test_a_test_folder_of_nothing_but_training_paintings_has_no_figures_without_them(trained, evaluate):
     result, metrics, _ = evaluate("--testingdir", trained.folder / "train")
     assert (metrics["also_in_training"]["images"], metrics["also_in_training"]["metrics_without"]) == (31, None)
-    assert "31 test paintings" in result.err
-
-
-# --predict
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_predict_on_a_folder_gives_the_evaluations_probabilities(trained, run, tmp_path, batch_size, listing):
     before = listing(trained.folder / "out")
-    (tmp_path / "new folder").mkdir()
     target = tmp_path / "new folder" / "table.csv"
     flags = ("--predict", trained.folder / "test", "--csv", target, "--batch_size", batch_size)
     result = run(testtrainpart1, *trained.flags, *flags)
@@ -285,7 +277,6 @@ def test_flags_of_predict_alone_are_refused_without_it(trained, refused):
     for flags in [("--csv", "t.csv"), ("--prior", "uniform")]:
         assert "--predict" in refused(testtrainpart1, *trained.flags, *flags)
     assert "--predict" in refused(testtrainpart1, *trained.flags, "--predict")
-    assert "'uniform'" in refused(testtrainpart1, *trained.flags, "--predict", "x.jpg", "--prior", "other")
 
 
 def test_evaluation_and_prediction_compute_in_float32_where_training_does_not(monkeypatch):
@@ -293,9 +284,6 @@ def test_evaluation_and_prediction_compute_in_float32_where_training_does_not(mo
     options = settings.read("classifier", "", ["--device", "cpu"])
     for training in (True, False, True):
         assert devices.uses_bfloat16(devices.start(options, training)) is training
-
-
-# Priors
 
 
 @pytest.mark.parametrize(
@@ -450,6 +438,7 @@ def test_the_share_of_the_statistics_is_what_the_logit_loses_without_them(traine
 
 
 def test_a_network_without_convolutions_gets_a_line_and_no_heatmaps(evaluate, monkeypatch, tmp_path):
+    monkeypatch.undo()  # with figures
     monkeypatch.setattr(gradcam, "has_convolutions", lambda model: False)
     result, *_ = evaluate()
     (line,) = [line for line in result.out.splitlines() if line.startswith("no heatmaps.png")]
@@ -469,7 +458,6 @@ BAD_CHECKPOINTS = {
     "code": (lambda c: {**c, "settings": {"x": Hostile()}}, "never run"),
     "lacks a key": (lambda c: {k: v for k, v in c.items() if k != "counts"}, "damaged: counts"),
     "weights of another network": (lambda c: {**c, "architecture": "three_conv"}, "damaged"),
-    "older": (lambda c: {**c, "version": 1}, "another version"),
 }
 
 
