@@ -235,7 +235,7 @@ def print_metrics(metrics: dict[str, object]) -> None:
         f"Ward clustering into {metrics['clusters']}; our latents are weighted as the network reads colours and "
         "textures from them; half-whitened: the spread along each principal axis is replaced by its square root"
     )
-    width = 1 + max(map(len, [*SPACES.values(), *WAYS.values()]))
+    width = 2 + max(map(len, [*SPACES.values(), *WAYS.values()]))
     for way, title in WAYS.items():
         console.say(f"{title:<{width}}" + "".join(f"{name:>14}" for name in FIGURES))
         for name, text in SPACES.items():
@@ -384,7 +384,7 @@ def draw_dendrogram(dataset: wikiart.WikiArtDataset, points: np.ndarray, tree: n
     found, word = clustering.cut(tree, count), "cluster" if count == clusters else "group"
     shape = dendrogram(tree, count, "lastp", no_plot=True)
     row, side = 0.62, 0.57  # inches
-    width, height, below = 11, count * row + 1.3, 0.65
+    width, height, below = 10.5, count * row + 1.3, 0.65
     figure = figures.new(width, height, dpi=100)
     figure.set_layout_engine("none")  # rows of known places
     figure.suptitle(f"How the {count} {word}s merge, with three paintings of each", y=1 - 0.25 / height)
@@ -404,7 +404,7 @@ def draw_dendrogram(dataset: wikiart.WikiArtDataset, points: np.ndarray, tree: n
         middle = height - 0.65 - (place + 0.5) * row
         figure.text(0.5, middle / height, text, va="center", fontsize=8, parse_math=False)
         for column, i in enumerate(central(points, members, 3)):
-            left = 0.8 + column * row / width
+            left = 0.75 + column * row / width
             show(figure.add_axes((left, (middle - side / 2) / height, side / width, side / height)), dataset.images[i])
     return figure
 
@@ -494,8 +494,8 @@ def draw_similar(
     """A row per image (uint8 [Q, 3, S, S]), at most `SIMILAR_ROWS`: itself, then what was found, the nearest first."""
     count = min(len(paths), SIMILAR_ROWS)
     figure = figures.new(15, 2.3 * count + 0.5, dpi=100)
-    shown = "Images" if count == len(paths) else f"The first {count} of {len(paths):,} images"
-    figure.suptitle(f"{shown} and the paintings nearest to each in the latent space")
+    shown = "Left the image" if count == len(paths) else f"Left the first {count} of {len(paths):,} images"
+    figure.suptitle(f"{shown}, right of it the paintings nearest to it in the latent space, with style and distance")
     for number, row in enumerate(figure.subplots(count, SIMILAR + 1, squeeze=False)):
         for axes in row:
             axes.axis("off")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import wikiart
-from support import batches, console, training
+from support import console, training
 
 
 def lively(model):
@@ -33,24 +33,18 @@ def test_any_multiple_of_16_goes_through_the_latent_and_back(size):
     assert pictures.shape == images.shape and error.shape == wikiart.style_statistics(4 * images - 2).shape
 
 
-def test_a_size_that_is_no_multiple_of_16_is_refused():
-    with pytest.raises(console.UserError, match="40 is not a multiple of 16"):
-        wikiart.Autoencoder(40, 4)
-
-
 def test_black_and_white_are_both_reached():
     torch.manual_seed(0)
     model = wikiart.Autoencoder(16, 4, width=8)
     images = torch.cat([torch.zeros(4, 3, 16, 16), torch.ones(4, 3, 16, 16)])
-    for learn in (model.train, model.eval):  # a batch this small has other statistics than BatchNorm's running ones
-        learn()
-        optimizer = training.make_optimizer(model, 0.01)
-        for step in range(120):
-            for group in optimizer.param_groups:
-                group["lr"] = 0.01 * training.learning_rate_factor(step / 120)
-            F.mse_loss(model(images)[0], images).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+    model.eval()  # a batch this small has other statistics than BatchNorm's running ones
+    optimizer = training.make_optimizer(model, 0.01)
+    for step in range(60):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * training.learning_rate_factor(step / 60)
+        F.mse_loss(model(images)[0], images).backward()
+        optimizer.step()
+        optimizer.zero_grad()
     with torch.no_grad():
         pictures = model.decode(model.encode(images))
     assert pictures[:4].mean((1, 2, 3)).max() < 0.02
@@ -103,12 +97,6 @@ def test_an_embedding_is_the_mean_with_the_mirror_image_for_any_batch():
     assert torch.allclose(embedded, (model.encode(images) + model.encode(images.flip(3))) / 2)
     assert torch.allclose(embedded, wikiart.embed(model, images.flip(3)), atol=1e-5)
     assert torch.allclose(embedded, torch.cat([wikiart.embed(model, part) for part in images.split(2)]), atol=1e-5)
-    loader = batches.Batches((255 * images).byte(), torch.zeros(5, dtype=torch.int64), torch.device("cpu"))
-    parts = list(wikiart.reconstruct(model, loader, torch.arange(5), 2))
-    for own, pictures, latents in parts:
-        assert torch.allclose(latents, wikiart.embed(model, own), atol=0.05)  # bfloat16 where the machine has it
-        assert torch.allclose(pictures, model.decode(model.encode(own)), atol=0.05)
-    assert len(parts) == 3
 
 
 def test_statistics_count_colours_and_patterns_as_loops_do():

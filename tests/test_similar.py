@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from support import console, similar
+from support import similar
 
 
 @pytest.mark.parametrize("block", [1, 100, 1 << 22])
@@ -46,12 +46,6 @@ def test_points_are_computed_once_and_again_where_the_file_does_not_hold_them(tm
     np.save(path, np.zeros((5, 3)))  # another type
     assert get(5).dtype == torch.float32 and path.read_bytes() == whole
     assert [file.name for file in path.parent.iterdir()] == ["points.npy"]
-
-
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(console.UserError, match="cannot be written"):
-        similar.stored(tmp_path / "file" / "points.npy", 1, lambda: torch.zeros(1, 1))
 
 
 def test_the_digest_tells_weights_apart():

@@ -1,0 +1,398 @@
+"""testtrainauto.py: reconstruction, clusters and yardsticks, their figures, and paintings that are similar."""
+
+import csv
+import json
+import math
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy.cluster.hierarchy import linkage
+from sklearn import metrics as sklearn_metrics
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.decomposition import PCA
+
+import testtrainauto
+import trainauto
+import wikiart
+from support import checkpoints, devices, figures
+
+TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
+TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
+PICTURES = ["reconstruction.png", "clusters.png", "cluster_gallery.png", "dendrogram.png"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, paint, run):
+    """A small autoencoder, its files, and the test paintings measured with it."""
+    folder = tmp_path_factory.mktemp("part2")
+    paint(folder / "train", TRAINING)
+    for style in TRAINING:  # beside them a black and a white picture, so that a PCA leaves the range of [0, 1]
+        for shade in (0, 255):
+            Image.new("RGB", (40, 32), (shade, shade, shade)).save(folder / "train" / style / f"{shade}.png")
+    paint(folder / "test", TEST, seed=1)
+    pixels = np.asarray(Image.open(folder / "test" / "Cubism" / "000.jpg"))
+    Image.fromarray(np.where(pixels > 120, 255, 0).astype(np.uint8)).save(folder / "test" / "Cubism" / "000.jpg")
+    out = folder / "out"
+    flags = ["--trainingdir", folder / "train", "--testingdir", folder / "test", "--modelfile", out / "autoencoder.pth",
+             "--cachedir", folder / "cache", "--device", "cpu", "--batch_size", 9]  # fmt: skip
+    training = run(trainauto, *flags, "--outputdir", out, "--image_size", 32, "--latent_dim", 6, "--epochs", 3,
+                   "--learning_rate", 0.004, "--validation", 0)  # fmt: skip
+    assert training.status == 0, training.err
+    testing = run(testtrainauto, *flags, "--outputdir", out, "--clusters", 4)
+    assert testing.status == 0, testing.err
+    checkpoint = checkpoints.read(out / "autoencoder.pth", 2)
+    with open(out / "clusters.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return SimpleNamespace(
+        folder=folder, out=out, flags=flags, testing=testing, checkpoint=checkpoint, rows=rows,
+        metrics=json.loads((out / "metrics_auto.json").read_text()),
+        found=np.array([int(row["cluster"]) for row in rows]),
+        test=wikiart.WikiArtDataset(folder / "test", 32, cachedir=folder / "cache"),
+        model=wikiart.load_network(checkpoint),
+    )  # fmt: skip
+
+
+def pixels_of(dataset):
+    return dataset.images.flatten(1).double().numpy() / 255
+
+
+@pytest.fixture(scope="module")
+def spaces(trained):
+    """The spaces, float64 [N, D], made in other ways than the script's."""
+    images = trained.test.images.float() / 255
+    with torch.no_grad(), devices.autocast(torch.device("cpu")):
+        latents = (trained.model.encode(images).float() + trained.model.encode(images.flip(3)).float()) / 2
+    latents = latents.double().numpy()
+    histograms = np.zeros((len(trained.test), 512))
+    for number, image in enumerate(trained.test.images.numpy()):
+        for red, green, blue in image.reshape(3, -1).T // 32:
+            histograms[number, 64 * int(red) + 8 * int(green) + int(blue)] += 1 / 32**2
+    training = pixels_of(wikiart.WikiArtDataset(trained.folder / "train", 32, cachedir=trained.folder / "cache"))
+    components = np.linalg.svd(training - training.mean(0), full_matrices=False)[2][:6]
+    return {
+        "latents": latents @ trained.model.statistics_decoder.weight.double().numpy().T,
+        "pixels": (pixels_of(trained.test) - training.mean(0)) @ components.T,
+        "plane": PCA(2).fit_transform(latents),
+        "colour": np.sqrt(histograms),
+        "statistics": wikiart.style_statistics(4 * images - 2).double().numpy(),
+        "pca": (training.mean(0), components),
+    }
+
+
+def half_whitened(points):
+    """Principal components, each divided by the root of its standard deviation."""
+    components = PCA().fit_transform(points)
+    components = components[:, components.std(0) > 1e-9]
+    return components / components.std(0) ** 0.5
+
+
+# What is measured
+
+
+def test_every_space_is_clustered_and_measured_in_the_same_two_ways(trained, spaces):
+    styles = [row["style"] for row in trained.rows]
+    measures = {
+        "ari": sklearn_metrics.adjusted_rand_score, "ami": sklearn_metrics.adjusted_mutual_info_score,
+        "nmi": sklearn_metrics.normalized_mutual_info_score, "homogeneity": sklearn_metrics.homogeneity_score,
+        "completeness": sklearn_metrics.completeness_score,
+    }  # fmt: skip
+    assert list(trained.metrics["spaces"]) == ["latents", "pixels", "plane", "colour", "statistics"]
+    for name, ways in trained.metrics["spaces"].items():
+        assert list(ways) == ["as_is", "half_whitened"]
+        for way, scores in ways.items():
+            points = spaces[name] if way == "as_is" else half_whitened(spaces[name])
+            found = AgglomerativeClustering(4).fit_predict(points)
+            assert list(scores) == [*measures, "silhouette"]
+            for figure, measure in measures.items():
+                assert scores[figure] == pytest.approx(measure(styles, found)), (name, way, figure)
+            assert scores["silhouette"] == pytest.approx(sklearn_metrics.silhouette_score(points, found), abs=2e-3)
+    assert trained.metrics["spaces"]["latents"]["half_whitened"].items() <= trained.metrics.items()  # earlier keys stay
+    for name in ("pixels", "plane", "colour", "statistics"):
+        assert trained.metrics[name] == trained.metrics["spaces"][name]["as_is"]
+
+
+def test_the_csv_holds_our_clusters_and_plane(trained, spaces):
+    assert [row["path"] for row in trained.rows] == trained.test.paths
+    assert {style: [row["style"] for row in trained.rows].count(style) for style in TEST} == TEST
+    points = half_whitened(spaces["latents"])
+    assert sklearn_metrics.adjusted_rand_score(AgglomerativeClustering(4).fit_predict(points), trained.found) == 1
+    sizes = np.bincount(trained.found)
+    assert len(sizes) == 4 and list(sizes) == sorted(sizes, reverse=True)
+    plane = np.array([[float(row["pc1"]), float(row["pc2"])] for row in trained.rows])
+    assert np.allclose(np.abs(plane), np.abs(points[:, :2]), atol=0.02 * np.abs(points).max())  # the sign is anyone's
+
+
+def test_the_pca_is_the_training_paintings_and_clipped_like_ours(trained, spaces):
+    mean, components = spaces["pca"]
+    pixels = pixels_of(trained.test)
+    linear = mean + (pixels - mean) @ components.T @ components
+    clipped = np.square(linear.clip(0, 1) - pixels).mean()
+    assert clipped < 0.99 * np.square(linear - pixels).mean()
+    assert trained.metrics["pca_mse"] == pytest.approx(clipped, rel=1e-3)
+    images = trained.test.images.float() / 255
+    error = F.mse_loss(trained.model.decode(trained.model.encode(images)), images).item()
+    assert trained.metrics["mse"] == pytest.approx(error, rel=0.02)  # bfloat16 where the machine has it
+    assert trained.metrics["psnr"] == pytest.approx(-10 * np.log10(trained.metrics["mse"]))
+
+
+@pytest.mark.parametrize("trainingdir", ["other", "absent"])
+def test_the_training_folder_of_the_test_changes_nothing(trained, workdir, paint, run, trainingdir):
+    paint(workdir / "other", {"Another": 3}, seed=5)
+    flags = [*trained.flags, "--trainingdir", trainingdir, "--outputdir", "out", "--clusters", 4]
+    result = run(testtrainauto, *flags)
+    assert result.status == 0, result.err
+    assert result.out.splitlines()[-15:-1] == trained.testing.out.splitlines()[-15:-1]
+    for name in [*PICTURES, "clusters.csv", "metrics_auto.json"]:
+        assert (workdir / "out" / name).read_bytes() == (trained.out / name).read_bytes(), name
+
+
+def test_the_table_shows_every_space_in_both_ways(trained):
+    lines = trained.testing.out.splitlines()
+    assert f"MSE {trained.metrics['mse']:.5f}" in lines[-15] and f"{trained.metrics['pca_mse']:.5f}" in lines[-15]
+    for way, title in testtrainauto.WAYS.items():
+        start = next(i for i, line in enumerate(lines) if line.startswith(title))
+        assert lines[start].split()[-6:] == list(testtrainauto.FIGURES)
+        for line, (name, text) in zip(lines[start + 1 :], testtrainauto.SPACES.items(), strict=False):
+            scores = trained.metrics["spaces"][name][way]
+            assert line.strip().startswith(text) and len(line) == len(lines[start])
+            assert line.split()[-6:] == [f"{scores[figure]:.3f}" for figure in testtrainauto.FIGURES]
+
+
+def test_half_whitening_keeps_axes_and_takes_the_root_of_each_spread():
+    points = np.random.default_rng(1).normal(size=(30, 5)) * [9, 4, 1, 0.25, 0] + 7
+    distances = [np.linalg.norm(x[:, None] - x[None], axis=2) for x in
+                 (half_whitened(points), testtrainauto.half_whiten(points))]  # fmt: skip
+    assert np.allclose(*distances, atol=1e-6)
+    assert testtrainauto.half_whiten(points).std(0) == pytest.approx(PCA().fit_transform(points).std(0) ** 0.5)
+    assert not testtrainauto.half_whiten(np.ones((4, 3))).any()
+
+
+def test_a_silhouette_is_none_where_its_sample_holds_one_cluster(monkeypatch):
+    points, found = np.random.default_rng(0).normal(size=(200, 2)), np.zeros(200, int)
+    found[7] = 1
+    assert testtrainauto.measure(found, found, points, 0)["silhouette"] is not None
+    monkeypatch.setattr(testtrainauto, "SILHOUETTE_POINTS", 20)
+    scores = [testtrainauto.measure(found, found, points, seed)["silhouette"] for seed in range(30)]
+    assert None in scores and any(score is not None for score in scores)
+
+
+def test_paintings_from_training_are_counted_and_the_figures_without_them_given(trained, workdir, run):
+    assert "warning" not in trained.testing.err
+    shutil.copytree(trained.folder / "test", "mixed")
+    shutil.copy(trained.folder / "train" / "Cubism" / "003.jpg", "mixed/Cubism/known.jpg")
+    flags = [*trained.flags, "--outputdir", ".", "--clusters", 4]
+    result = run(testtrainauto, *flags, "--testingdir", "mixed")
+    assert result.status == 0 and "1 test paintings are identical to training paintings" in result.err
+    known = json.loads((workdir / "metrics_auto.json").read_text())["also_in_training"]
+    assert known["images"] == 1 and known["paths"] == ["mixed/Cubism/known.jpg"]
+    assert known["metrics_without"]["mse"] == pytest.approx(trained.metrics["mse"], rel=0.01)
+    assert f"without them: MSE {known['metrics_without']['mse']:.5f}, AMI " in result.out
+
+
+# What is drawn
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that the script has written, by name, instead of files."""
+    written = {}
+    monkeypatch.setattr(figures, "write", lambda path, figure: written.update({path.name: figure}))
+    return written
+
+
+def place_of(axes, dataset):
+    """Which painting of a dataset is drawn."""
+    shown = axes.images[0].get_array()
+    return next(i for i, image in enumerate(dataset.images) if np.array_equal(shown, image.permute(1, 2, 0)))
+
+
+def test_the_figures_show_what_was_measured(trained, spaces, workdir, run, drawn):
+    assert run(testtrainauto, *trained.flags, "--clusters", 4, "--outputdir", ".").status == 0
+    assert sorted(drawn) == sorted(PICTURES)
+    styles, found = [style.replace("_", " ") for style in TEST], trained.found
+    upper, lower = np.reshape(drawn["reconstruction.png"].axes, (2, -1))
+    assert [axes.get_title() for axes in upper] == styles
+    for above, below in zip(upper, lower, strict=True):
+        image = torch.from_numpy(np.array(above.images[0].get_array())).permute(2, 0, 1)[None]
+        i = next(i for i in range(14) if torch.allclose(image[0] * 255, trained.test.images[i].float(), atol=0.1))
+        assert trained.rows[i]["style"].replace("_", " ") == above.get_title()
+        picture = trained.model.decode(trained.model.encode(image))
+        assert np.allclose(below.images[0].get_array(), picture[0].permute(1, 2, 0), atol=0.02)
+        decibel = -10 * math.log10(F.mse_loss(picture, image))
+        assert float(below.get_title().removesuffix(" dB")) == pytest.approx(decibel, abs=0.2)
+
+    plane = np.array([[float(row["pc1"]), float(row["pc2"])] for row in trained.rows])
+    left, right = drawn["clusters.png"].axes
+    assert [text.get_text() for text in left.texts] == ["0", "1", "2", "3"]
+    for number, text in enumerate(left.texts):
+        assert np.allclose(text.get_position(), np.median(plane[found == number], axis=0))
+    assert np.allclose(left.collections[0].get_offsets(), plane)
+    colours = left.collections[0].get_facecolors()
+    assert len(np.unique(colours, axis=0)) == 4 == len(np.unique(np.column_stack([colours, found]), axis=0))
+    assert [text.get_text() for text in right.get_legend().get_texts()] == styles
+    for style, points in zip(TEST, right.collections, strict=True):
+        assert np.allclose(points.get_offsets(), plane[[row["style"] == style for row in trained.rows]])
+
+    points = half_whitened(spaces["latents"])
+    for number, row in enumerate(np.reshape(drawn["cluster_gallery.png"].axes, (4, 9))):
+        members = np.flatnonzero(found == number)
+        distances = np.linalg.norm(points[members] - points[members].mean(0), axis=1)
+        shown = [place_of(axes, trained.test) for axes in row[1:] if axes.images]
+        assert shown == members[np.argsort(distances)][:8].tolist()
+        assert row[0].texts[0].get_text().startswith(f"cluster {number}: {len(members)} painting")
+
+
+@pytest.mark.parametrize("clusters", [1, 4, 14])
+def test_the_dendrogram_is_the_top_of_scipys_tree(trained, spaces, clusters):
+    points = half_whitened(spaces["latents"])
+    tree = linkage(points, "ward")
+    figure = testtrainauto.draw_dendrogram(trained.test, points, tree, clusters)
+    heights = sorted(max(line.get_xdata()) for line in figure.axes[0].lines)
+    assert np.allclose(heights, tree[14 - clusters :, 2])
+    labels, names = trained.test.labels.numpy(), [style.replace("_", " ") for style in TEST]
+    found = AgglomerativeClustering(clusters).fit_predict(points)
+    leaves = [text.get_text() for text in figure.texts if text is not figure._suptitle]
+    expected = []
+    for number in range(clusters):
+        counts = np.bincount(labels[found == number], minlength=3)
+        expected.append(f"{counts.sum()} painting{'s' * (counts.sum() > 1)}\n"
+                        f"{names[counts.argmax()]} {counts.max() / counts.sum():.0%}")  # fmt: skip
+    assert sorted(leaf.split(": ")[1] for leaf in leaves) == sorted(expected)
+    assert sorted(leaf.split(": ")[0] for leaf in leaves) == sorted(f"cluster {i}" for i in range(clusters))
+    assert len(figure.axes) == 1 + sum(min(3, np.sum(found == i)) for i in range(clusters))
+    inside = figure.axes[0].get_position()  # each leaf's text stands where its line ends
+    for place, text in enumerate(figure.texts[1:] if figure.texts[0] is figure._suptitle else figure.texts[:-1]):
+        share = (inside.y1 - text.get_position()[1]) / inside.height
+        assert share * clusters == pytest.approx(place + 0.5, abs=0.01)
+
+
+def test_figures_of_many_styles_and_clusters_stay_bounded(trained, monkeypatch, tmp_path):
+    random = np.random.default_rng(0)
+    for styles, clusters in ((300, 200), (100, 60)):
+        labels, found = np.arange(900) % styles, np.arange(900) % clusters
+        names = [f"A_style_with_a_rather_long_name_{i}" for i in range(styles)]
+        figure = testtrainauto.draw_clusters(random.normal(size=(900, 2)), [0.5, 0.1], found, labels, names)
+        figures.write(tmp_path / "clusters.png", figure)
+        assert max(Image.open(tmp_path / "clusters.png").size) <= 4000
+        left, right = figure.axes
+        assert len(left.texts) == 60 and left.get_position().width > 0.2
+        legend = right.get_legend()
+        assert (legend is None) == (styles == 300)
+        if legend:
+            box = legend.get_window_extent().transformed(figure.transFigure.inverted())
+            assert box.y0 >= 0 and box.y1 <= 1 and box.x1 <= 1 and len(legend.get_texts()) == styles
+    points, found = random.normal(size=(14, 3)), np.arange(14) % 5
+    monkeypatch.setattr(testtrainauto, "GALLERY_ROWS", 2)
+    figure = testtrainauto.draw_gallery(trained.test, points, found)
+    assert len(figure.axes) == 2 * 9 and "2 largest of 5" in figure.get_suptitle()
+    figure = testtrainauto.draw_dendrogram(trained.test, points, linkage(points, "ward"), 5)
+    assert len(figure.axes[0].lines) == 1 and "2 groups" in figure.get_suptitle()
+
+
+def test_colours_are_all_different():
+    for count in (1, 2, 27, 40):
+        colours = np.array(testtrainauto.distinct_colours(count))
+        apart = np.linalg.norm(colours[:, None] - colours[None], axis=2) + 9 * np.eye(count)
+        assert len(colours) == count and apart.min() > 0.05
+
+
+# What cannot be done
+
+
+@pytest.mark.parametrize("origin", ["flag", "auto"])
+def test_fewer_paintings_than_clusters_is_one_line(trained, workdir, paint, refused, origin):
+    paint(workdir / "two", {"Baroque": 2})
+    flags = ["--clusters", 15] if origin == "flag" else ["--testingdir", "two"]
+    line = refused(testtrainauto, *trained.flags, "--outputdir", ".", *flags)
+    assert "clusters: " in line and ("14 paintings" in line if origin == "flag" else "2 paintings" in line)
+    assert line.startswith("--clusters: ") == (origin == "flag")
+
+
+def test_one_painting_is_one_line_and_two_go_as_two_clusters(trained, workdir, paint, refused, run):
+    paint(workdir / "one", {"Baroque": 1})
+    paint(workdir / "two", {"Baroque": 2})
+    flags = [*trained.flags, "--outputdir", "."]
+    assert "1 painting " in refused(testtrainauto, *flags, "--testingdir", "one", "--clusters", 1)
+    for clusters in (1, 2):
+        result = run(testtrainauto, *flags, "--testingdir", "two", "--clusters", clusters)
+        assert result.status == 0 and "not drawn" not in result.err
+        assert json.loads((workdir / "metrics_auto.json").read_text())["silhouette"] is None
+
+
+def test_flags_that_disagree_with_the_checkpoint_are_one_line(trained, refused):
+    for name, value in (("image_size", 64), ("latent_dim", 5)):
+        line = refused(testtrainauto, *trained.flags, f"--{name}", value)
+        assert line.startswith(f"--{name}: got {value}, but ") and "was trained with" in line
+
+
+# Similar paintings
+
+
+def test_similar_names_and_draws_the_nearest_paintings_of_both_folders(trained, workdir, run, drawn):
+    folder, dataset = trained.folder, trained.test
+    queries = [dataset.paths[3], dataset.paths[12]]
+    result = run(testtrainauto, *trained.flags, "--outputdir", ".", "--similar", *queries)
+    assert result.status == 0 and list(drawn) == ["similar.png"] and not list(workdir.iterdir())
+    both = [wikiart.WikiArtDataset(folder / part, 32, cachedir=folder / "cache") for part in ("train", "test")]
+    latents = torch.cat([wikiart.embed(trained.model, one.images / 255) for one in both]).double()
+    paths = [path for one in both for path in one.paths]
+    lines = result.out.split("is most similar to\n")[1:]
+    grid = np.reshape(drawn["similar.png"].axes, (2, 9))
+    for query, block, row, image in zip(queries, lines, grid, dataset.images[[3, 12]], strict=True):
+        own = latents[paths.index(query)]
+        distances = (latents - own).norm(dim=1)
+        nearest = distances.argsort()[:8]
+        printed = [line.split(maxsplit=1) for line in block.splitlines()[:8]]
+        assert printed[0][0] == "0.000" and printed[0][1].startswith(query)
+        assert sorted(distances[nearest].tolist()) == pytest.approx([float(d) for d, _ in printed], abs=2e-3)
+        assert [text.rsplit("  (", 1)[0] for _, text in printed][:4] == [paths[i] for i in nearest[:4]]
+        assert torch.equal(torch.from_numpy(np.array(row[0].images[0].get_array())), image.permute(1, 2, 0))
+        for axes, (distance, text) in zip(row[1:], printed, strict=True):
+            path, style = text.removesuffix(")").rsplit("  (", 1)
+            assert style.replace("_", " ") in axes.get_title() and distance in axes.get_title()
+            assert path.rsplit("/", 1)[1] in axes.get_title()
+            one = next(one for one in both if path in one.paths)
+            assert place_of(axes, one) in [i for i, p in enumerate(one.paths) if p == path]
+
+
+def test_the_latents_of_a_folder_are_computed_once_per_network(trained, workdir, run, monkeypatch):
+    embedded, honest = [], wikiart.embed
+    monkeypatch.setattr(wikiart, "embed", lambda model, x: embedded.append(len(x)) or honest(model, x))
+    torch.save(trained.checkpoint, "same.pth")
+    weights = {name: value.clone() for name, value in trained.checkpoint["model"].items()}
+    weights["mean"] += 0.01
+    torch.save(trained.checkpoint | {"model": weights}, "other.pth")
+    flags = [*trained.flags, "--cachedir", "cache", "--outputdir", ".", "--similar", trained.test.paths[0]]
+    counts = []
+    for model in ("same.pth", "same.pth", "other.pth", "same.pth"):
+        embedded.clear()
+        assert run(testtrainauto, *flags, "--modelfile", workdir / model).status == 0
+        counts.append(sum(embedded))
+    assert counts == [51, 1, 51, 1]  # 36 training and 14 test paintings, and the image itself
+    assert len(list((workdir / "cache").glob("*.npy"))) == 4
+
+
+def test_without_a_training_folder_the_test_paintings_are_searched(trained, workdir, run):
+    flags = [*trained.flags, "--trainingdir", "absent", "--outputdir", ".", "--similar", trained.test.paths[0]]
+    result = run(testtrainauto, *flags)
+    assert result.status == 0 and 'no folder "absent": only the test paintings are searched' in result.out
+    assert str(trained.folder / "train") not in result.out and "0.000" in result.out
+    assert Image.open("similar.png").size[0] > 1000
+
+
+def test_an_unreadable_image_is_named_and_the_others_go_on(trained, workdir, run, drawn, monkeypatch):
+    (workdir / "broken.jpg").write_text("no image")
+    monkeypatch.setattr(testtrainauto, "SIMILAR_ROWS", 1)
+    images = [trained.test.paths[0], "broken.jpg", trained.test.paths[1]]
+    result = run(testtrainauto, *trained.flags, "--outputdir", ".", "--similar", *images)
+    assert result.status == 2 and 'warning: "broken.jpg" cannot be read' in result.err
+    assert result.err.splitlines()[-1] == "--similar: 1 of 3 images cannot be read"
+    assert result.out.count("is most similar to") == 2
+    assert len(drawn["similar.png"].axes) == 9 and "first 1 of 2" in drawn["similar.png"].get_suptitle()
+    drawn.clear()
+    assert run(testtrainauto, *trained.flags, "--similar", "broken.jpg").status == 2 and not drawn

@@ -1,0 +1,88 @@
+"""trainauto.py: the autoencoder's training through the script."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import trainauto
+import wikiart
+from support import balance, checkpoints
+
+TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
+SMALL = ["--image_size", 16, "--latent_dim", 3, "--epochs", 2, "--validation", 0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, paint, run):
+    folder = tmp_path_factory.mktemp("trainauto")
+    paint(folder / "train", TRAINING)
+    flags = ["--trainingdir", folder / "train", "--cachedir", folder / "cache", "--device", "cpu", "--batch_size", 9]
+    result = run(
+        trainauto, *flags, "--outputdir", folder, "--image_size", 16, "--latent_dim", 6, "--epochs", 10,
+        "--learning_rate", 0.004, "--validation", 0.2,
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    return SimpleNamespace(
+        folder=folder, flags=flags, out=result.out, checkpoint=checkpoints.read(folder / "autoencoder.pth", 2)
+    )
+
+
+def test_training_learns_and_keeps_its_best_epoch(trained):
+    history = trained.checkpoint["history"]
+    assert {"epoch", "learning_rate", "training_loss", "training_mse", "validation_mse"} == set(history[0])
+    lines = [line for line in trained.out.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 10 and "validation mse" in lines[0]
+    losses = [float(re.search(r"training loss ([\d.e-]+)", line)[1]) for line in lines]
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(row["training_mse"] < row["training_loss"] for row in history)
+    best = [line for line in lines if line.endswith("-> autoencoder.pth")][-1]
+    assert trained.checkpoint["epoch"] == int(best.split("/")[0].split()[1])
+    assert trained.checkpoint["latent_dim"] == 6 and trained.checkpoint["image_size"] == 16
+    assert Image.open(trained.folder / "training_auto.png").size[0] > 300
+
+
+def test_the_validation_figure_is_the_held_out_paintings_error(trained):
+    dataset = wikiart.WikiArtDataset(trained.folder / "train", 16, cachedir=trained.folder / "cache")
+    _, held_out = balance.split(dataset.labels, 0.2, 2326, dataset.fingerprints)
+    images, model = dataset.images[held_out].float() / 255, wikiart.load_network(trained.checkpoint)
+    error = F.mse_loss(model.decode(model.encode(images)), images).item()
+    row = next(row for row in trained.checkpoint["history"] if row["epoch"] == trained.checkpoint["epoch"])
+    assert row["validation_mse"] == pytest.approx(error, rel=0.02)  # bfloat16 where the machine has it
+
+
+def test_training_never_sees_a_style(trained, workdir, run, monkeypatch):
+    weights, honest = [], wikiart.WikiArtDataset
+    for change in (lambda labels: labels, lambda labels: labels.flip(0)):
+
+        def shuffled(*arguments, change=change, **named):
+            dataset = honest(*arguments, **named)
+            dataset.labels = change(dataset.labels)
+            return dataset
+
+        monkeypatch.setattr(wikiart, "WikiArtDataset", shuffled)
+        assert run(trainauto, *trained.flags, *SMALL, "--fresh", "--outputdir", ".").status == 0
+        weights.append(checkpoints.read("autoencoder.pth", 2)["model"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_without_held_out_paintings_the_last_epoch_is_kept(trained, workdir, run):
+    result = run(trainauto, *trained.flags, *SMALL, "--outputdir", ".")
+    assert result.status == 0 and result.out.count("-> autoencoder.pth") == 2 and "validation" not in result.out
+    assert checkpoints.read("autoencoder.pth", 2)["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--image_size", 40], ["--image_size: ", "got 40", "expected a multiple of 16"]),
+        (["--batch_size", 1], ["--batch_size: ", "at least 2"]),
+    ],
+)
+def test_sizes_that_do_not_go_are_one_line(trained, workdir, refused, flags, parts):
+    line = refused(trainauto, *trained.flags, "--outputdir", ".", *flags)
+    assert all(part in line for part in parts), line
+    assert not list(workdir.iterdir())
