@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     note = how_clustered(len(dataset), clusters)
     print_metrics(metrics, note)
-    known = duplicates.known_paintings(dataset.paths, dataset.fingerprints, checkpoint["fingerprints"])
+    known = duplicates.known_paintings(dataset, checkpoint)
     if known.any():
         rest, paths = None, [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
         if not known.all():

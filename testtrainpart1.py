@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
     metrics = measure(labels, probabilities, checkpoint["counts"])
     print_metrics(metrics)
-    known = duplicates.known_paintings(dataset.paths, dataset.fingerprints, checkpoint["fingerprints"])
+    known = duplicates.known_paintings(dataset, checkpoint)
     if known.any():
         rest = None if known.all() else measure(labels[~known], probabilities[~known], checkpoint["counts"])
         paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
