@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     points, (_, tree, found) = half_whiten(spaces["latents"]), results["latents"]["half_whitened"]
     metrics = summarize(checkpoint["latent_dim"], clusters, errors, pca_errors, results)
     print_metrics(metrics)
-    known = duplicates.known_paintings(dataset.paths, dataset.fingerprints, checkpoint["fingerprints"])
+    known = duplicates.known_paintings(dataset, checkpoint)
     if known.any():
         rest, paths = None, [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
         if not known.all():

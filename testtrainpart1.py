@@ -18,7 +18,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 import wikiart
-from support import batches, checkpoints, console, devices, duplicates, figures, files, folders, gradcam, settings
+from support import (
+    artists,
+    batches,
+    checkpoints,
+    console,
+    devices,
+    duplicates,
+    figures,
+    files,
+    folders,
+    gradcam,
+    settings,
+)
 from support.console import DataError, UserError
 from support.images import decode_all
 
@@ -66,6 +78,9 @@ def main(argv: list[str] | None = None) -> None:
     metrics["prior"] = measure_priors(labels, logits, checkpoint)
     print_metrics(metrics)
     metrics |= measure_without_known(dataset, logits.numpy(), checkpoint)
+    if by_artist := artists.by_artist(dataset.paths, logits.argmax(1).numpy() == labels, checkpoint["artists"]):
+        metrics["by_artist"] = by_artist
+        print_artists(by_artist)
     probabilities = logits.softmax(1).numpy()
     files.write_json(options.output("metrics_part1.json"), metrics)
     styles = [classes[label] for label in labels]
@@ -137,7 +152,7 @@ def measure_without_known(
 
     logits: float [N, classes].
     """
-    known = duplicates.known_paintings(dataset.paths, dataset.fingerprints, checkpoint["fingerprints"])
+    known = duplicates.known_paintings(dataset, checkpoint)
     if not known.any():
         return {}
     rest = None if known.all() else measure(dataset.labels.numpy()[~known], logits[~known], checkpoint["counts"])
@@ -170,6 +185,14 @@ def print_metrics(metrics: dict[str, object]) -> None:
     for style, row in metrics["per_class"].items():
         shares = f"{row['precision']:>9.1%}  {row['recall']:>6.1%}  {row['f1']:>6.1%}" if row["support"] else " " * 25
         console.say(f"{style:<{width}}  {shares}  {row['support']:>9,}")
+
+
+def print_artists(groups: dict[str, dict[str, float | int | None]]) -> None:
+    """Print the accuracy on paintings of artists that training has seen and has not."""
+    for name, text in (("seen", "artists in training"), ("new", "artists new to the network")):
+        row = groups[name]
+        accuracy = f"accuracy {row['accuracy']:.1%} of " if row["images"] else ""
+        console.say(f"{text}: {accuracy}{row['images']:,} paintings by {row['artists']:,} artists")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

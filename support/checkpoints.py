@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from support import console, files, settings
+from support import artists, console, duplicates, files, settings
 from support.console import UserError
 
 VERSION = 2  # of checkpoints and resume files; 1, which did not say so, had mean and std beside the weights
 KEYS = {
     "part": int, "model": dict, "classes": list, "counts": dict, "image_size": int, "settings": dict, "epoch": int,
-    "history": list, "fingerprints": Tensor,
+    "history": list, "fingerprints": Tensor, "thumbnails": Tensor, "artists": list,
 }  # fmt: skip
 PART_KEYS = {1: {"architecture": str}, 2: {"latent_dim": int}}
 PARTS = {1: "a style classifier (trainpart1.py writes it)", 2: "an autoencoder (trainauto.py writes it)"}
@@ -61,6 +61,8 @@ def read(path: str | os.PathLike, part: int) -> dict[str, object]:
     for key in {"image_size", "latent_dim"} & checkpoint.keys():
         if not limits[key].accepts(checkpoint[key]):  # a large number would take all memory
             raise UserError(f"{where}: is damaged: {key} is {console.shown(checkpoint[key])}")
+    if checkpoint["thumbnails"].shape[1:] != (duplicates.SIDE**2,) or checkpoint["thumbnails"].dtype != torch.int8:
+        raise UserError(f"{where}: is damaged: thumbnails are not int8 [N, {duplicates.SIDE**2}]")
     if not checkpoint["classes"] or list(checkpoint["counts"]) != checkpoint["classes"]:
         raise UserError(f"{where}: is damaged: classes and counts do not agree")
     return checkpoint
@@ -72,7 +74,8 @@ def describe(options: settings.Settings, part: int, dataset: object) -> dict[str
     return {
         "part": part, "version": VERSION, name: getattr(options, name), "classes": dataset.classes,
         "counts": dataset.counts, "image_size": options.image_size, "settings": options.values(),
-        "fingerprints": dataset.fingerprints,
+        "fingerprints": dataset.fingerprints, "artists": artists.known_artists(dataset.paths),
+        "thumbnails": duplicates.pack(duplicates.grey_fingerprints(dataset.images)),
     }  # fmt: skip
 
 

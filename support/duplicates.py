@@ -1,10 +1,112 @@
-"""Copies of a painting: in two styles, or in training and test."""
+"""Copies of a painting, exact or nearly so: in two styles, or in training and test."""
+
+import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from support import console
+
+SIDE = 16  # of a grey fingerprint
+LEAST_CONTRAST = 2.0  # standard deviation in grey levels below which an image has nothing to compare
+# How much of the detail of two fingerprints may differ before and after their alignment; measured in docs/results.md.
+CANDIDATES, TOLERANCE = 0.12, 0.06
+LEAST_CORRELATION = 0.75
+BLOCK = 1 << 24  # correlations held at a time
+
+
+def grey_fingerprints(images: Tensor) -> Tensor:
+    """Block means of the grey images, zero mean and unit norm: uint8 [N, 3, S, S] -> float32 [N, 256].
+
+    The inner product of two is their correlation. An image with hardly any contrast has zeros and resembles nothing.
+    """
+    rows = []
+    for part in images.split(256):
+        grey = (part.float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+        blocks = F.adaptive_avg_pool2d(grey, SIDE).flatten(1)
+        blocks = blocks - blocks.mean(1, keepdim=True)
+        norm = blocks.norm(dim=1, keepdim=True)
+        rows.append(torch.where(norm < LEAST_CONTRAST * SIDE, 0.0, blocks / norm.clamp(min=1e-6)))
+    return torch.cat(rows) if rows else torch.zeros(0, SIDE * SIDE)
+
+
+def pack(fingerprints: Tensor) -> Tensor:
+    """Grey fingerprints as int8 [N, 256], for a checkpoint."""
+    largest = fingerprints.abs().amax(1, keepdim=True).clamp(min=1e-6)
+    return (127 * fingerprints / largest).round().to(torch.int8)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """The grey fingerprints, float32 [N, 256], that were packed; correlations change by less than 0.001."""
+    return F.normalize(packed.float(), dim=1)
+
+
+def near_duplicates(first: Tensor, second: Tensor | None = None, tolerance: float = TOLERANCE) -> Tensor:
+    """Pairs (int64 [M, 2]) of the same painting, saved again, resized or cropped by up to 3% at each side.
+
+    first, second: grey fingerprints, float32 [N, 256]; without `second`, pairs i < j within `first`. A crop moves what
+    is in the image, and that changes a detailed painting more than a plain one: so the difference that is allowed
+    grows with the detail, up to a correlation of `LEAST_CORRELATION`. All pairs are compared first, then the few that
+    are left are aligned. `tolerance`: allowed difference after the alignment, as a share of the detail.
+    """
+    other = first if second is None else second
+    most = (1 - LEAST_CORRELATION) / 2
+    slack = [(CANDIDATES / 2 * _detail(part)).clamp(max=most)[:, None] for part in (first, other)]
+    # Two more columns, so that one product gives correlation + slack of both, which is 1 or more for a candidate.
+    left = torch.cat([first, slack[0], torch.ones(len(first), 1)], 1)
+    right = torch.cat([other, torch.ones(len(other), 1), slack[1]], 1).T.contiguous()
+    rows, found = max(1, BLOCK // max(1, len(other))), []
+    for start in range(0, len(first), rows):
+        skipped = start if second is None else 0  # of the symmetric product, the upper half
+        pairs = (left[start : start + rows] @ right[:, skipped:] >= 1).nonzero() + torch.tensor([start, skipped])
+        if second is None:
+            pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+        found += [part[_alike(first[part[:, 0]], other[part[:, 1]], tolerance)] for part in pairs.split(4096)]
+    return torch.cat(found) if found else torch.zeros(0, 2, dtype=torch.int64)
+
+
+def _detail(blocks: Tensor) -> Tensor:
+    """How much of an image changes from block to block: the energy of its Laplacian. [N, side**2] -> [N]."""
+    side = math.isqrt(blocks.shape[1])
+    x = blocks.view(-1, side, side)
+    around = x[:, 2:, 1:-1] + x[:, :-2, 1:-1] + x[:, 1:-1, 2:] + x[:, 1:-1, :-2]
+    return (around - 4 * x[:, 1:-1, 1:-1]).square().sum((1, 2))
+
+
+def _centre(blocks: Tensor) -> Tensor:
+    """The inner quarter of fingerprints, zero mean and unit norm: [N, 256] -> [N, 64]."""
+    quarter = SIDE // 4
+    inner = blocks.view(-1, SIDE, SIDE)[:, quarter:-quarter, quarter:-quarter].flatten(1)
+    return F.normalize(inner - inner.mean(1, keepdim=True), dim=1)
+
+
+def _alike(first: Tensor, second: Tensor, tolerance: float) -> Tensor:
+    """Whether pairs of fingerprints [M, 256] are of one painting: bool [M].
+
+    Their centres must agree too: a frame, a round canvas or black bars make different paintings correlate.
+    """
+    aligned, answer = _align(first, second), torch.ones(len(first), dtype=torch.bool)
+    for view in (torch.nn.Identity(), _centre):
+        allowed = tolerance / 2 * (_detail(view(first)) + _detail(view(second)))
+        correlation = F.cosine_similarity(*map(view, aligned), dim=1)
+        answer &= 1 - correlation <= allowed.clamp(max=1 - LEAST_CORRELATION)
+    return answer
+
+
+def _align(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of fingerprints [M, 256] after the shift and stretch that fit best (Lucas and Kanade, 1981), half each."""
+    mean = F.pad(((first + second) / 2).view(-1, 1, SIDE, SIDE), (1, 1, 1, 1), mode="replicate")[:, 0]
+    across = (mean[:, 1:-1, 2:] - mean[:, 1:-1, :-2]) / 2
+    down = (mean[:, 2:, 1:-1] - mean[:, :-2, 1:-1]) / 2
+    place = (torch.arange(SIDE) + 0.5) * (2 / SIDE) - 1
+    slopes = torch.stack([across, down, across * place, down * place[:, None]], 1).flatten(2)
+    slopes = slopes - slopes.mean(2, keepdim=True)
+    gram = slopes @ slopes.transpose(1, 2) + 1e-5 * torch.eye(4)
+    moved = torch.linalg.solve(gram, slopes @ (second - first)[:, :, None]).clamp(-0.6, 0.6)  # blocks; 3% are 0.5
+    change = (moved.transpose(1, 2) @ slopes)[:, 0] / 2
+    return first + change, second - change
 
 
 def warn_of_contradictions(paths: list[str], labels: Tensor, fingerprints: Tensor) -> None:
@@ -18,10 +120,17 @@ def warn_of_contradictions(paths: list[str], labels: Tensor, fingerprints: Tenso
         console.warn(f"{len(pairs)} images are in two styles: {console.names(pairs)}")
 
 
-def known_paintings(paths: list[str], fingerprints: Tensor, training: Tensor) -> np.ndarray:
-    """Which test paintings (bool [N]) are identical to training paintings, by fingerprints (int64); warns of them."""
-    known = torch.isin(fingerprints, training).numpy()
+def known_paintings(dataset: object, checkpoint: dict[str, object]) -> np.ndarray:
+    """Which paintings of a dataset (bool [N]) are identical or near-duplicates to training paintings; warns of them.
+
+    dataset: has `paths`, `images` and `fingerprints`; checkpoint: has `fingerprints` and `thumbnails`, those of its
+    training paintings.
+    """
+    identical = torch.isin(dataset.fingerprints, checkpoint["fingerprints"])
+    known = identical.clone()
+    known[near_duplicates(grey_fingerprints(dataset.images), unpack(checkpoint["thumbnails"]))[:, 0]] = True
     if known.any():
-        twins = [path for path, is_known in zip(paths, known, strict=True) if is_known]
-        console.warn(f"{len(twins)} test paintings are identical to training paintings: {console.names(twins)}")
-    return known
+        paths = [path for path, is_known in zip(dataset.paths, known.tolist(), strict=True) if is_known]
+        kinds = f"{int(identical.sum())} identical, {len(paths) - int(identical.sum())} near-duplicates"
+        console.warn(f"{len(paths)} test paintings are also in training ({kinds}): {console.names(paths)}")
+    return known.numpy()
