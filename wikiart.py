@@ -22,9 +22,9 @@ from torch.utils.data import Dataset
 
 from support import console, devices, pretrained
 from support.batches import Batches
+from support.cache import decode_folder
 from support.console import DataError, UserError
 from support.folders import find_images
-from support.images import decode_folder
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA

@@ -16,7 +16,7 @@ BLOCK = 1 << 22  # distances held at a time
 LISTED = 8  # near clusters listed for each
 
 
-class _Clusters:
+class Clusters:
     """The M clusters at present: a point of each (int64 [M]), centres (float64 [M, D]), sizes, heights (float64 [M]).
 
     near (int64 [M, LISTED]) lists near clusters of each and apart (float64) how far they are; all others are at least
@@ -118,7 +118,7 @@ def ward_linkage(points: np.ndarray | Tensor, device: torch.device | str = "cpu"
     edges = [(first[group[copies]], copies, np.zeros(len(copies)))]
     order = np.random.default_rng(0).permutation(len(first))  # on a grid, all would wait for the first in line
     parts = first[order], centres[first[order]] / scale, sizes[order].astype(np.float64)
-    clusters = _Clusters(*(torch.from_numpy(part).to(device) for part in parts))
+    clusters = Clusters(*(torch.from_numpy(part).to(device) for part in parts))
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")  # TF32's error is above the bounds
     try:

@@ -1,26 +1,20 @@
-"""Files of images -> one decoded uint8 file (the cache)."""
+"""An image file -> uint8 pixels."""
 
 import contextlib
-import errno
 import functools
 import hashlib
 import io
-import json
-import os
-import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageCms
-from tqdm import tqdm
 
-from support import console, files, workers
+from support import console, workers
 from support.console import DataError
-from support.folders import FORMATS, ImageFile
+from support.folders import FORMATS
 
 TURNS = {  # by EXIF orientation; ImageOps.exif_transpose also rewrites all other tags, which fails where one is bad
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -44,22 +38,27 @@ def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
             image.load()
             picture, note = _upright(image)
             picture = _flatten(picture)
-            if profile:
-                picture = _to_srgb(picture, profile)
             if picture.mode != "RGB":
-                picture = picture.convert("RGB")
-            if picture.size == (image_size, image_size):
-                return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)), note
-            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-            # Equal to Pillow's resize up to one grey level, in a quarter of the time. It stretches rows first, which
-            # takes too much memory for a tall, thin image: the height of such an image is reduced before.
-            if picture.width < image_size:
-                pixels = F.interpolate(pixels, size=(image_size, picture.width), mode="bilinear", antialias=True)
-            pixels = F.interpolate(pixels, size=(image_size, image_size), mode="bilinear", antialias=True)
+                picture, profile = _to_srgb(picture, profile).convert("RGB"), None
+            pixels = _stretch(picture, image_size)
+            if profile:  # applied to the few pixels that are kept
+                pixels = np.asarray(_to_srgb(Image.fromarray(pixels), profile))
     except Exception as error:  # a damaged file can raise anything in a decoder
         why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(why.replace(str(path), "file").replace(repr(path), "file")) from None
-    return pixels[0].contiguous().numpy(), note
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), note
+
+
+def _stretch(picture: Image.Image, image_size: int) -> np.ndarray:
+    """An RGB image as uint8 [S, S, 3]: Pillow's bilinear resize up to one grey level, in a quarter of the time."""
+    if picture.size == (image_size, image_size):
+        return np.array(picture)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    # Rows are stretched first, which takes too much memory for a tall, thin image: its height is reduced before.
+    if picture.width < image_size:
+        pixels = F.interpolate(pixels, size=(image_size, picture.width), mode="bilinear", antialias=True)
+    pixels = F.interpolate(pixels, size=(image_size, image_size), mode="bilinear", antialias=True)
+    return pixels[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, str]:
@@ -92,8 +91,10 @@ def _flatten(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode in ("P", "1") else image
 
 
-def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """The picture with its embedded ICC profile applied; as it is where the profile is damaged or does not fit."""
+def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """The picture with its embedded ICC profile applied; as it is where there is none, or one that does not fit."""
+    if not profile:
+        return picture
     with contextlib.suppress(ImageCms.PyCMSError, OSError, TypeError, ValueError):
         transform = _transform(profile, picture.mode)
         if transform is not None:
@@ -114,7 +115,8 @@ def fingerprint(pixels: np.ndarray) -> int:
     return int.from_bytes(hashlib.sha256(pixels).digest()[:8], "little", signed=True)
 
 
-def _decode(path: str, image_size: int) -> tuple[bytes | None, int, str]:
+def try_decode(path: str, image_size: int) -> tuple[bytes | None, int, str]:
+    """Pixels (the bytes of uint8 [3, S, S]), fingerprint and note of a file; None, 0 and the reason if it fails."""
     try:
         pixels, note = decode_image(path, image_size)
     except DataError as error:
@@ -131,79 +133,6 @@ def decode_all(paths: list[str], image_size: int) -> Iterator[tuple[bytes | None
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         # Python from 3.12 on warns of forks beside threads; the workers touch nothing that those may hold.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        decode = functools.partial(_decode, image_size=image_size)
+        decode = functools.partial(try_decode, image_size=image_size)
         with contextlib.closing(workers.parallel_map(decode, paths)) as results:  # else the workers would go on
             yield from results
-
-
-def decode_folder(
-    imgdir: str, image_size: int, listed: list[ImageFile], cachedir: str
-) -> tuple[Path, dict[str, str], list[int]]:
-    """The file of the decoded images (uint8, one after the other), what was left out and why, and the fingerprints.
-
-    The cache's name holds a digest of the files' names, sizes and times: when they change, it is made anew and the old
-    one removed. A lock lets one process decode while others wait.
-    """
-    listing = json.dumps([VERSION, image_size, listed]).encode()
-    folder = f"{hashlib.sha256(os.fsencode(os.path.realpath(imgdir))).hexdigest()[:12]}-{image_size}"
-    stem = f"{folder}-{hashlib.sha256(listing).hexdigest()[:20]}"
-    index_path, data_path = Path(cachedir) / f"{stem}.json", Path(cachedir) / f"{stem}.uint8"
-
-    def read_index() -> tuple[Path, dict[str, str], list[int]] | None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            index = json.loads(index_path.read_text())
-            left_out, fingerprints = dict(index["left_out"]), list(index["fingerprints"])
-            whole = data_path.stat().st_size == len(fingerprints) * 3 * image_size**2
-            if whole and len(left_out) + len(fingerprints) == len(listed):
-                refused = [os.path.join(imgdir, path) for path in left_out]
-                again = [_decode(path, image_size)[0] for path in refused]  # a chmod changes no file's time
-                return (data_path, left_out, fingerprints) if all(pixels is None for pixels in again) else None
-        return None
-
-    found = read_index()
-    if found:
-        return found
-    with files.locked(Path(cachedir) / f"{folder}.lock", wait=True):
-        found = read_index()  # another process may have decoded meanwhile
-        if found:
-            return found
-        begun = time.perf_counter()
-        left_out, fingerprints = _write_cache(data_path, imgdir, image_size, [file.path for file in listed])
-        files.write_json(index_path, {"left_out": left_out, "fingerprints": fingerprints})
-        rate = len(listed) / (time.perf_counter() - begun)
-        console.say(
-            f"decoded {len(listed):,} images of {console.quoted(imgdir)} into the cache ({rate:,.0f} per second)"
-        )
-        for old in Path(cachedir).glob(f"{folder}-*"):
-            if not old.name.startswith(stem):
-                old.unlink(missing_ok=True)
-        return data_path, left_out, fingerprints
-
-
-def _write_cache(data_path: Path, imgdir: str, image_size: int, paths: list[str]) -> tuple[dict[str, str], list[int]]:
-    """Decode the images in worker processes and write them; returns what was left out and why, and fingerprints."""
-    left_out, notes, fingerprints = {}, {}, []
-
-    def write(output: io.BufferedWriter) -> None:
-        if hasattr(os, "posix_fallocate"):  # a disk that is too small says so before the work is done
-            try:
-                os.posix_fallocate(output.fileno(), 0, max(1, len(paths) * 3 * image_size**2))
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can reserve space
-                    raise
-        with contextlib.closing(decode_all([os.path.join(imgdir, path) for path in paths], image_size)) as results:
-            bar = tqdm(results, f"decoding {imgdir}", len(paths), unit="painting", disable=None, leave=False)
-            for path, (pixels, key, note) in zip(paths, bar, strict=True):
-                if pixels is None:
-                    left_out[path] = note
-                    continue
-                output.write(pixels)
-                fingerprints.append(key)
-                if note:
-                    notes[path] = note
-        output.truncate(len(fingerprints) * 3 * image_size**2)
-
-    files.write_whole(data_path, write)
-    for path, note in notes.items():
-        console.warn(f"{console.quoted(os.path.join(imgdir, path))} is {note}")
-    return left_out, fingerprints

@@ -70,7 +70,7 @@ class Run:
 
     def __enter__(self) -> "Run":
         if processes.rank() == 0:
-            self.stack.enter_context(files.locked(self.modelfile.with_suffix(".lock"), wait=False))
+            self.stack.enter_context(files.locked(self.csv_file.with_name(f".{self.csv_file.stem}.lock"), wait=False))
         self._go_on()
         self.network = processes.share_model(self.model, self.device)
         return self

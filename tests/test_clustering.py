@@ -171,7 +171,7 @@ def test_an_interrupt_passes_through(monkeypatch):
         raise KeyboardInterrupt
 
     before = torch.get_float32_matmul_precision()
-    monkeypatch.setattr(clustering._Clusters, "search", interrupted)
+    monkeypatch.setattr(clustering.Clusters, "search", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ward_linkage(np.random.default_rng(6).normal(size=(50, 2)))
     assert torch.get_float32_matmul_precision() == before

@@ -1,0 +1,90 @@
+"""A folder of images -> one decoded uint8 file, made once and used again."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from support import console, files, images
+from support.folders import ImageFile
+
+
+def decode_folder(
+    imgdir: str, image_size: int, listed: list[ImageFile], cachedir: str
+) -> tuple[Path, dict[str, str], list[int]]:
+    """The file of the decoded images (uint8, one after the other), what was left out and why, and the fingerprints.
+
+    The cache's name holds a digest of the files' names, sizes and times: when they change, it is made anew and the old
+    one removed. A lock lets one process decode while others wait.
+    """
+    listing = json.dumps([images.VERSION, image_size, listed]).encode()
+    folder = f"{hashlib.sha256(os.fsencode(os.path.realpath(imgdir))).hexdigest()[:12]}-{image_size}"
+    stem = f"{folder}-{hashlib.sha256(listing).hexdigest()[:20]}"
+    index_path, data_path = Path(cachedir) / f"{stem}.json", Path(cachedir) / f"{stem}.uint8"
+
+    def read_index() -> tuple[Path, dict[str, str], list[int]] | None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            index = json.loads(index_path.read_text())
+            left_out, fingerprints = dict(index["left_out"]), list(index["fingerprints"])
+            whole = data_path.stat().st_size == len(fingerprints) * 3 * image_size**2
+            if whole and len(left_out) + len(fingerprints) == len(listed):
+                refused = [os.path.join(imgdir, path) for path in left_out]
+                again = [images.try_decode(path, image_size)[0] for path in refused]  # a chmod changes no file's time
+                return (data_path, left_out, fingerprints) if all(pixels is None for pixels in again) else None
+        return None
+
+    found = read_index()
+    if found:
+        return found
+    with files.locked(Path(cachedir) / f"{folder}.lock", wait=True):
+        found = read_index()  # another process may have decoded meanwhile
+        if found:
+            return found
+        begun = time.perf_counter()
+        left_out, fingerprints = _write_cache(data_path, imgdir, image_size, [file.path for file in listed])
+        files.write_json(index_path, {"left_out": left_out, "fingerprints": fingerprints})
+        rate = len(listed) / (time.perf_counter() - begun)
+        console.say(
+            f"decoded {len(listed):,} images of {console.quoted(imgdir)} into the cache ({rate:,.0f} per second)"
+        )
+        for old in Path(cachedir).glob(f"{folder}-*"):
+            if not old.name.startswith(stem):
+                old.unlink(missing_ok=True)
+        return data_path, left_out, fingerprints
+
+
+def _write_cache(data_path: Path, imgdir: str, image_size: int, paths: list[str]) -> tuple[dict[str, str], list[int]]:
+    """Decode the images in worker processes and write them; returns what was left out and why, and fingerprints."""
+    left_out, notes, fingerprints = {}, {}, []
+
+    def write(output: io.BufferedWriter) -> None:
+        if hasattr(os, "posix_fallocate"):  # a disk that is too small says so before the work is done
+            try:
+                os.posix_fallocate(output.fileno(), 0, max(1, len(paths) * 3 * image_size**2))
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can reserve space
+                    raise
+        with contextlib.closing(
+            images.decode_all([os.path.join(imgdir, path) for path in paths], image_size)
+        ) as results:
+            bar = tqdm(results, f"decoding {imgdir}", len(paths), unit="painting", disable=None, leave=False)
+            for path, (pixels, key, note) in zip(paths, bar, strict=True):
+                if pixels is None:
+                    left_out[path] = note
+                    continue
+                output.write(pixels)
+                fingerprints.append(key)
+                if note:
+                    notes[path] = note
+        output.truncate(len(fingerprints) * 3 * image_size**2)
+
+    files.write_whole(data_path, write)
+    for path, note in notes.items():
+        console.warn(f"{console.quoted(os.path.join(imgdir, path))} is {note}")
+    return left_out, fingerprints
