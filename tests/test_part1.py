@@ -1,9 +1,6 @@
 """Part 1: the networks, then training and evaluation from folders to files."""
 
-import copy
-import functools
 import json
-import math
 import os
 import shutil
 from types import SimpleNamespace
@@ -13,13 +10,12 @@ import pytest
 import sklearn.metrics
 import torch
 from PIL import Image
-from torch import nn
 from torchvision.transforms.v2.functional import pil_to_tensor, resize, resized_crop
 
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import balance, batches, devices, settings, training
+from support import devices
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}

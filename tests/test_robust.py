@@ -3,10 +3,7 @@
 import csv
 import io
 import json
-import math
 import os
-import pickle
-import re
 import resource
 import shutil
 import signal
