@@ -346,5 +346,3 @@ def test_a_test_folder_of_nothing_but_training_paintings_has_no_figures_without_
     report = json.loads((tmp_path / "metrics_part1.json").read_text())["also_in_training"]
     assert (report["images"], report["metrics_without"]) == (31, None)
     assert "31 test paintings" in result.err
-
-
