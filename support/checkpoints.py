@@ -1,7 +1,6 @@
 """What a checkpoint holds; reading and checking it."""
 
 import os
-import pickle
 from pathlib import Path
 
 import torch
@@ -29,10 +28,10 @@ def load(path: str | os.PathLike) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{where}: no such file") from None
-    except pickle.UnpicklingError:
-        raise UserError(f"{where}: is no file of weights, or holds code, which is never run") from None
-    except Exception as error:  # a damaged archive can raise anything
+    except OSError as error:
         raise UserError(f"{where}: cannot be read: {console.reason(error)}") from None
+    except Exception:  # a damaged archive can raise anything
+        raise UserError(f"{where}: is no file of weights, is damaged or holds code, which is never run") from None
 
 
 def check_version(state: dict[str, object], where: str, hint: str) -> None:

@@ -118,23 +118,13 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_true_asks_torchvision_for_its_weights(monkeypatch):
-    urls = []
     model, weights = (wikiart.make_classifier("shufflenet_v2_x0_5", n, 32) for n in (5, 1000))
-
-    def download(url, **_):
-        urls.append(url)
-        return weights.network.state_dict()
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    download = "torchvision.models._api.load_state_dict_from_url"
+    monkeypatch.setattr(download, lambda url, **_: weights.network.state_dict() if "shufflenetv2" in url else None)
     model.load_pretrained(True)
-    assert "shufflenetv2" in urls[0]
     assert torch.equal(model.network.conv1[0].weight, weights.network.conv1[0].weight)
-
-    def no_network(*_, **__):
-        raise OSError("Name or service\nnot known")
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
-    with pytest.raises(console.UserError, match="shufflenet_v2_x0_5 cannot be had: Name or service not known"):
+    monkeypatch.setattr(download, lambda *_, **__: 1 / 0)
+    with pytest.raises(console.UserError, match="shufflenet_v2_x0_5 cannot be had: division by zero"):
         model.load_pretrained(True)
     with pytest.raises(console.UserError, match="no weights to download for residual"):
         wikiart.make_classifier("residual", 5, 32).load_pretrained(True)

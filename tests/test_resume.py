@@ -6,14 +6,12 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import jobs
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -29,10 +27,6 @@ CASES = {  # where nothing is held out, the checkpoint is that of the last epoch
               "three_conv"),  # has dropout, which draws random numbers
     "auto": ("trainauto", "--latent_dim", "8", "--validation", "0.3"),
 }  # fmt: skip
-
-
-class Killed(BaseException):
-    """Ends a run at once, as a kill would: nothing in the program catches it."""
 
 
 def narrow() -> None:
@@ -125,16 +119,20 @@ PIECES = {
 }  # fmt: skip
 
 
-def raise_at(monkeypatch, name: str, count: int, error: BaseException) -> None:
-    """Let the `count`-th call of one of the `PIECES` raise."""
+def stop_at(monkeypatch, name: str, count: int, run: Callable[[], jobs.Done]) -> jobs.Done:
+    """Let the `count`-th call of one of the `PIECES` stop a run, as Ctrl-C there would."""
     real, calls = getattr(PIECES[name], name), iter(range(1, 10_000))
 
     def planted(*arguments, **more):
         if next(calls) == count:
-            raise error
+            raise KeyboardInterrupt
         return real(*arguments, **more)
 
-    monkeypatch.setattr(PIECES[name], name, planted)
+    with monkeypatch.context() as patch:
+        patch.setattr(PIECES[name], name, planted)
+        done = run()
+    assert done.status == 130 and jobs.one_line(done.err.removeprefix("\n")), done
+    return done
 
 
 # Four or more steps an epoch, which ends with the resume file, the checkpoint where it is the best, and the CSV file.
@@ -153,10 +151,9 @@ def test_resumed_equals_uninterrupted(case, paintings, uninterrupted, tmp_path, 
     script, *more = CASES[case]
     for number, (name, count, before) in enumerate(MOMENTS if case == "weighted" else MOMENTS[2::2]):
         command = flags(paintings, tmp_path / str(number), *more)
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            raise_at(patch, name, count, Killed())
-            jobs.call(script, *command)
+        done = stop_at(monkeypatch, name, count, partial(jobs.call, script, *command))
         assert saved_epochs(tmp_path / str(number)) == before
+        assert (f"epoch {before} is saved; the same command goes" if before else "no epoch is saved.") in done.err
         check_ending(jobs.call(script, *command), tmp_path / str(number), before, uninterrupted(case))
 
 
@@ -213,9 +210,7 @@ def test_killed_in_an_added_epoch(paintings, tmp_path, monkeypatch):
     for name in "whole", "parts":
         assert part1(paintings, tmp_path / name, "--epochs", 2).status == 0
     whole = ending(part1(paintings, tmp_path / "whole", "--epochs", 4), tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        raise_at(patch, "average_statistics", 2, Killed())
-        part1(paintings, tmp_path / "parts", "--epochs", 4)
+    stop_at(monkeypatch, "average_statistics", 2, partial(part1, paintings, tmp_path / "parts", "--epochs", 4))
     parts = ending(part1(paintings, tmp_path / "parts", "--epochs", 4), tmp_path / "parts")
     assert jobs.same(parts[0], whole[0]) and parts[1] == whole[1][1:]
     states = [jobs.load(tmp_path / name / "wikiart.resume.pth") | {"times": None} for name in ("whole", "parts")]
@@ -226,14 +221,10 @@ def test_fresh_starts_anew_and_loses_nothing_before_its_first_epoch(paintings, t
     scripted(0.9, 0.8, 0.7)
     assert part1(paintings, tmp_path, "--seed", 7).status == 0
     before = contents(tmp_path)
-    with monkeypatch.context() as patch:
-        raise_at(patch, "average_statistics", 1, KeyboardInterrupt())
-        done = part1(paintings, tmp_path, "--fresh")
-    assert done.status == 130 and "no epoch is saved" in done.err and contents(tmp_path) == before
+    done = stop_at(monkeypatch, "average_statistics", 1, partial(part1, paintings, tmp_path, "--fresh"))
+    assert "no epoch is saved" in done.err and contents(tmp_path) == before
     scripted(0.1)  # worse than what the old run reached
-    with monkeypatch.context() as patch:
-        raise_at(patch, "say_epoch", 1, KeyboardInterrupt())
-        done = part1(paintings, tmp_path, "--fresh")
+    done = stop_at(monkeypatch, "say_epoch", 1, partial(part1, paintings, tmp_path, "--fresh"))
     assert "epoch 1 is saved; the same command without --fresh goes on from there" in done.err
     checkpoint = jobs.load(tmp_path / "wikiart.pth")
     assert (checkpoint["settings"]["seed"], checkpoint["epoch"], len(csv_rows(tmp_path))) == (2326, 1, 1)
@@ -242,9 +233,7 @@ def test_fresh_starts_anew_and_loses_nothing_before_its_first_epoch(paintings, t
 def test_fresh_killed_between_its_two_files(paintings, uninterrupted, tmp_path, monkeypatch):
     """The old run's checkpoint is then beside the new run's resume file: it is made anew from that."""
     assert part1(paintings, tmp_path, "--seed", 7).status == 0
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        raise_at(patch, "write_tensors", 2, Killed())
-        part1(paintings, tmp_path, "--fresh")
+    stop_at(monkeypatch, "write_tensors", 2, partial(part1, paintings, tmp_path, "--fresh"))
     assert jobs.load(tmp_path / "wikiart.pth")["settings"]["seed"] == 7
     check_ending(part1(paintings, tmp_path), tmp_path, 1, uninterrupted("weighted"))
 
@@ -253,10 +242,8 @@ def test_fresh_killed_between_its_two_files(paintings, uninterrupted, tmp_path, 
 
 
 def interrupted(paintings: Path, out: Path, monkeypatch) -> Path:
-    """A run of part 1 that was killed after its second epoch, the first being the best; returns its resume file."""
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        raise_at(patch, "say_epoch", 2, Killed())
-        part1(paintings, out)
+    """A run of part 1 that was stopped after its second epoch; returns its resume file."""
+    stop_at(monkeypatch, "say_epoch", 2, partial(part1, paintings, out))
     return out / "wikiart.resume.pth"
 
 
@@ -316,46 +303,19 @@ def test_files_that_are_damaged_or_missing_are_one_line(paintings, tmp_path, scr
 # Ctrl-C and kills
 
 
-def test_ctrl_c_says_what_is_saved(paintings, uninterrupted, tmp_path, monkeypatch):
-    for name, count, saved in [("step", 2, 0), ("write_tensors", 2, 1), ("average_statistics", 2, 1)]:
-        out = tmp_path / name
-        with monkeypatch.context() as patch:
-            raise_at(patch, name, count, KeyboardInterrupt())
-            done = part1(paintings, out)
-        assert done.status == 130 and jobs.one_line(done.err.removeprefix("\n")), done.err
-        expected = "epoch 1 is saved; the same command goes on from there" if saved else "no epoch is saved."
-        assert expected in done.err and saved_epochs(out) == saved
-        check_ending(part1(paintings, out), out, saved, uninterrupted("weighted"))
+def interruptible() -> None:
+    narrow()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
 
 
 def test_ctrl_c_in_a_real_process(paintings, tmp_path):
-    command = [sys.executable, jobs.ROOT / "trainpart1.py", *map(str, flags(paintings, tmp_path, "--epochs", 1000))]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job would ignore it
-    ) as process:  # fmt: skip
-        assert any(line.startswith("epoch 2/1000") for line in process.stdout)
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    said = re.fullmatch(r"\nStopped in epoch \d+ of 1000: epoch (\d+) is saved; the same command goes on .*\.\n", err)
-    assert said and saved_epochs(tmp_path) == int(said[1])
-    assert not list(tmp_path.glob(".*")) and not [child for child in children if child.is_running()]
-
-
-def kill_when(running: jobs.Running, phase: str, out: Path, chance: random.Random) -> None:
-    """Kill a run in a phase: while it decodes, trains or writes a file."""
-    if phase == "decode":
-        running.wait_for(lambda: (out / "cache").exists() and list((out / "cache").iterdir()))
-    elif phase == "writing":
-        seen = chance.choice(["", "epoch 1/", "epoch 2/"])
-        running.wait_for(lambda: seen in running.text("out") and list(out.glob(".*.part")))
-    else:
-        seen = f"epoch {chance.randint(1, EPOCHS - 1)}/"
-        running.wait_for(lambda: seen in running.text("out"))
-    time.sleep(chance.uniform(0, 0.01 if phase == "writing" else 0.1))
-    running.signal(signal.SIGKILL)
+    out = tmp_path / "out"
+    running = jobs.start(tmp_path / "log", "trainpart1", *flags(paintings, out, "--epochs", 1000), plant=interruptible)
+    assert running.wait_for(lambda: "epoch 2/1000" in running.text("out"), timeout=300)
+    running.signal(signal.SIGINT)
+    done = running.wait(300)
+    said = re.fullmatch(r"\nStopped in epoch \d+ of 1000: epoch (\d+) is saved; the same .*\.\n", done.err)
+    assert done.status == 130 and said and saved_epochs(out) == int(said[1]) and not list(out.glob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -378,7 +338,12 @@ def test_kills_at_random_moments(kills, processes, tmp_path):
     expected, late = ending(end(begin("whole"), tmp_path / "whole"), tmp_path / "whole"), 0
     for number in range(kills):
         out, running = tmp_path / str(number), begin(str(number))
-        kill_when(running, ["decode", "training", "writing"][number % 3], out, chance)
+        seen = f"epoch {chance.randint(1, EPOCHS - 1)}/" if number % 3 else ""
+        running.wait_for(lambda seen=seen: seen in running.text("out"))  # noqa: B023
+        if number % 3 == 2:  # while a file is written
+            running.wait_for(lambda out=out: list(out.glob(".*.part")))
+        time.sleep(chance.uniform(0, [1, 0.1, 0.01][number % 3]))
+        running.signal(signal.SIGKILL)
         status = running.wait(300).status
         assert status in (0, -signal.SIGKILL), running.text("err")
         late += status == 0

@@ -12,7 +12,7 @@ from PIL import Image
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import balance, checkpoints, devices, training
+from support import balance, checkpoints, devices
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
@@ -78,7 +78,7 @@ def test_validation_figures_are_sklearns_on_the_held_out_share(trained):
     assert row["validation_loss"] == pytest.approx(loss, rel=1e-3)
 
 
-@pytest.mark.parametrize("imbalance", ["none", "weighted_sampler", "smote"])
+@pytest.mark.parametrize("imbalance", ["weighted_sampler", "smote"])
 def test_one_seed_gives_bit_identical_weights_and_another_does_not(imbalance, workdir, paint, run):
     paint(workdir / "train", {"A": 6, "B": 4, "C": 3})
     found = []
@@ -99,7 +99,7 @@ def test_copies_are_named_or_kept_on_one_side_and_broken_images_left_out(workdir
     for number in range(12):
         shutil.copy(workdir / "train" / "A" / "002.jpg", workdir / "train" / "A" / f"copy{number}.jpg")
     (workdir / "train" / "B" / "text.jpg").write_text("no painting")
-    result = run(trainpart1, *FLAGS, "--validation", 0.5)
+    result = run(trainpart1, *FLAGS, "--validation", 0.5, "--batch_size", 4)
     left_out, two_styles = result.err.splitlines()
     assert result.status == 0 and "text.jpg" in left_out and "two styles" in two_styles
     assert "A/001.jpg" in two_styles and "B/twin.jpg" in two_styles and "copy" not in two_styles
@@ -122,36 +122,11 @@ def test_an_error_overwrites_nothing(workdir, paint, run, refused, listing):
     assert before == {name: file for name, file in listing(workdir / "out").items() if not name.endswith(".lock")}
 
 
-def test_pretrained_weights_keep_their_normalization_and_learn_slowly(workdir, paint, run, monkeypatch):
-    paint(workdir / "train", {"A": 3, "B": 3})
-    assert run(trainpart1, *FLAGS, "--outputdir", ".").status == 0
-    first = checkpoints.read("wikiart.pth", 1)["model"]
-    paint(workdir / "train", {"A": 3, "B": 3, "C": 3})
-    make, rates = training.parameter_groups, {}
-
-    def parameter_groups(model, *arguments):
-        groups = make(model, *arguments)
-        names = {parameter: name for name, parameter in model.named_parameters()}
-        rates.update({names[parameter]: group["peak"] for group in groups for parameter in group["params"]})
-        return groups
-
-    monkeypatch.setattr(training, "parameter_groups", parameter_groups)
-    more = ("--pretrained", "wikiart.pth", "--learning_rate", 1e-7)
-    assert run(trainpart1, *FLAGS, "--outputdir", "second", *more).status == 0
-    second = checkpoints.read("second/wikiart.pth", 1)["model"]
-    assert {name for name, rate in rates.items() if rate == 1e-7} == {"network.head.weight", "network.head.bias"}
-    assert set(rates.values()) == {1e-7, pytest.approx(1e-8)}
-    for name, value in first.items():
-        if name.startswith("normalize") or (name.endswith("weight") and "head" not in name):
-            assert torch.allclose(second[name], value, atol=1e-5), name
-
-
-@pytest.mark.parametrize("architecture, epochs", [("residual", 5), ("three_conv", 8)])
-def test_styles_that_are_easy_to_tell_apart_are_learnt(architecture, epochs, workdir, paint, run):
-    counts = {"A": 40, "B": 40, "C": 40, "D": 10}
+def test_styles_that_are_easy_to_tell_apart_are_learnt(workdir, paint, run):
+    counts = {"A": 30, "B": 30, "C": 10}
     paint(workdir / "train", counts)
     paint(workdir / "test", dict.fromkeys(counts, 10), seed=1)
-    assert run(trainpart1, *FLAGS, "--epochs", epochs, "--architecture", architecture, "--image_size", S).status == 0
-    out = run(testtrainpart1, "--testingdir", "test", "--device", "cpu").out
+    assert run(trainpart1, *FLAGS, "--epochs", 5, "--outputdir", ".").status == 0
+    out = run(testtrainpart1, "--testingdir", "test", "--outputdir", ".", "--device", "cpu").out
     (line,) = [line for line in out.splitlines() if line.strip().startswith("balanced accuracy")]
     assert float(line.split()[2].removesuffix("%")) > 90, out
