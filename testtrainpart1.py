@@ -7,6 +7,7 @@ mistakes.png and heatmaps.png into outputdir. With --predict it names the styles
 import contextlib
 import csv
 import io
+import math
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -440,7 +441,7 @@ def statistics_share(model: wikiart.Classifier, images: Tensor, labels: Tensor) 
 
     Both are taken above their mean over the styles, since only differences between logits count: the head's weights
     times the branch's features, and the whole logit. The rest is the trunk's, and the head's bias. Below 0 or above 1
-    the branches disagree.
+    the branches disagree; NaN where the logit is not above the mean.
     """
     network = model.network
     trunk, statistics = network.features(model.normalize(images))
@@ -448,7 +449,7 @@ def statistics_share(model: wikiart.Classifier, images: Tensor, labels: Tensor) 
     logits = network.head(torch.cat([trunk, statistics], 1))
     above_mean = logits.gather(1, labels[:, None])[:, 0] - logits.mean(1)
     part = (weights[labels, trunk.shape[1] :] * statistics).sum(1)
-    return part / above_mean.clamp(min=1e-6)
+    return torch.where(above_mean > 0, part / above_mean, torch.nan)
 
 
 def draw_heatmaps(
@@ -470,7 +471,8 @@ def draw_heatmaps(
         for place, i in enumerate(part.tolist()):
             pictures[i] = _beside(dataset.images[i], maps[place])
             captions[i] = f"{probabilities[i].max():.0%}"
-            captions[i] += f", statistics {shares[place]:.0%}" if has_statistics else ""
+            if has_statistics and math.isfinite(shares[place]):
+                captions[i] += f", statistics {shares[place]:.0%}"
     groups = -(-len(chosen) // 9)
     rows = -(-len(chosen) // groups)
     figure = figures.new(5.4 * groups, 1.65 * rows + 1, dpi=110)
