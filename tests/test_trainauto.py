@@ -75,14 +75,8 @@ def test_without_held_out_paintings_the_last_epoch_is_kept(trained, workdir, run
     assert checkpoints.read("autoencoder.pth", 2)["epoch"] == 2
 
 
-@pytest.mark.parametrize(
-    ("flags", "parts"),
-    [
-        (["--image_size", 40], ["--image_size: ", "got 40", "expected a multiple of 16"]),
-        (["--batch_size", 1], ["--batch_size: ", "at least 2"]),
-    ],
-)
-def test_sizes_that_do_not_go_are_one_line(trained, workdir, refused, flags, parts):
-    line = refused(trainauto, *trained.flags, "--outputdir", ".", *flags)
-    assert all(part in line for part in parts), line
-    assert not list(workdir.iterdir())
+def test_sizes_that_do_not_go_are_one_line(trained, workdir, refused):
+    line = refused(trainauto, *trained.flags, "--outputdir", ".", "--image_size", 40)
+    assert line.startswith("--image_size: got 40, expected a multiple of 16")
+    line = refused(trainauto, *trained.flags, "--outputdir", ".", "--batch_size", 1)
+    assert "--batch_size: " in line and "at least 2" in line and not list(workdir.iterdir())
