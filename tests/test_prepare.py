@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import wikiart
-
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "data" / "wikiart" / "prepare.py"
 COUNTS = {"Baroque": 20, "Pop Art's": 10, "Живопись": 5}  # a plain name, one with a space and a quote, a non-Latin one
@@ -63,6 +61,8 @@ def test_split_is_stratified_seeded_and_whole(prepare, source, tmp_path, capsys)
     for name, options in {"a": [], "b": [], "c": ["--seed", "7"], "d": ["--test_share", "0.4"]}.items():
         prepare.main([str(source), str(tmp_path / name), *options])
         sides[name] = layout(tmp_path / name)
+    size = prepare.settings.read_config(ROOT / "data" / "wikiart" / "config.json")["image_size"]
+    assert size == prepare.COMPARED_SIZE
     everything = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
     for each in sides.values():
         assert sorted(each["train"] + each["test"]) == everything
@@ -73,19 +73,10 @@ def test_split_is_stratified_seeded_and_whole(prepare, source, tmp_path, capsys)
     assert f'"{source}": 35 images, 3 styles' in out
     assert f'"{tmp_path / "a" / "train"}": 31 links, 3 styles' in out
     assert f'"{tmp_path / "a" / "test"}": 4 links, 3 styles' in out
-    assert {path.name for path in tmp_path.iterdir()} == {"source", "a", "b", "c", "d"}
-
-
-def test_links_survive_a_move_of_both_folders_and_nesting(prepare, source, tmp_path):
-    (source / "Baroque" / "deep" / "er").mkdir(parents=True)
-    (source / "Baroque" / "painting 00.png").rename(source / "Baroque" / "deep" / "er" / "a\nb.png")
     (tmp_path / "elsewhere").mkdir()
-    prepare.main([str(source), str(tmp_path / "elsewhere" / "out")])
-    (tmp_path / "moved").mkdir()
-    source.rename(tmp_path / "moved" / "source")
-    (tmp_path / "elsewhere").rename(tmp_path / "moved" / "elsewhere")
-    sides = layout(tmp_path / "moved" / "elsewhere" / "out")
-    assert os.path.join("Baroque", "deep", "er", "a\nb.png") in sides["train"] + sides["test"]
+    for name in ("source", "a"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    assert layout(tmp_path / "elsewhere" / "a") == sides["a"]  # relative links: both can move together
 
 
 def test_identical_images_stand_once_and_contradictions_nowhere(prepare, source, tmp_path, capsys):
@@ -166,18 +157,6 @@ def test_rows_find_files_whose_accents_were_garbled(prepare, source, tmp_path, c
     assert "matched by their letters without accents: 2 (" in capsys.readouterr().out
 
 
-def test_rows_that_could_mean_several_files_are_missing(prepare, source, tmp_path, capsys):
-    for i, name in enumerate(["one é", "one è", "two é", "two è", "three é", "plain", "accented é"]):
-        paint(source / "Baroque" / f"{name}.png", 9000 + i)
-    missing = [
-        f"Baroque/{name}.png" for name in ("one ö", "two ö", "two ø", "three ö", "three ø", "plainü", "accented ")
-    ]
-    options = write_lists(tmp_path, ["Baroque/painting 00.png", *missing], ["Baroque/painting 01.png"])
-    prepare.main([str(source), str(tmp_path / "out"), *options])
-    assert layout(tmp_path / "out")["train"] == ["Baroque/painting 00.png"]
-    assert "missing files: 7 (" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -206,15 +185,6 @@ def test_bad_arguments(prepare, source, tmp_path, refused):
     assert '--seed: got "-1"' in refused(prepare, source, out, "--seed=-1")
     assert "prepare.py: " in refused(prepare, source)
     assert "is inside SOURCE" in refused(prepare, source, source / "out")
-    missing = tmp_path / "missing"
-    assert f'"{missing}" cannot be read: No such file' in refused(prepare, missing, out)
-    (tmp_path / "flat").mkdir()
-    paint(tmp_path / "flat" / "a.png", 1)
-    assert "no style folders" in refused(prepare, tmp_path / "flat", out)
-    assert "No such file" in refused(prepare, source, tmp_path / "no" / "parent")
-    paint(tmp_path / "split" / "train" / "Baroque" / "a.png", 1)
-    paint(tmp_path / "split" / "test" / "Baroque" / "b.png", 2)
-    assert "did you mean" in refused(prepare, tmp_path / "split", out)
     for i in range(2):
         paint(tmp_path / "few" / f"style {i}" / "a.png", i)
     assert "too few" in refused(prepare, tmp_path / "few", out)
@@ -317,57 +287,26 @@ FULL = OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize(
-    ("place", "error"),
-    [("decoding", KeyboardInterrupt()), ("linking", FULL), ("linking", RuntimeError("a bug")), ("renaming", FULL)],
+    ("place", "call", "error"),
+    [(Path, "symlink_to", FULL), (Path, "symlink_to", KeyboardInterrupt()), (Path, "rename", FULL)],
 )
-def test_whole_or_not_at_all(prepare, source, tmp_path, monkeypatch, capsys, place, error):
-    before = sorted(tmp_path.rglob("*"))
-    calls = []
+def test_whole_or_not_at_all(prepare, source, tmp_path, monkeypatch, capsys, place, call, error):
+    before, calls, real = sorted(tmp_path.rglob("*")), [], getattr(place, call)
 
-    def fails_midway(real, last):
-        def call(*arguments, **options):
-            calls.append(1)
-            if len(calls) == last:
-                raise error
-            return real(*arguments, **options)
+    def fails_midway(*arguments, **options):
+        calls.append(1)
+        if call == "rename" or len(calls) == 15:
+            raise error
+        return real(*arguments, **options)
 
-        return call
-
-    with monkeypatch.context() as patch:
-        if place == "decoding":
-            patch.setattr(prepare.images, "fingerprint", fails_midway(prepare.images.fingerprint, 15))
-        elif place == "linking":
-            patch.setattr(Path, "symlink_to", fails_midway(Path.symlink_to, 15))
-        else:
-            patch.setattr(Path, "rename", fails_midway(Path.rename, 1))
-        ending = RuntimeError if isinstance(error, RuntimeError) else SystemExit
-        with pytest.raises(ending) as stop:
-            prepare.main([str(source), str(tmp_path / "out")])
-    if isinstance(error, OSError):
-        assert stop.value.code == 2
-        assert f'"{tmp_path / "out"}" cannot be written: No space left' in capsys.readouterr().err
-    elif isinstance(error, KeyboardInterrupt):
-        assert stop.value.code == 130
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(place, call, fails_midway)
+        prepare.main([str(source), str(tmp_path / "out")])
+    assert stop.value.code == (2 if error is FULL else 130)
+    assert ("cannot be written: No space left" in capsys.readouterr().err) == (error is FULL)
     assert sorted(tmp_path.rglob("*")) == before
-    # A killed run can tidy nothing: what it has left is not in the way of the next, nor in its result.
+    # What a killed run left is not in the way of the next, nor in its result.
     paint(tmp_path / ".out.part" / "train" / "Baroque" / "left over.png", 1)
     prepare.main([str(source), str(tmp_path / "out")])
     assert len(layout(tmp_path / "out")["train"]) == 31
     assert not (tmp_path / ".out.part").exists()
-
-
-def test_result_loads_and_no_image_is_on_both_sides(prepare, source, tmp_path):
-    for style in COUNTS:
-        for i in range(0, 5):
-            shutil.copy(source / style / f"painting {i:02d}.png", source / style / f"copy {i:02d}.png")
-    prepare.main([str(source), str(tmp_path / "out"), "--test_share", "0.5"])
-    size = prepare.settings.read_config(ROOT / "data" / "wikiart" / "config.json")["image_size"]
-    assert size == prepare.COMPARED_SIZE
-    cache = str(tmp_path / "cache")
-    train = wikiart.WikiArtDataset(tmp_path / "out" / "train", size, cachedir=cache)
-    test = wikiart.WikiArtDataset(tmp_path / "out" / "test", size, train.classes, cachedir=cache)
-    assert train.classes == sorted(COUNTS)
-    assert train.counts == {"Baroque": 10, "Pop Art's": 5, "Живопись": 3}
-    assert test.counts == {"Baroque": 10, "Pop Art's": 5, "Живопись": 2}
-    prints = train.fingerprints.tolist() + test.fingerprints.tolist()
-    assert len(set(prints)) == len(prints) == 35
