@@ -39,7 +39,7 @@ def pack(fingerprints: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor) -> Tensor:
-    """The grey fingerprints, float32 [N, 256], that were packed; correlations change by less than 0.001."""
+    """The grey fingerprints, float32 [N, 256], that were packed; correlations change by less than 0.003."""
     return F.normalize(packed.float(), dim=1)
 
 

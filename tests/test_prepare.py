@@ -1,4 +1,4 @@
-"""Laying out real WikiArt: the split, the lists, what is left out, and that the folders are whole or absent."""
+"""Laying out real WikiArt: splits by painting and artist, lists, what is left out; folders are whole or absent."""
 
 import importlib.util
 import os
@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
-import wikiart
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "data" / "wikiart" / "prepare.py"
@@ -58,21 +56,13 @@ def per_style(paths):
     return {style: sum(Path(path).parts[0] == style for path in paths) for style in COUNTS}
 
 
-def refused(prepare, capsys, *arguments):
-    """The one line of an error with exit status 2."""
-    with pytest.raises(SystemExit) as stop:
-        prepare.main([str(argument) for argument in arguments])
-    assert stop.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
-    assert len(lines) == 1
-    return lines[0]
-
-
 def test_split_is_stratified_seeded_and_whole(prepare, source, tmp_path, capsys):
     sides = {}
     for name, options in {"a": [], "b": [], "c": ["--seed", "7"], "d": ["--test_share", "0.4"]}.items():
         prepare.main([str(source), str(tmp_path / name), *options])
         sides[name] = layout(tmp_path / name)
+    size = prepare.settings.read_config(ROOT / "data" / "wikiart" / "config.json")["image_size"]
+    assert size == prepare.COMPARED_SIZE
     everything = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
     for each in sides.values():
         assert sorted(each["train"] + each["test"]) == everything
@@ -83,27 +73,10 @@ def test_split_is_stratified_seeded_and_whole(prepare, source, tmp_path, capsys)
     assert f'"{source}": 35 images, 3 styles' in out
     assert f'"{tmp_path / "a" / "train"}": 31 links, 3 styles' in out
     assert f'"{tmp_path / "a" / "test"}": 4 links, 3 styles' in out
-    assert {path.name for path in tmp_path.iterdir()} == {"source", "a", "b", "c", "d"}
-
-
-def test_links_survive_a_move_of_both_folders_and_nesting(prepare, source, tmp_path):
-    (source / "Baroque" / "deep" / "er").mkdir(parents=True)
-    (source / "Baroque" / "painting 00.png").rename(source / "Baroque" / "deep" / "er" / "a\nb.png")
     (tmp_path / "elsewhere").mkdir()
-    prepare.main([str(source), str(tmp_path / "elsewhere" / "out")])
-    (tmp_path / "moved").mkdir()
-    source.rename(tmp_path / "moved" / "source")
-    (tmp_path / "elsewhere").rename(tmp_path / "moved" / "elsewhere")
-    sides = layout(tmp_path / "moved" / "elsewhere" / "out")
-    assert os.path.join("Baroque", "deep", "er", "a\nb.png") in sides["train"] + sides["test"]
-
-
-def test_a_style_with_one_painting_trains(prepare, source, tmp_path):
-    paint(source / "Rococo" / "only.png", 9000)
-    prepare.main([str(source), str(tmp_path / "out"), "--test_share", "0.9"])
-    sides = layout(tmp_path / "out")
-    assert "Rococo/only.png" in sides["train"]
-    assert per_style(sides["train"]) == {"Baroque": 2, "Pop Art's": 1, "Живопись": 1}
+    for name in ("source", "a"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    assert layout(tmp_path / "elsewhere" / "a") == sides["a"]  # relative links: both can move together
 
 
 def test_identical_images_stand_once_and_contradictions_nowhere(prepare, source, tmp_path, capsys):
@@ -118,7 +91,7 @@ def test_identical_images_stand_once_and_contradictions_nowhere(prepare, source,
     assert Path("Pop Art's/painting 03.png") not in every
     out = capsys.readouterr().out
     assert "copies of another image of their style: 20 (" in out
-    assert 'identical under two styles: 2 ("Pop Art\'s/painting 03.png", "Живопись/also here.png")' in out
+    assert 'identical in two styles: 2 ("Pop Art\'s/painting 03.png", "Живопись/also here.png")' in out
 
 
 def test_undecodable_images_are_named_and_left_out(prepare, source, tmp_path, capsys):
@@ -131,13 +104,6 @@ def test_undecodable_images_are_named_and_left_out(prepare, source, tmp_path, ca
         assert sum(f'{name}" is left out: ' in line for line in printed.err.splitlines()) == 1
         assert not list((tmp_path / "out").rglob(name))
     assert 'cannot be decoded: 2 ("Baroque/broken.jpg", "Baroque/cut.png")' in printed.out
-
-
-def test_mostly_undecodable_is_an_error(prepare, source, tmp_path, capsys):
-    for i in range(36):
-        (source / "Baroque" / f"broken {i}.jpg").write_bytes(b"")
-    assert "36 of 71 images cannot be decoded" in refused(prepare, capsys, source, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def write_lists(folder, train, test):
@@ -191,123 +157,156 @@ def test_rows_find_files_whose_accents_were_garbled(prepare, source, tmp_path, c
     assert "matched by their letters without accents: 2 (" in capsys.readouterr().out
 
 
-def test_rows_that_could_mean_several_files_are_missing(prepare, source, tmp_path, capsys):
-    for i, name in enumerate(["one é", "one è", "two é", "two è", "three é", "plain", "accented é"]):
-        paint(source / "Baroque" / f"{name}.png", 9000 + i)
-    missing = [
-        f"Baroque/{name}.png" for name in ("one ö", "two ö", "two ø", "three ö", "three ø", "plainü", "accented ")
-    ]
-    options = write_lists(tmp_path, ["Baroque/painting 00.png", *missing], ["Baroque/painting 01.png"])
-    prepare.main([str(source), str(tmp_path / "out"), *options])
-    assert layout(tmp_path / "out")["train"] == ["Baroque/painting 00.png"]
-    assert "missing files: 7 (" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ("Baroque/painting 00.png\n", 'train.csv: line 1: found "Baroque/painting 00.png", meant path,class index'),
-        ("Baroque/painting 00.png,0\n\npath,class\n", 'train.csv: line 3: found "path,class"'),
+        ("Baroque/painting 00.png\n", 'train.csv: line 1: got "Baroque/painting 00.png", expected path,class index'),
+        ("Baroque/painting 00.png,0\n\npath,class\n", 'train.csv: line 3: got "path,class"'),
         ("Baroque/gone.png,0\n", "train.csv: none of its 1 images is in SOURCE"),
         ("", "train.csv: none of its 0 images is in SOURCE"),
     ],
 )
-def test_bad_lists(prepare, source, tmp_path, capsys, rows, said):
+def test_bad_lists(prepare, source, tmp_path, refused, rows, said):
     options = write_lists(tmp_path, [], ["Baroque/painting 01.png"])
     (tmp_path / "train.csv").write_text(rows)
-    assert said in refused(prepare, capsys, source, tmp_path / "out", *options)
+    assert said in refused(prepare, source, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_arguments(prepare, source, tmp_path, capsys):
+def test_bad_arguments(prepare, source, tmp_path, refused):
     out = tmp_path / "out"
-    assert "belong together" in refused(prepare, capsys, source, out, "--test_list", "x.csv")
+    assert "expected both or none" in refused(prepare, source, out, "--test_list", "x.csv")
     both = ["--train_list", tmp_path / "none.csv", "--test_list", tmp_path / "none.csv"]
-    assert "none.csv: cannot be read: No such file" in refused(prepare, capsys, source, out, *both)
+    assert "none.csv: cannot be read: No such file" in refused(prepare, source, out, *both)
+    assert "expected one of them" in refused(prepare, source, out, "--by", "artist", *both)
+    assert "invalid choice" in refused(prepare, source, out, "--by", "style")
     for share in ("0", "1", "half", "nan"):
-        assert f'--test_share: found "{share}"' in refused(prepare, capsys, source, out, "--test_share", share)
-    assert '--seed: found "-1"' in refused(prepare, capsys, source, out, "--seed=-1")
-    assert "prepare.py: " in refused(prepare, capsys, source)
-    assert "lies in SOURCE" in refused(prepare, capsys, source, source / "out")
-    missing = tmp_path / "missing"
-    assert f'"{missing}" cannot be read: No such file' in refused(prepare, capsys, missing, out)
-    (tmp_path / "flat").mkdir()
-    paint(tmp_path / "flat" / "a.png", 1)
-    assert "no style folders" in refused(prepare, capsys, tmp_path / "flat", out)
-    assert "No such file" in refused(prepare, capsys, source, tmp_path / "no" / "parent")
-    paint(tmp_path / "split" / "train" / "Baroque" / "a.png", 1)
-    paint(tmp_path / "split" / "test" / "Baroque" / "b.png", 2)
-    assert "train and test already" in refused(prepare, capsys, tmp_path / "split", out)
+        assert f'--test_share: got "{share}"' in refused(prepare, source, out, "--test_share", share)
+    assert '--seed: got "-1"' in refused(prepare, source, out, "--seed=-1")
+    assert "prepare.py: " in refused(prepare, source)
+    assert "is inside SOURCE" in refused(prepare, source, source / "out")
     for i in range(2):
         paint(tmp_path / "few" / f"style {i}" / "a.png", i)
-    assert "too few" in refused(prepare, capsys, tmp_path / "few", out)
+    assert "too few" in refused(prepare, tmp_path / "few", out)
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))
 
 
-def test_out_must_be_new_or_empty(prepare, source, tmp_path, capsys):
+def test_out_must_be_new_or_empty(prepare, source, tmp_path, refused):
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    assert "is not empty" in refused(prepare, capsys, source, out)
+    assert "is not empty" in refused(prepare, source, out)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
-    assert "cannot be written: Not a directory" in refused(prepare, capsys, source, out / "mine.txt")
+    assert "cannot be written: Not a directory" in refused(prepare, source, out / "mine.txt")
     assert (out / "mine.txt").read_text() == "mine"
     (out / "mine.txt").unlink()
     prepare.main([str(source), str(out)])
     assert len(layout(out)["train"]) == 31
 
 
-@pytest.mark.parametrize("place", ["decoding", "linking", "renaming"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("a bug")])
-def test_whole_or_not_at_all(prepare, source, tmp_path, monkeypatch, capsys, place, error):
-    before = sorted(tmp_path.rglob("*"))
-    calls = []
+def photo(path, seed, crop=0.0):
+    """A smooth picture that only this seed paints; `crop` cuts a share off each side, as another photograph would."""
+    small = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((100, 120), Image.Resampling.BICUBIC)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.crop((100 * crop, 120 * crop, 100 - 100 * crop, 120 - 120 * crop)).save(path, quality=70)
 
-    def fails_midway(real, last):
-        def call(*arguments, **options):
-            calls.append(1)
-            if len(calls) == last:
-                raise error
-            return real(*arguments, **options)
 
-        return call
+def side_of(out):
+    return {Path(path).name: side for side, paths in layout(out).items() for path in paths}
 
-    with monkeypatch.context() as patch:
-        if place == "decoding":
-            patch.setattr(prepare.images, "fingerprint", fails_midway(prepare.images.fingerprint, 15))
-        elif place == "linking":
-            patch.setattr(Path, "symlink_to", fails_midway(Path.symlink_to, 15))
-        else:
-            patch.setattr(Path, "rename", fails_midway(Path.rename, 1))
-        ending = RuntimeError if isinstance(error, RuntimeError) else SystemExit
-        with pytest.raises(ending) as stop:
-            prepare.main([str(source), str(tmp_path / "out")])
-    if isinstance(error, OSError):
-        assert stop.value.code == 2
-        assert f'"{tmp_path / "out"}" cannot be written: No space left' in capsys.readouterr().err
-    elif isinstance(error, KeyboardInterrupt):
-        assert stop.value.code == 130
+
+def test_near_duplicates_stay_on_one_side(prepare, tmp_path, capsys):
+    source = tmp_path / "source"
+    for i in range(30):
+        photo(source / "Baroque" / f"a{i}.jpg", i)
+        photo(source / ("Baroque" if i % 2 else "Rococo") / f"b{i}.jpg", i, crop=0.02)
+    for seed in range(3):
+        out = tmp_path / f"out {seed}"
+        prepare.main([str(source), str(out), "--test_share", "0.5", "--seed", str(seed)])
+        sides = side_of(out)
+        assert len(sides) == 60 and all(sides[f"a{i}.jpg"] == sides[f"b{i}.jpg"] for i in range(30))
+        assert abs(sum(side == "test" for side in sides.values()) - 30) <= 2
+    assert "near-duplicates of each other, kept on one side: 60 (" in capsys.readouterr().out
+
+
+def test_lists_train_on_no_near_duplicate_of_a_test_image(prepare, tmp_path, capsys):
+    for i in range(6):
+        photo(tmp_path / "source" / "Baroque" / f"a{i}.jpg", i)
+    photo(tmp_path / "source" / "Baroque" / "copy.jpg", 4, crop=0.02)
+    rows = [f"Baroque/a{i}.jpg" for i in range(6)]
+    options = write_lists(tmp_path, [*rows[:3], "Baroque/copy.jpg"], rows[3:])
+    prepare.main([str(tmp_path / "source"), str(tmp_path / "out"), *options])
+    assert layout(tmp_path / "out") == {"train": rows[:3], "test": rows[3:]}
+    assert 'near-duplicates of test images: 1 ("Baroque/copy.jpg")' in capsys.readouterr().out
+
+
+def test_no_artist_is_on_both_sides(prepare, tmp_path, capsys):
+    random, source = np.random.default_rng(0), tmp_path / "source"
+    for i in range(60):
+        style = list(COUNTS)[random.integers(3)]
+        paint(source / style / f"artist{random.integers(15)}_{i}.png", i)
+        paint(source / style / f"nameless {i}.png", 100 + i)
+    prepare.main([str(source), str(tmp_path / "out"), "--by", "artist", "--test_share", "0.3"])
+    sides, artists = side_of(tmp_path / "out"), {}
+    for name, side in sides.items():
+        artists.setdefault(name.split("_")[0], set()).add(side)
+    assert len(sides) == 120 and all(len(both) == 1 for both in artists.values())
+    assert abs(sum(side == "test" for side in sides.values()) - 36) <= 3
+    trained = sum(artist == {"train"} for artist in artists.values())
+    assert f"artists: {trained} in training, {len(artists) - trained} in test, 0 in both" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_styles_share_is_near_for_whole_groups(prepare, seed):
+    random = np.random.default_rng(seed)
+    groups = np.minimum(random.geometric(0.06, 400) - 1, 60)
+    main = random.integers(5, size=61)  # most artists paint mostly in one style
+    styles = np.where(random.random(400) < 0.8, main[groups], random.integers(5, size=400))
+    files = [f"{style}/{i}.png" for i, style in enumerate(styles)]
+    groups = np.unique(groups, return_inverse=True)[1]
+    sides = prepare.sides_by_split(files, groups, 0.2, seed)
+    assert sides == prepare.sides_by_split(files, groups, 0.2, seed)
+    test = np.array([sides[file] == "test" for file in files])
+    assert all(test[groups == group].all() or not test[groups == group].any() for group in set(groups))
+    for style in range(5):
+        of = styles == style
+        largest = np.bincount(groups[of]).max() / of.sum()
+        assert abs(test[of].mean() - 0.2) <= largest and not test[of].all()
+
+
+def test_single_images_are_split_exactly(prepare):
+    files = [f"{style}/{i}" for style, count in (("a", 1), ("b", 2), ("c", 45), ("d", 100)) for i in range(count)]
+    sides = prepare.sides_by_split(files, np.arange(len(files)), 0.1, 0)
+    counts = [sum(sides[file] == "test" and file[0] == style for file in files) for style in "abcd"]
+    assert counts == [0, 1, 4, 10]
+
+
+FULL = OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("place", "call", "error"),
+    [(Path, "symlink_to", FULL), (Path, "symlink_to", KeyboardInterrupt()), (Path, "rename", FULL)],
+)
+def test_whole_or_not_at_all(prepare, source, tmp_path, monkeypatch, capsys, place, call, error):
+    before, calls, real = sorted(tmp_path.rglob("*")), [], getattr(place, call)
+
+    def fails_midway(*arguments, **options):
+        calls.append(1)
+        if call == "rename" or len(calls) == 15:
+            raise error
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(place, call, fails_midway)
+        prepare.main([str(source), str(tmp_path / "out")])
+    assert stop.value.code == (2 if error is FULL else 130)
+    assert ("cannot be written: No space left" in capsys.readouterr().err) == (error is FULL)
     assert sorted(tmp_path.rglob("*")) == before
-    # A killed run can tidy nothing: what it has left is not in the way of the next, nor in its result.
+    # What a killed run left is not in the way of the next, nor in its result.
     paint(tmp_path / ".out.part" / "train" / "Baroque" / "left over.png", 1)
     prepare.main([str(source), str(tmp_path / "out")])
     assert len(layout(tmp_path / "out")["train"]) == 31
     assert not (tmp_path / ".out.part").exists()
-
-
-def test_result_loads_and_no_image_is_on_both_sides(prepare, source, tmp_path):
-    for style in COUNTS:
-        for i in range(0, 5):
-            shutil.copy(source / style / f"painting {i:02d}.png", source / style / f"copy {i:02d}.png")
-    prepare.main([str(source), str(tmp_path / "out"), "--test_share", "0.5"])
-    size = prepare.settings.read_config(ROOT / "data" / "wikiart" / "config.json")["image_size"]
-    assert size == prepare.COMPARED_SIZE
-    cache = str(tmp_path / "cache")
-    train = wikiart.WikiArtDataset(tmp_path / "out" / "train", size, cachedir=cache)
-    test = wikiart.WikiArtDataset(tmp_path / "out" / "test", size, train.classes, cachedir=cache)
-    assert train.classes == sorted(COUNTS)
-    assert train.counts == {"Baroque": 10, "Pop Art's": 5, "Живопись": 3}
-    assert test.counts == {"Baroque": 10, "Pop Art's": 5, "Живопись": 2}
-    prints = train.fingerprints.tolist() + test.fingerprints.tolist()
-    assert len(set(prints)) == len(prints) == 35

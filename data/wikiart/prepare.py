@@ -1,17 +1,22 @@
 """Lay out one folder of styles as a training and a test folder of links; no painting is copied or changed.
 
 python data/wikiart/prepare.py SOURCE OUT
+python data/wikiart/prepare.py SOURCE OUT --by artist
 python data/wikiart/prepare.py SOURCE OUT --train_list style_train.csv --test_list style_val.csv
 
-SOURCE/<Style>/a.jpg is linked as OUT/train/<Style>/a.jpg or OUT/test/<Style>/a.jpg, on one side only: by a seeded
-draw from every style, or as the two lists say. Left out and counted, the first five by name, are:
+SOURCE/<Style>/a.jpg is linked as OUT/train/<Style>/a.jpg or OUT/test/<Style>/a.jpg, on one side only: by a random
+split of every style, or as the two lists say. Near-duplicates (the same painting saved again, resized or cropped by a
+few percent) stay together on one side, in whichever styles they are; with `--by artist` an artist's paintings do too
+(files are named artist_title.jpg). Left out and counted, the first five by name, are:
 
 - images that cannot be decoded (each is named, with its reason);
 - copies: of images with identical pixels in one style one is kept (that of the test list, so that it stays whole);
-- images with identical pixels under two styles, all of them: a contradiction can neither be taught nor tested;
-- with lists: images in no list, and test images of a style that is left without a training image.
+- images with identical pixels in two styles, all of them: a contradiction can neither be taught nor tested;
+- with lists: images in no list, training images that are near-duplicates of test images, and test images of a style
+  that is left without a training image.
 """
 
+import argparse
 import contextlib
 import csv
 import os
@@ -21,16 +26,19 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from support import balance, console, images, settings, workers
+from support import artists, console, duplicates, folders, images, settings, workers
 
-# Side in pixels at which images are compared: the image_size of config.json here, so that training sees no twins.
+# Side in pixels at which images are compared: the image_size of config.json here, so that training sees no copies.
 COMPARED_SIZE = 128
-TEST_SHARE = settings.number(0.1, 0.001, 0.999, "share of every style drawn for test, without lists")
-SEED = settings.integer(2326, 0, 2**32 - 1, "start of the draw, without lists")
+TEST_SHARE = settings.number(0.1, 0.001, 0.999, "share of every style for test, without lists")
+SEED = settings.integer(2326, 0, 2**32 - 1, "random seed of the split, without lists")
 
 
 def style_of(path: str) -> str:
@@ -57,7 +65,7 @@ def read_list(path: str) -> list[str]:
 
     Raises UserError where the file cannot be read or a row is something else.
     """
-    where, images = console.quoted(path)[1:-1], []
+    where, listed = console.printable(path), []
     try:
         # Bytes that are no UTF-8 pass through, as they do in the names of files.
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -66,11 +74,11 @@ def read_list(path: str) -> list[str]:
                 image, index = ",".join(row[:-1]), row[-1].strip()
                 if not image or not index.isdecimal():
                     found = console.quoted(",".join(row)[:80])
-                    raise console.UserError(f"{where}: line {rows.line_num}: found {found}, meant path,class index")
-                images.append(image)
+                    raise console.UserError(f"{where}: line {rows.line_num}: got {found}, expected path,class index")
+                listed.append(image)
     except (OSError, csv.Error) as error:
         raise console.UserError(f"{where}: cannot be read: {getattr(error, 'strerror', error)}") from None
-    return list(dict.fromkeys(images))
+    return list(dict.fromkeys(listed))
 
 
 def ascii_part(path: str) -> str:
@@ -102,7 +110,7 @@ def sides_by_lists(files: list[str], train_list: str, test_list: str) -> dict[st
     rows = {"train": read_list(train_list), "test": read_list(test_list)}
     matched = match_rows(rows["train"] + rows["test"], files)
     for side, path in (("train", train_list), ("test", test_list)):
-        missing, where = [row for row in rows[side] if row not in matched], console.quoted(path)[1:-1]
+        missing, where = [row for row in rows[side] if row not in matched], console.printable(path)
         console.say(f"{where}: {len(rows[side]):,} images")
         count(f"{where}: missing files", missing)
         if len(missing) == len(rows[side]):
@@ -114,24 +122,61 @@ def sides_by_lists(files: list[str], train_list: str, test_list: str) -> dict[st
     return sides
 
 
-def sides_by_draw(files: list[str], share: float, seed: int) -> dict[str, str]:
-    """File -> "train" or "test": `share` of every style is drawn for test; a style's only image is for training."""
-    number = {style: i for i, style in enumerate(sorted(set(map(style_of, files))))}
-    train, test = balance.split(torch.tensor([number[style_of(file)] for file in files]), share, seed)
-    return {files[i]: side for side, chosen in (("train", train), ("test", test)) for i in chosen.tolist()}
+def grouped_together(files: list[str], pairs: torch.Tensor, by_artist: bool) -> np.ndarray:
+    """A group's number for every file, int [N]: near-duplicates (pairs int64 [M, 2]) share one, and so do artists."""
+    edges = [pairs.numpy()]
+    if by_artist:
+        first = {}
+        same = [(first.setdefault(artists.artist_of(file), i), i) for i, file in enumerate(files)]
+        edges.append(np.array(same, dtype=np.int64))
+    rows, columns = np.concatenate(edges).T
+    graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(files), len(files)))
+    return connected_components(graph, directed=False)[1]
 
 
-def read_fingerprints(source: Path, files: list[str]) -> dict[str, int]:
-    """File -> fingerprint of its decoded pixels; what cannot be decoded is named in a warning and left out.
+def sides_by_split(files: list[str], groups: np.ndarray, share: float, seed: int) -> dict[str, str]:
+    """File -> "train" or "test", whole groups on one side: every style's share for test as near as groups allow.
 
-    Raises UserError when more than half of the images cannot be decoded.
+    In random order, a group changes sides when that brings the styles' shares nearer, until none does. A style keeps a
+    training image, and with several images gives at least one for test where groups allow it.
+    """
+    styles, style = np.unique([style_of(file) for file in files], return_inverse=True)
+    sizes = np.bincount(style)
+    wanted = np.minimum(np.maximum(1, np.round(share * sizes)), sizes - 1)
+    members = [np.unique(style[of], return_counts=True) for of in split_by(groups)]
+    in_test, chosen = np.zeros(len(styles)), np.zeros(len(members), dtype=bool)
+    order, changed = np.random.default_rng(seed).permutation(len(members)), True
+    while changed:
+        changed = False
+        for group in order:
+            where, count = members[group]
+            before, size = in_test[where], sizes[where]
+            after = before + (-count if chosen[group] else count)
+            gain = (np.abs(before - wanted[where]) - np.abs(after - wanted[where])) / size
+            if gain.sum() > 1e-9 and (after < size).all():
+                in_test[where], chosen[group], changed = after, not chosen[group], True
+    return {file: "test" if chosen[group] else "train" for file, group in zip(files, groups, strict=True)}
+
+
+def split_by(groups: np.ndarray) -> list[np.ndarray]:
+    """The indices of every group's members."""
+    order = np.argsort(groups, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(groups))[:-1])
+
+
+def read_images(source: Path, files: list[str]) -> dict[str, tuple[int, np.ndarray]]:
+    """File -> fingerprint of its decoded pixels, and grey fingerprint (float32 [256]).
+
+    What cannot be decoded is named in a warning and left out. Raises UserError when more than half of the images
+    cannot be decoded.
     """
 
-    def read(file: str) -> int | str:
+    def read(file: str) -> tuple[int, np.ndarray] | str:
         try:
-            return images.fingerprint(images.decode_image(os.path.join(source, file), COMPARED_SIZE))
-        except images.DataError as error:
+            pixels, _ = images.decode_image(os.path.join(source, file), COMPARED_SIZE)
+        except console.DataError as error:
             return str(error)
+        return images.fingerprint(pixels), duplicates.grey_fingerprints(torch.from_numpy(pixels)[None])[0].numpy()
 
     bar = tqdm(workers.parallel_map(read, files), "comparing", len(files), unit="painting", disable=None, leave=False)
     results = dict(zip(files, bar, strict=True))
@@ -144,17 +189,17 @@ def read_fingerprints(source: Path, files: list[str]) -> dict[str, int]:
     return results
 
 
-def without_twins(fingerprints: dict[str, int], sides: dict[str, str]) -> list[str]:
+def without_copies(fingerprints: dict[str, int], sides: dict[str, str]) -> list[str]:
     """The files without copies and contradictions, all counted; of copies, one that `sides` has for test stays."""
     kept, copies, contradictions = [], [], []
-    for twins in grouped(fingerprints, fingerprints.get).values():
-        if len(set(map(style_of, twins))) > 1:
-            contradictions += twins
+    for same in grouped(fingerprints, fingerprints.get).values():
+        if len(set(map(style_of, same))) > 1:
+            contradictions += same
         else:
-            kept.append(next((file for file in twins if sides.get(file) == "test"), twins[0]))
-            copies += [file for file in twins if file != kept[-1]]
+            kept.append(next((file for file in same if sides.get(file) == "test"), same[0]))
+            copies += [file for file in same if file != kept[-1]]
     count("left out, copies of another image of their style", copies)
-    count("left out, identical under two styles", contradictions)
+    count("left out, identical in two styles", contradictions)
     return sorted(kept)
 
 
@@ -167,7 +212,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     temporary = out.with_name(f".{out.name}.part")
     try:
         if out.exists() and any(out.iterdir()):
-            raise console.UserError(f"folder {console.quoted(out)} is not empty; meant: a new folder")
+            raise console.UserError(f"folder {console.quoted(out)} is not empty; expected a new folder")
         shutil.rmtree(temporary, ignore_errors=True)  # what a killed run has left
         temporary.mkdir()
         yield temporary
@@ -187,43 +232,66 @@ def write_links(source: Path, folder: Path, sides: dict[str, str]) -> None:
         link.symlink_to(os.path.relpath(source / file, link.parent))
 
 
-@console.script
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
-    parser = settings.Parser(prog="prepare.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("source", metavar="SOURCE", help="folder of paintings, one folder a style")
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The checked command line. Raises UserError."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = settings.Parser(prog="prepare.py", description=__doc__, allow_abbrev=False, formatter_class=form)
+    parser.add_argument("source", metavar="SOURCE", help="folder of paintings, one folder per style")
     parser.add_argument("out", metavar="OUT", help="folder for train and test, new or empty")
+    parser.add_argument("--by", choices=["painting", "artist"], default="painting", help="what is split, without lists")
     parser.add_argument("--train_list", metavar="CSV", help="training images as rows of path,class index (ArtGAN)")
     parser.add_argument("--test_list", metavar="CSV", help="test images likewise; both lists or none")
     for name, setting in (("test_share", TEST_SHARE), ("seed", SEED)):
-        text = f"{setting.help} (default: {setting.default})"
+        text = f"{setting.help}; {setting.expected} (default: {setting.default})"
         parser.add_argument(f"--{name}", metavar="VALUE", default=str(setting.default), help=text)
     arguments = parser.parse_args(argv)
-    share = settings.parse_flag("test_share", arguments.test_share, TEST_SHARE)
-    seed = settings.parse_flag("seed", arguments.seed, SEED)
+    arguments.test_share = settings.parse_flag("test_share", arguments.test_share, TEST_SHARE)
+    arguments.seed = settings.parse_flag("seed", arguments.seed, SEED)
     if (arguments.train_list is None) != (arguments.test_list is None):
-        raise console.UserError("prepare.py: --train_list and --test_list belong together, found one of them")
-    source, out = (Path(os.path.realpath(path)) for path in (arguments.source, arguments.out))
-    if out.is_relative_to(source):
-        raise console.UserError(f"folder {console.quoted(out)} lies in SOURCE, where it would pass for a style")
+        raise console.UserError("prepare.py: got one of --train_list and --test_list, expected both or none")
+    if arguments.train_list is not None and arguments.by == "artist":
+        raise console.UserError("prepare.py: got --by artist and lists, expected one of them")
+    arguments.source, arguments.out = (Path(os.path.realpath(path)) for path in (arguments.source, arguments.out))
+    if arguments.out.is_relative_to(arguments.source):
+        raise console.UserError(f"folder {console.quoted(arguments.out)} is inside SOURCE, where it would be a style")
+    return arguments
 
+
+def choose_sides(arguments: argparse.Namespace, files: list[str]) -> dict[str, str]:
+    """File -> "train" or "test", for the files that are used; counts what is left out. Raises UserError."""
+    sides = {}
+    if arguments.train_list is not None:
+        sides = sides_by_lists(files, arguments.train_list, arguments.test_list)
+        files = [file for file in files if file in sides]
+    results = read_images(arguments.source, files)
+    files = without_copies({file: result[0] for file, result in results.items()}, sides)
+    if not files:
+        return {}
+    pairs = duplicates.near_duplicates(torch.from_numpy(np.stack([results[file][1] for file in files])))
+    groups = grouped_together(files, pairs, arguments.by == "artist")
+    alike = sorted({files[i] for i in pairs.flatten().tolist()})
+    if not sides:
+        count("near-duplicates of each other, kept on one side", alike)
+        return sides_by_split(files, groups, arguments.test_share, arguments.seed)
+    tested = {group for file, group in zip(files, groups, strict=True) if sides[file] == "test"}
+    left_out = {file for file, group in zip(files, groups, strict=True) if sides[file] == "train" and group in tested}
+    count("left out of training, near-duplicates of test images", sorted(left_out))
+    files = [file for file in files if file not in left_out]
+    known = {style_of(file) for file in files if sides[file] == "train"}
+    count("left out, no training image of their style", [file for file in files if style_of(file) not in known])
+    return {file: sides[file] for file in files if style_of(file) in known}
+
+
+@console.script
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    arguments = parse(argv)
+    source, out = arguments.source, arguments.out
     with whole_folder(out) as folder:
-        styles = images.find_images(str(source))
-        if {"train", "test"} <= styles.keys():
-            raise console.UserError(f"folder {console.quoted(source)} has train and test already; use it as it is")
-        files = [image.path for images in styles.values() for image in images]
+        styles = folders.find_images(str(source))
+        files = [image.path for found in styles.values() for image in found]
         console.say(f"{console.quoted(source)}: {len(files):,} images, {len(styles)} styles")
-        sides = {}
-        if arguments.train_list is not None:
-            sides = sides_by_lists(files, arguments.train_list, arguments.test_list)
-            files = [file for file in files if file in sides]
-        files = without_twins(read_fingerprints(source, files), sides)
-        if sides:
-            known = {style_of(file) for file in files if sides[file] == "train"}
-            count("left out, no training image of their style", [f for f in files if style_of(f) not in known])
-            sides = {file: sides[file] for file in files if style_of(file) in known}
-        elif files:
-            sides = sides_by_draw(files, share, seed)
+        sides = choose_sides(arguments, files)
         if set(sides.values()) != {"train", "test"}:
             raise console.UserError(f"{len(sides):,} images are left, too few for both train and test")
         write_links(source, folder, sides)
@@ -231,6 +299,9 @@ def main(argv: list[str] | None = None) -> None:
         linked = [file for file in sides if sides[file] == side]
         number = len(set(map(style_of, linked)))
         console.say(f"{console.quoted(out / side)}: {len(linked):,} links, {number} styles")
+    if arguments.by == "artist":
+        train, test = ({artists.artist_of(f) for f in sides if sides[f] == side} for side in ("train", "test"))
+        console.say(f"artists: {len(train):,} in training, {len(test):,} in test, {len(train & test)} in both")
     count("styles without an image", sorted(styles.keys() - set(map(style_of, sides))))
 
 
