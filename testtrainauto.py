@@ -1,6 +1,6 @@
 """Part 2: reconstruct the test paintings, cluster them by their latents without their styles, find paintings alike.
 
-Prints the figures beside four yardsticks; writes metrics_auto.json, reconstruction.png, clusters.png,
+Prints the figures beside four baselines; writes metrics_auto.json, reconstruction.png, clusters.png,
 cluster_gallery.png, dendrogram.png and clusters.csv into outputdir. With --similar it writes similar.png only.
 """
 
@@ -207,7 +207,7 @@ def summarize(
 ) -> dict[str, object]:
     """What metrics_auto.json holds. `spaces`: the figures of every space in each of `WAYS`.
 
-    Beside it, at the top, those of our latents half-whitened, and under the yardsticks' names theirs as they are.
+    Beside it, at the top, those of our latents half-whitened, and under the baselines' names theirs as they are.
     """
     spaces = {name: {way: one.scores for way, one in ways.items()} for name, ways in results.items()}
     return {
@@ -224,7 +224,7 @@ def summarize(
 
 
 def print_metrics(metrics: dict[str, object]) -> None:
-    """Print the reconstruction's figures, and the clusters' beside those of the yardsticks."""
+    """Print the reconstruction's figures, and the clusters' beside those of the baselines."""
     gain = 1 - metrics["mse"] / metrics["pca_mse"] if metrics["pca_mse"] > 0 else 0.0
     console.say(
         f"{metrics['images']:,} test paintings in {metrics['latent_dim']} numbers each: MSE {metrics['mse']:.5f} "
@@ -275,7 +275,7 @@ def draw_reconstructions(
         pictures = model.decode(model.encode(images)).cpu()
     figure = figures.new(max(6, 1.7 * len(chosen)), 4.6, dpi=110)
     figure.suptitle(
-        f"Test paintings above what the autoencoder paints from {metrics['latent_dim']} numbers "
+        f"Test paintings above their reconstructions from {metrics['latent_dim']} numbers "
         f"(PSNR of all {metrics['images']:,}: {metrics['psnr']:.1f} dB)"
     )
     for column, number in zip(figure.subplots(2, len(chosen), squeeze=False).T, range(len(chosen)), strict=True):

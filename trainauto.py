@@ -1,8 +1,9 @@
 """Part 2: train an autoencoder that compresses a painting into a small latent vector and reconstructs it.
 
-Writes the checkpoint (autoencoder.pth), history_auto.csv and the curves (training_auto.png) into outputdir. After an
-interruption, the same command goes on from the last finished epoch; with a larger --epochs it trains further. Style
-labels only keep the held-out paintings balanced; training never sees them.
+Writes the checkpoint (autoencoder.pth), what the next run resumes from (autoencoder.resume.pth), history_auto.csv and
+the curves (training_auto.png) into outputdir. After an interruption, the same command resumes after the last finished
+epoch; with a larger --epochs it trains further. Style labels only stratify the held-out paintings; training never sees
+them.
 """
 
 import torch
@@ -39,8 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
     contents = checkpoints.describe(options, 2, dataset)
+    curves = options.output("training_auto.png")
     with training.Run(options, model, device, contents, "validation_mse") as run:
-        if run.is_finished():
+        if run.is_finished() and curves.exists():
             return
         for epoch in run.epochs():
             order, squares = balance.index_order("none", dataset.labels, members, None, options.seed, epoch), []
@@ -60,13 +62,13 @@ def main(argv: list[str] | None = None) -> None:
     }  # fmt: skip
     title = f"Training of the autoencoder on {len(members):,} paintings"
     with figures.drawing("training_auto.png"):
-        history.draw(run.history, panels, title, options.output("training_auto.png"))
+        history.draw(run.history, panels, title, curves)
 
 
 def validate(
     model: wikiart.Autoencoder, loader: batches.Batches, held_out: Tensor, batch_size: int
 ) -> dict[str, float]:
-    """The MSE of the held-out paintings' reconstructions; nothing where none are held out."""
+    """The MSE of the held-out paintings' reconstructions; empty if there are none."""
     if not len(held_out):
         return {}
     error = torch.zeros((), device=loader.labels.device)

@@ -1,7 +1,8 @@
 """Part 1: train a network that predicts the style of a painting.
 
-Writes the checkpoint (wikiart.pth), history_part1.csv and the curves (training_part1.png) into outputdir. After an
-interruption, the same command goes on from the last finished epoch; with a larger --epochs it trains further.
+Writes the checkpoint (wikiart.pth), what the next run resumes from (wikiart.resume.pth), history_part1.csv and the
+curves (training_part1.png) into outputdir. After an interruption, the same command resumes after the last finished
+epoch; with a larger --epochs it trains further.
 """
 
 import torch
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         if len(dataset.classes) < 2:
-            raise DataError(f"only one style, {console.quoted(dataset.classes[0])}; expected a folder for each of them")
+            raise DataError(f"only one style, {console.quoted(dataset.classes[0])}; expected one folder per style")
     duplicates.warn_of_contradictions(dataset.paths, dataset.labels, dataset.fingerprints)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, dataset.fingerprints)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
@@ -63,37 +64,41 @@ def main(argv: list[str] | None = None) -> None:
 
     contents = checkpoints.describe(options, 1, dataset)
     trunk_factor = TRUNK_FACTOR if options.pretrained else 1.0
+    curves = options.output("training_part1.png")
     with training.Run(options, model, device, contents, "validation_loss", trunk_factor) as run:
-        if run.is_finished():
+        if run.is_finished() and curves.exists():
             return
         for epoch in run.epochs():
             order = balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
-            for images, labels in run.batches(loader, order):
+            for images, labels in run.batches(loader, order):  # sets the learning rate, shows the progress
                 with devices.autocast(device):
                     loss = wikiart.classifier_loss(run.network, batches.augment(images), labels)
-                run.step(loss)
+                run.step(loss)  # backward pass and optimizer
             run.end_epoch(validate(model, loader, held_out, len(dataset.classes), options.batch_size))
 
     panels = {
         "cross-entropy": {
-            "training_loss": "training (augmented, balanced, smoothed)",
+            "training_loss": f"training (augmented, label smoothing, {options.imbalance})",
             "validation_loss": "validation (plain)",
         },
         "share of the held-out paintings": {"accuracy": "accuracy", "macro_f1": "macro F1"},
     }
     title = f"Training of {options.architecture} on {len(members):,} paintings"
     with figures.drawing("training_part1.png"):
-        history.draw(run.history, panels, title, options.output("training_part1.png"))
+        history.draw(run.history, panels, title, curves)
 
 
 def validate(
     model: wikiart.Classifier, loader: batches.Batches, held_out: Tensor, styles: int, batch_size: int
 ) -> dict[str, float]:
-    """Cross-entropy, accuracy and macro F1 of the held-out paintings; nothing where none are held out."""
+    """Cross-entropy (no label smoothing), accuracy and macro F1 of the held-out paintings; empty if there are none.
+
+    Macro F1 is the mean over the styles that have held-out paintings.
+    """
     if not len(held_out):
         return {}
     device = loader.labels.device
-    confusion, loss = torch.zeros(styles**2, device=device), torch.zeros((), device=device)
+    confusion, loss = torch.zeros(styles**2, device=device), torch.zeros((), device=device)  # rows: true styles
     for images, labels in loader.batches(held_out, batch_size):
         logits = wikiart.classify(model, images)
         confusion.index_add_(0, labels * styles + logits.argmax(1), torch.ones(len(labels), device=device))

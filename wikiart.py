@@ -4,7 +4,7 @@
     model = make_classifier("residual", len(dataset.classes), 64)      # images in [0, 1] -> logits
     loss = classifier_loss(model, images, labels)
 
-Everything here works by itself in a notebook. `support/` has what the scripts need besides.
+All of it can be imported in a notebook. `support/` has the rest of what the scripts need.
 """
 
 import itertools
@@ -101,7 +101,7 @@ class WikiArtDataset(Dataset):
 
 
 class PaddedConv2d(nn.Conv2d):
-    """A convolution that pads beforehand: the same numbers, and on a CPU several times faster backwards."""
+    """nn.Conv2d with explicit zero padding: the same output, and a several times faster backward pass on a CPU."""
 
     def forward(self, images: Tensor) -> Tensor:
         padding = [side for side in reversed(self.padding) for _ in range(2)]
@@ -109,7 +109,7 @@ class PaddedConv2d(nn.Conv2d):
 
 
 class ThreeConv(nn.Sequential):
-    """The assignment's network, the yardstick: three convolutions with 4x4 pooling, 300 hidden units, logits out."""
+    """The assignment's network, the baseline: three convolutions with 4x4 pooling, 300 hidden units, logits out."""
 
     def __init__(self, classes: int) -> None:
         layers = []
@@ -177,7 +177,7 @@ def _root_histogram(values: Tensor, bins: int) -> Tensor:
 
 
 def style_statistics(images: Tensor) -> Tensor:
-    """What a painting looks like wherever things stand in it: float [B, 3, S, S] -> [B, STATISTICS].
+    """Colour and texture features that do not depend on position: float [B, 3, S, S] -> [B, STATISTICS].
 
     Its colours, and its textures at full and at half size; the images' range is `colour_histogram`'s.
     """
@@ -211,12 +211,12 @@ class Residual(nn.Module):
             ResidualBlock(8 * width, 8 * width, 2),
         )
         self.statistics = nn.Sequential(
-            nn.BatchNorm1d(STATISTICS, eps=1e-3, affine=False),  # a number's variance is about that; less is noise
+            nn.BatchNorm1d(STATISTICS, eps=1e-3, affine=False),  # the typical variance of one feature
             nn.Linear(STATISTICS, 4 * width, bias=False),
             nn.BatchNorm1d(4 * width),
             nn.ReLU(inplace=True),
         )
-        self.statistics[0].running_var.fill_(1e-3)  # so that a few steps are enough to find it
+        self.statistics[0].running_var.fill_(1e-3)  # so that the running variance converges in a few steps
         self.head = nn.Linear(12 * width, classes)
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -395,12 +395,12 @@ class Autoencoder(nn.Module):
 
     def _encode(self, images: Tensor, statistics: Tensor) -> Tensor:
         linear = F.linear(images.contiguous().flatten(1) - self.mean, self.components) / self.scales
-        learnt = self.encoder((images - 0.5).contiguous(memory_format=torch.channels_last))
-        return linear + learnt + self.statistics_encoder(statistics)
+        learned = self.encoder((images - 0.5).contiguous(memory_format=torch.channels_last))
+        return linear + learned + self.statistics_encoder(statistics)
 
     def _decode(self, latents: Tensor) -> Tensor:
-        learnt = self.decoder(latents).float()
-        return learnt + (F.linear(latents * self.scales, self.components.T).float() + self.mean).view(learnt.shape)
+        learned = self.decoder(latents).float()
+        return learned + (F.linear(latents * self.scales, self.components.T).float() + self.mean).view(learned.shape)
 
 
 STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE

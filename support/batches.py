@@ -1,4 +1,4 @@
-"""uint8 images -> batches on the device: gathered, blended (SMOTE), scaled to [0, 1], augmented."""
+"""uint8 images -> float batches on the device: gathered, scaled to [0, 1], blended (SMOTE); and augmentation."""
 
 import math
 from collections import deque
@@ -15,7 +15,7 @@ RESIDENT_SHARE = 0.5  # of the GPU's free memory may be taken by images; larger 
 
 
 class Batches:
-    """Images and labels where batches are made of them, followed by the synthetic ones of a SMOTE plan.
+    """Images and labels, followed by the synthetic ones of a SMOTE plan, and the batches made of them.
 
     images: uint8 [N, 3, S, S]; labels: int64 [N]. On the CPU the memory-mapped array itself is used. On a GPU, its
     memory when the images fit into `RESIDENT_SHARE` of what is free, else host memory, from which a thread gathers and
@@ -115,5 +115,5 @@ def augment(images: Tensor, smallest: float = 0.5) -> Tensor:
 
 
 def full_batches(order: Tensor, batch_size: int) -> Tensor:
-    """`order`, filled up from its own start so that every batch is full: no painting is missed, every step is alike."""
+    """`order`, filled up from its own start so that every batch is full: no painting is missed."""
     return order.repeat(-(-batch_size // len(order)) + 1)[: -(-len(order) // batch_size) * batch_size]

@@ -31,7 +31,7 @@ def load(path: str | os.PathLike) -> object:
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {console.reason(error)}") from None
     except Exception:  # a damaged archive can raise anything
-        raise UserError(f"{where}: is no file of weights, is damaged or holds code, which is never run") from None
+        raise UserError(f"{where}: is not a file of weights, is damaged, or holds code, which is never run") from None
 
 
 def check_version(state: dict[str, object], where: str, hint: str) -> None:

@@ -98,7 +98,7 @@ def _explain(error: RuntimeError | MemoryError) -> tuple[str, int] | None:
     text = str(error)
     memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
     if memory or "not enough memory" in text:
-        why = text.split("DefaultCPUAllocator: ")[-1].split(". ")[0] or "out of memory"
+        why = ". ".join(text.split("DefaultCPUAllocator: ")[-1].split(". ")[:2]).rstrip(".") or "out of memory"
         return f"{why}; a smaller batch_size, image_size or latent_dim needs less", 2
     if processes.world_size() > 1 and ("gloo" in text or isinstance(error, torch.distributed.DistError)):
         line = f"process {processes.rank()}: another process has ended or cannot be reached; see its own error"

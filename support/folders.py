@@ -12,7 +12,7 @@ from PIL import Image
 from support import console
 from support.console import DataError
 
-# Formats that paintings come in. EPS would start another program; stubs, icons and films are no paintings.
+# Formats that paintings come in. EPS would start another program; stub, icon and video formats are left out.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "PCX")
 # What file systems, network drives and programs keep beside a user's files.
 NOT_STYLES = {

@@ -11,7 +11,7 @@ SHARES = ("accuracy", "macro_f1")  # figures printed in per cent
 
 
 def say_epoch(row: dict[str, float], epochs: int, rate: float, left: float, saved: str) -> None:
-    """Print an epoch's figures; rate: paintings per second; left: seconds to the end."""
+    """Print an epoch's metrics; rate: paintings per second; left: seconds to the end."""
     texts = [
         f"{name.replace('_', ' ')} {value:.1%}" if name in SHARES else f"{name.replace('_', ' ')} {value:.4g}"
         for name, value in row.items()

@@ -1,4 +1,4 @@
-"""An image file -> uint8 pixels."""
+"""An image file -> uint8 pixels. `cache.py` keeps them, `batches.py` makes batches, `wikiart.Normalize` is next."""
 
 import contextlib
 import functools
@@ -21,7 +21,7 @@ TURNS = {  # by EXIF orientation; ImageOps.exif_transpose also rewrites all othe
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-VERSION = 5  # of decoding: any change of the pixels raises it, so that older caches are made anew
+VERSION = 5  # of decoding: any change of the pixels raises it, so that older caches are decoded again
 
 
 def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
@@ -54,7 +54,7 @@ def _stretch(picture: Image.Image, image_size: int) -> np.ndarray:
     if picture.size == (image_size, image_size):
         return np.array(picture)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-    # Rows are stretched first, which takes too much memory for a tall, thin image: its height is reduced before.
+    # The width is resized first, which takes too much memory for a tall, thin image: reduce its height before.
     if picture.width < image_size:
         pixels = F.interpolate(pixels, size=(image_size, picture.width), mode="bilinear", antialias=True)
     pixels = F.interpolate(pixels, size=(image_size, image_size), mode="bilinear", antialias=True)

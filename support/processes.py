@@ -11,7 +11,7 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def problem() -> str | None:
-    """What is wrong with the variables that torchrun sets: None when all are there and fit, or none concerns ranks."""
+    """What is wrong with the variables that torchrun sets: None if all are set and consistent, or no rank is set."""
     here = [name for name in TORCHRUN if name in os.environ]
     if not set(here) & set(TORCHRUN[:3]):
         return None

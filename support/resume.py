@@ -1,4 +1,4 @@
-"""What a run leaves behind to go on from, and which run may go on from it."""
+"""The state saved to resume a run, and which run may resume from it."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def write(path: Path, state: dict[str, object]) -> None:
 
 
 def read(path: Path, modelfile: Path, run: dict[str, object], epochs: int) -> dict[str, object] | None:
-    """The state in a resume file, None where there is none; `epochs` is how many the run shall have.
+    """The state in a resume file, None where there is none; `epochs` is the requested number.
 
     Raises UserError for the file of another run (with each difference), of another version and a damaged one, and when
     the checkpoint beside it is not the run's or is there alone.

@@ -50,7 +50,7 @@ class Run:
                     run.step(loss_of(run.network, images, labels))
                 run.end_epoch(validate(model))
 
-    contents: what the checkpoint holds besides weights and history; score: the validation figure that chooses the
+    contents: what the checkpoint holds besides weights and history; score: the validation metric that chooses the
     epoch kept in `modelfile`. Raises UserError for files of another run, a loss that is not finite, a folder that
     another run writes to and a file that cannot be written. On Ctrl-C it says what is saved.
     """
@@ -134,11 +134,11 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.losses += loss.detach()
 
-    def end_epoch(self, figures: dict[str, float]) -> None:
-        """Add the epoch's figures to the history, and save: the resume file, and `modelfile` where it is the best."""
+    def end_epoch(self, metrics: dict[str, float]) -> None:
+        """Add the epoch's metrics to the history, and save: the resume file, and `modelfile` where it is the best."""
         loss = processes.total(self.losses).item() / self.steps / processes.world_size()
         rate = max(group["lr"] for group in self.optimizer.param_groups)
-        row = {"epoch": self.epoch, "learning_rate": rate, "training_loss": loss, **figures}
+        row = {"epoch": self.epoch, "learning_rate": rate, "training_loss": loss, **metrics}
         weights = self.model.state_dict()  # not a plain dict: MNASNet's version is an attribute of it
         weights.update({name: value.cpu() for name, value in weights.items()})
         if not all(map(math.isfinite, row.values())) or not all(value.isfinite().all() for value in weights.values()):

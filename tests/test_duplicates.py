@@ -82,20 +82,14 @@ def test_a_flat_image_resembles_nothing():
     assert duplicates.unpack(duplicates.pack(prints)).eq(0).all()
 
 
-@pytest.mark.parametrize("side", [16, 19, 64])
-def test_a_fingerprint_has_mean_0_and_norm_1(side):
-    made = torch.randint(0, 256, (5, 3, side, side), dtype=torch.uint8)
+def test_a_fingerprint_is_made_of_block_means():
+    made = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
     prints = duplicates.grey_fingerprints(made)
     assert prints.shape == (5, 256) and prints.dtype == torch.float32
-    torch.testing.assert_close(prints.mean(1), torch.zeros(5), atol=1e-6, rtol=0)
-    torch.testing.assert_close(prints.norm(dim=1), torch.ones(5))
-    if side == 64:  # every block by itself
-        grey = np.stack(
-            [np.asarray(Image.fromarray(image).convert("L"), float) for image in made.permute(0, 2, 3, 1).numpy()]
-        )
-        blocks = grey.reshape(5, 16, 4, 16, 4).mean((2, 4)).reshape(5, 256)
-        wanted = [np.corrcoef(blocks[0], other)[0, 1] for other in blocks]
-        np.testing.assert_allclose((prints @ prints[0]).numpy(), wanted, atol=0.01)
+    grey = np.stack([np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"), float) for image in made])
+    blocks = grey.reshape(5, 16, 4, 16, 4).mean((2, 4)).reshape(5, 256)
+    np.testing.assert_allclose(prints @ prints.T, np.corrcoef(blocks), atol=0.01)
+    assert duplicates.grey_fingerprints(made[:, :, :19, :17]).shape == (5, 256)
 
 
 def test_blocks_give_the_same_pairs_as_one_product(prints, monkeypatch):
@@ -112,9 +106,8 @@ def test_blocks_give_the_same_pairs_as_one_product(prints, monkeypatch):
 
 
 def test_packing_keeps_correlations(prints):
-    packed = duplicates.pack(prints)
+    again = duplicates.unpack(packed := duplicates.pack(prints))
     assert packed.dtype == torch.int8 and packed.shape == (60, 256)
-    again = duplicates.unpack(packed)
     torch.testing.assert_close(again @ again.T, prints @ prints.T, atol=3e-3, rtol=0)
 
 
@@ -131,13 +124,8 @@ def test_evaluation_learns_which_test_paintings_are_known(prints, capsys):
     assert duplicates.known_paintings(dataset, checkpoint).tolist() == [False] * 4 + [True] * 2
     said = capsys.readouterr().err
     assert 'warning: 2 test paintings are also in training (1 identical, 1 near-duplicates): "test/4.jpg"' in said
-    dataset = SimpleNamespace(paths=dataset.paths[:4], images=test[:4], fingerprints=dataset.fingerprints[:4])
-    assert not duplicates.known_paintings(dataset, checkpoint).any()
-    assert capsys.readouterr().err == ""
 
 
 def test_identical_images_in_two_styles_are_named(capsys):
     duplicates.warn_of_contradictions(["a/1", "a/2", "b/3"], torch.tensor([0, 0, 1]), torch.tensor([5, 5, 5]))
     assert '1 images are in two styles: "a/1 and b/3"' in capsys.readouterr().err
-    duplicates.warn_of_contradictions(["a/1", "a/2", "b/3"], torch.tensor([0, 0, 1]), torch.tensor([5, 5, 6]))
-    assert capsys.readouterr().err == ""
