@@ -65,7 +65,7 @@ def raising(error: BaseException) -> None:
             "can't allocate memory: you tried to allocate 4503599627370496 bytes; a smaller batch_size, ",
         ),
         (partial(np.empty, 2**50), 2, "Unable to allocate 8.00 PiB for an array"),
-        (gpu_memory, 2, "CUDA out of memory; a smaller batch_size, image_size or latent_dim needs less"),
+        (gpu_memory, 2, "Tried to allocate 9.00 GiB; a smaller batch_size, image_size or latent_dim needs less"),
         (partial(raising, MemoryError()), 2, "out of memory; a smaller batch_size"),
     ],
 )
