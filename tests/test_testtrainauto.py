@@ -201,9 +201,6 @@ def test_paintings_from_training_are_counted_and_the_figures_without_them_given(
     assert f"without them: MSE {known['metrics_without']['mse']:.5f}, AMI " in result.out
 
 
-# What is drawn
-
-
 def place_of(axes, dataset):
     """Which painting of a dataset is drawn."""
     shown = axes.images[0].get_array()
@@ -298,9 +295,6 @@ def test_colours_are_all_different():
         colours = np.array(testtrainauto.distinct_colours(count))
         apart = np.linalg.norm(colours[:, None] - colours[None], axis=2) + 9 * np.eye(count)
         assert len(colours) == count and apart.min() > 0.05
-
-
-# What cannot be done
 
 
 def test_fewer_paintings_than_clusters_is_one_line(trained, workdir, paint, refused):
