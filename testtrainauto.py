@@ -320,7 +320,8 @@ def draw_clusters(
         middle = np.median(plane[found == number], axis=0)
         box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
         left.text(*middle, str(number), ha="center", va="center", fontsize=8, bbox=box)
-    left.set_title(f"by cluster ({len(colours)}, numbered by size)")
+    marked = f"; the {NAMED} largest are marked" if len(colours) > NAMED else ""
+    left.set_title(f"by cluster ({len(colours)}, numbered by size{marked})")
     present = np.unique(labels)
     marks = [
         right.scatter(*plane[labels == label].T, s=size, color=colour, linewidths=0, alpha=0.8)
@@ -332,7 +333,7 @@ def draw_clusters(
         legend = right.legend(marks, names, fontsize=8, title="true style", markerscale=(30 / size) ** 0.5, **place)
         for text in legend.get_texts():
             text.set_parse_math(False)
-    right.set_title(f"by true style ({len(present)})")
+    right.set_title(f"by true style ({len(present)}{'' if right.get_legend() else ', too many to name'})")
     for axes in (left, right):
         axes.set_xlabel(f"first component ({shares[0]:.1%} of the variance)")
         axes.set_ylabel(f"second component ({shares[1]:.1%} of the variance)")
@@ -465,7 +466,7 @@ def stored_latents(
     options: settings.Settings,
     device: torch.device,
 ) -> Tensor:
-    """The latents (float32 [N, latent_dim]) of a folder's paintings, computed once and kept beside its pixels."""
+    """A folder's paintings as `wikiart.embed` has them, float32 [N, latent_dim]; kept in a file beside its pixels."""
 
     def compute() -> Tensor:
         loader = batches.Batches(dataset.images, dataset.labels, device)

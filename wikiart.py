@@ -453,8 +453,12 @@ def reconstruct(
 
 @torch.no_grad()
 def embed(model: Autoencoder, images: Tensor) -> Tensor:
-    """Latents, float32 [B, latent_dim], of images in [0, 1], as `reconstruct` gives them but never in bfloat16."""
-    return (model.encode(images) + model.encode(images.flip(3))) / 2
+    """Where images in [0, 1] lie among others, to find similar ones: float32 [B, latent_dim], never in bfloat16.
+
+    Latents as `reconstruct` gives them, each number times the spread of its component in pixels: a crop of a painting
+    then lies nearer to it than in the latents as they are, where fine details count as much as light and dark.
+    """
+    return (model.encode(images) + model.encode(images.flip(3))) / 2 * model.scales
 
 
 # ---------------------------------------------------------------------------------------------------------------------

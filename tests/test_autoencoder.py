@@ -69,9 +69,10 @@ def test_the_latent_takes_pixels_and_statistics_and_is_all_that_the_decoder_gets
 
 def test_an_embedding_is_the_mean_with_the_mirror_image_for_any_batch():
     model = lively(wikiart.Autoencoder(32, 5))
+    model.scales[:] = torch.arange(1.0, 6)
     images = torch.rand(5, 3, 32, 32)
     embedded = wikiart.embed(model, images)
-    assert torch.allclose(embedded, (model.encode(images) + model.encode(images.flip(3))) / 2)
+    assert torch.allclose(embedded, (model.encode(images) + model.encode(images.flip(3))) / 2 * model.scales)
     assert torch.allclose(embedded, wikiart.embed(model, images.flip(3)), atol=1e-5)
     assert torch.allclose(embedded, torch.cat([wikiart.embed(model, part) for part in images.split(2)]), atol=1e-5)
 
