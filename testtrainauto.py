@@ -9,6 +9,7 @@ import csv
 import io
 import os
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -477,7 +478,7 @@ def stored_latents(
                 bar.update(len(images))
         return torch.cat(parts)
 
-    return similar.stored(dataset.pixel_file.with_suffix(f".{digest}.npy"), len(dataset), compute)
+    return similar.stored(Path(dataset.pixel_file).with_suffix(f".{digest}.npy"), len(dataset), compute)
 
 
 def painting(datasets: list[wikiart.WikiArtDataset], number: int) -> tuple[Tensor, str, str]:
