@@ -62,10 +62,14 @@ def raising(error: BaseException) -> None:
         (
             partial(torch.empty, 2**50),
             2,
-            "can't allocate memory: you tried to allocate 4503599627370496 bytes; a smaller batch_size, ",
+            "can't allocate memory: you tried to allocate 4503599627370496 bytes. Error code 12",
         ),
         (partial(np.empty, 2**50), 2, "Unable to allocate 8.00 PiB for an array"),
-        (gpu_memory, 2, "Tried to allocate 9.00 GiB; a smaller batch_size, image_size or latent_dim needs less"),
+        (
+            gpu_memory,
+            2,
+            "CUDA out of memory. Tried to allocate 9.00 GiB; a smaller batch_size, image_size or latent_dim needs less",
+        ),
         (partial(raising, MemoryError()), 2, "out of memory; a smaller batch_size"),
     ],
 )
