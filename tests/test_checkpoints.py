@@ -67,7 +67,7 @@ def test_code_in_a_file_of_weights_never_runs(kind, home, tmp_path):
             torch.save(value, file, _use_new_zipfile_serialization=kind == "torch")
         for name in "wikiart.pth", "wikiart.resume.pth":
             (tmp_path / name).write_bytes(file.read_bytes())
-        words = "is no file of weights, is damaged or holds code, which is never run"
+        words = "is not a file of weights, is damaged, or holds code, which is never run"
         assert refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth", words)
         assert refused(jobs.call("trainpart1", *flags(home, tmp_path), *TRAINING), "resume.pth", words, "--fresh")
         more = [*TRAINING, "--fresh", "--pretrained", file]
