@@ -109,7 +109,7 @@ def by_image_size(arguments: object, options: settings.Settings, device: torch.d
 
 
 def by_processes(arguments: object, options: settings.Settings, device: torch.device) -> dict[str, object]:
-    """The real script, alone and shared by two processes: paintings a second after epoch 1, and the last figures."""
+    """The real script, alone and shared by two processes: paintings per second after epoch 1, and the last figures."""
     ways = {"one_process": (1, 2), "two_processes": (2, 1)}
     speeds, last = {name: [] for name in ways}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +128,7 @@ def by_processes(arguments: object, options: settings.Settings, device: torch.de
 def train(
     processes: int, threads: int, arguments: object, options: settings.Settings, folder: str
 ) -> list[tuple[float, dict[str, float]]]:
-    """Run trainpart1.py; returns the paintings a second and the validation figures that it prints, epoch by epoch."""
+    """Run trainpart1.py; returns the paintings per second and the validation figures that it prints, epoch by epoch."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, str(measure.ROOT / "trainpart1.py"), "--trainingdir", arguments.trainingdir]
     values = {"outputdir": folder, "cachedir": folder, "device": "cpu", "image_size": options.image_size}

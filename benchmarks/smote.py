@@ -3,7 +3,7 @@
 The styles have the course split's counts, scaled; every style is lifted to the largest. The pictures are noise in a
 memory-mapped file, as WikiArtDataset keeps them. Each measurement is a process of its own: plan_seconds, and extra_mib,
 the peak memory above that of a process that prepares the same training without SMOTE. imbalanced-learn gets float32
-pixels and runs only where `--budget_mib` should hold it. loop_ratio: paintings a second of the training loop with SMOTE
+pixels and runs only where `--budget_mib` should hold it. loop_ratio: paintings per second of the training loop with SMOTE
 over those without.
 """
 
@@ -23,7 +23,7 @@ import wikiart
 from support import balance, batches, settings
 
 SHARES = [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
-LEAST = 6  # paintings a style: imbalanced-learn refuses fewer than its five neighbours and the painting itself
+LEAST = 6  # paintings per style: imbalanced-learn refuses fewer than its five neighbours and the painting itself
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def counts_at(share: float) -> list[int]:
-    """Paintings a style: the course split's, scaled."""
+    """Paintings per style: the course split's, scaled."""
     return [max(LEAST, round(share * count)) for count in measure.COURSE_COUNTS]
 
 

@@ -1,9 +1,9 @@
 """How close decoding and training come to what the hardware gives, each against a yardstick measured in the same run.
 
-decode_ratio: paintings a second of WikiArtDataset over those of bare Pillow calls in as many processes.
-loop_ratio: paintings a second of the real training loop over those of the same step on one batch that never changes;
+decode_ratio: paintings per second of WikiArtDataset over those of bare Pillow calls in as many processes.
+loop_ratio: paintings per second of the real training loop over those of the same step on one batch that never changes;
 each case under `cases`, the lowest at the top. augment_share: augmentation and normalisation in that step (residual).
-utilisation: arithmetic of the networks a second over that of a large matrix product in the same precision.
+utilisation: arithmetic of the networks per second over that of a large matrix product in the same precision.
 """
 
 import functools
@@ -170,7 +170,7 @@ def probe(trainingdir: str, options: settings.Settings, device: torch.device, ca
 
 
 def matmul_ceiling(device: torch.device) -> float:
-    """Floating-point operations a second of the best of some large matrix products, as precise as the loop's."""
+    """Floating-point operations per second of the best of some large matrix products, as precise as the loop's."""
     size = 8192 if device.type == "cuda" else 2048
     kind = torch.bfloat16 if devices.uses_bfloat16(device) else torch.float32
     left, right = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))

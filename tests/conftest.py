@@ -38,9 +38,9 @@ def picture(style: int, number: int, size: tuple[int, int], seed: int = 0) -> Im
 
 @pytest.fixture(scope="session")
 def paint():
-    """paint(folder, {style: number}, size, seed) makes a folder a style with that many JPEGs, and returns the folder.
+    """paint(folder, {style: number}, size, seed) makes one folder per style with that many JPEGs, and returns the folder.
 
-    A style looks the same in every folder when it stands at the same place in `counts`; `seed` varies its pictures.
+    A style looks the same in every folder when it has the same position in `counts`; `seed` varies its pictures.
     """
 
     def paint(folder: Path, counts: dict[str, int], size: tuple[int, int] = (40, 32), seed: int = 0) -> Path:
