@@ -3,8 +3,8 @@
 The styles have the course split's counts, scaled; every style is lifted to the largest. The pictures are noise in a
 memory-mapped file, as WikiArtDataset keeps them. Each measurement is a process of its own: plan_seconds, and extra_mib,
 the peak memory above that of a process that prepares the same training without SMOTE. imbalanced-learn gets float32
-pixels and runs only where `--budget_mib` should hold it. loop_ratio: paintings per second of the training loop with SMOTE
-over those without.
+pixels and runs only where `--budget_mib` should hold it. loop_ratio: paintings per second of the training loop with
+SMOTE over those without.
 """
 
 import argparse

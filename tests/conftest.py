@@ -38,7 +38,7 @@ def picture(style: int, number: int, size: tuple[int, int], seed: int = 0) -> Im
 
 @pytest.fixture(scope="session")
 def paint():
-    """paint(folder, {style: number}, size, seed) makes one folder per style with that many JPEGs, and returns the folder.
+    """paint(folder, {style: number}, size, seed) makes one folder per style with that many JPEGs.
 
     A style looks the same in every folder when it has the same position in `counts`; `seed` varies its pictures.
     """
