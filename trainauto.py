@@ -38,9 +38,10 @@ def main(argv: list[str] | None = None) -> None:
     size = f"{options.image_size} x {options.image_size} pixels"
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
+    picture = options.output("training_auto.png")
     contents = checkpoints.describe(options, 2, dataset)
     with training.Run(options, model, device, contents, "validation_mse") as run:
-        if run.is_finished():
+        if run.is_finished() and picture.exists():
             return
         for epoch in run.epochs():
             order, squares = balance.index_order("none", dataset.labels, members, None, options.seed, epoch), []
@@ -59,8 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         }
     }  # fmt: skip
     title = f"Training of the autoencoder on {len(members):,} paintings"
-    with figures.drawing("training_auto.png"):
-        history.draw(run.history, panels, title, options.output("training_auto.png"))
+    with figures.drawing(picture.name):
+        history.draw(run.history, panels, title, picture)
 
 
 def validate(

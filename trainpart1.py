@@ -61,10 +61,11 @@ def main(argv: list[str] | None = None) -> None:
         f"{options.architecture}: {parameters:,} parameters, {options.image_size} x {options.image_size} pixels"
     )
 
+    picture = options.output("training_part1.png")
     contents = checkpoints.describe(options, 1, dataset)
     trunk_factor = TRUNK_FACTOR if options.pretrained else 1.0
     with training.Run(options, model, device, contents, "validation_loss", trunk_factor) as run:
-        if run.is_finished():
+        if run.is_finished() and picture.exists():
             return
         for epoch in run.epochs():
             order = balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
@@ -82,8 +83,8 @@ def main(argv: list[str] | None = None) -> None:
         "share of the held-out paintings": {"accuracy": "accuracy", "macro_f1": "macro F1"},
     }
     title = f"Training of {options.architecture} on {len(members):,} paintings"
-    with figures.drawing("training_part1.png"):
-        history.draw(run.history, panels, title, options.output("training_part1.png"))
+    with figures.drawing(picture.name):
+        history.draw(run.history, panels, title, picture)
 
 
 def validate(

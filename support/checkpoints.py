@@ -27,7 +27,7 @@ def load(path: str | os.PathLike) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{where}: no such file") from None
+        raise UserError(f"{where}: no such file{console.looked_in(path)}") from None
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {console.reason(error)}") from None
     except Exception:  # a damaged archive can raise anything

@@ -96,10 +96,13 @@ DAMAGE = {
 }  # fmt: skip
 
 
-def test_a_file_that_is_no_checkpoint_is_one_line(home, tmp_path):
+def test_a_file_that_is_no_checkpoint_is_one_line(home, tmp_path, monkeypatch):
     good, whole = jobs.load(home / "out" / "wikiart.pth"), (home / "out" / "wikiart.pth").read_bytes()
     path = tmp_path / "wikiart.pth"
     assert refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth: no such file")
+    monkeypatch.chdir(tmp_path)
+    refusal = jobs.call("testtrainpart1", *flags(home, "out"))
+    assert refused(refusal, f'out/wikiart.pth: no such file in "{tmp_path}"')
     for name, (spoil, words) in DAMAGE.items():
         torch.save(spoil(good), path)
         done = jobs.call("testtrainpart1", *flags(home, tmp_path))
