@@ -73,6 +73,7 @@ def checkpoint_of(model, path, **more):
     contents = {
         "part": 1, "version": checkpoints.VERSION, "architecture": model.architecture, "classes": list("abcde"),
         "counts": dict.fromkeys("abcde", 1), "image_size": 32, "settings": {}, "fingerprints": torch.zeros(5).long(),
+        "thumbnails": torch.zeros(5, 256, dtype=torch.int8), "artists": [],
     }  # fmt: skip
     checkpoints.write(path, contents | more, model.state_dict(), [{"epoch": 1}])
 
