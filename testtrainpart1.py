@@ -211,7 +211,7 @@ def log_priors(checkpoint: dict[str, object]) -> tuple[str, Tensor, dict[str, Te
     imbalance = checkpoint["settings"].get("imbalance", "none")
     seen, name = counts, "training"
     if imbalance == "smote":
-        target = checkpoint["settings"]["smote_target"]
+        target = checkpoint["settings"].get("smote_target", "auto")
         seen = counts.clamp(min=float(counts.max() if target == "auto" else target))
         name = "smote"
     if imbalance == "weighted_sampler" or (imbalance == "smote" and seen.min() == seen.max()):
@@ -296,7 +296,7 @@ def decoded_batches(
                 console.warn(f"{console.quoted(path)} {'cannot be read: ' if pixels is None else 'is '}{note}")
         if pixels is not None:
             names.append(path)
-            images.append(torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(3, image_size, image_size)))
+            images.append(torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(3, image_size, image_size))
         if len(names) == batch_size:
             yield names, torch.stack(images)
             names, images = [], []

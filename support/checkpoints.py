@@ -27,7 +27,7 @@ def load(path: str | os.PathLike) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{where}: no such file") from None
+        raise UserError(f"{where}: no such file{console.looked_in(path)}") from None
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {console.reason(error)}") from None
     except Exception:  # a damaged archive can raise anything
@@ -64,6 +64,13 @@ def read(path: str | os.PathLike, part: int) -> dict[str, object]:
         raise UserError(f"{where}: is damaged: thumbnails are not int8 [N, {duplicates.SIDE**2}]")
     if not checkpoint["classes"] or list(checkpoint["counts"]) != checkpoint["classes"]:
         raise UserError(f"{where}: is damaged: classes and counts do not agree")
+    if not all(isinstance(style, str) and type(count) is int for style, count in checkpoint["counts"].items()):
+        raise UserError(f"{where}: is damaged: counts are not whole numbers by style")
+    if part == 1:  # what the evaluation's priors follow from
+        for key in ("imbalance", "smote_target"):
+            value = checkpoint["settings"].get(key, settings.SECTIONS["classifier"][key].default)
+            if not settings.SECTIONS["classifier"][key].accepts(value):
+                raise UserError(f"{where}: is damaged: {key} is {console.shown(value)}")
     return checkpoint
 
 

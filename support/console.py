@@ -59,6 +59,11 @@ def did_you_mean(name: str, known: list[str]) -> str:
     return f"; did you mean {quoted(near[close[0]])}?" if close else f"; known: {', '.join(known)}"
 
 
+def looked_in(path: str | os.PathLike) -> str:
+    """Where a relative path was looked for, to follow it in an error; empty for an absolute one."""
+    return "" if os.path.isabs(path) else f" in {quoted(os.getcwd())}"
+
+
 def reason(error: BaseException) -> str:
     """An exception's message on one line, at most 200 characters; its type where it has none."""
     text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

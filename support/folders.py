@@ -70,8 +70,8 @@ def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
             names = sorted((e.name, os.path.isdir(e.path)) for e in entries if not _is_hidden(e.name))
     except OSError as error:
         hint = " (python data/sample/prepare.py makes the sample)" if "data/sample" in imgdir else ""
-        place = "" if os.path.isabs(imgdir) else f" in {console.quoted(os.getcwd())}"
-        raise DataError(f"folder {console.quoted(imgdir)} cannot be read{place}: {error.strerror}{hint}") from None
+        where = console.quoted(imgdir) + " cannot be read" + console.looked_in(imgdir)
+        raise DataError(f"folder {where}: {error.strerror}{hint}") from None
     folders = [name for name, is_folder in names if is_folder]
     _check_level(imgdir, folders)
     styles = {}

@@ -17,10 +17,10 @@ def problem() -> str | None:
         return None
     if len(here) < len(TORCHRUN):
         return f"{', '.join(here)} set without {', '.join(name for name in TORCHRUN if name not in here)}"
-    values = [os.environ[name] for name in TORCHRUN[:3]]
+    values = [os.environ[name] for name in (*TORCHRUN[:3], "MASTER_PORT")]
     if all(value.isdecimal() for value in values) and int(values[0]) < int(values[1]) > int(values[2]):
         return None
-    return "got " + ", ".join(f'{name}="{os.environ[name]}"' for name in TORCHRUN[:3])
+    return "got " + ", ".join(f'{name}="{os.environ[name]}"' for name in TORCHRUN)
 
 
 def _variable(name: str, default: int) -> int:

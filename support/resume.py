@@ -22,7 +22,8 @@ def identity(options: settings.Settings, contents: dict[str, object]) -> dict[st
     """What has to be the same for a run to go on: all settings that shape its result, and the paintings."""
     kept = {name: value for name, value in options.values().items() if name not in FREE_TO_CHANGE}
     paintings = contents["fingerprints"].numpy().tobytes() + json.dumps(contents["counts"]).encode()
-    return kept | {"paintings": hashlib.sha256(paintings).hexdigest()[:16]}
+    number = f"{len(contents['fingerprints'])} in {len(contents['counts'])} styles"
+    return kept | {"paintings": f"{number} ({hashlib.sha256(paintings).hexdigest()[:16]})"}
 
 
 def write(path: Path, state: dict[str, object]) -> None:

@@ -89,6 +89,8 @@ DAMAGE = {
     "lacks a key": (lambda c: {k: v for k, v in c.items() if k != "fingerprints"}, "is damaged: fingerprints"),
     "image size": (lambda c: c | {"image_size": 10**9}, "is damaged: image_size"),
     "one style less": (lambda c: c | {"classes": c["classes"][:-1]}, "is damaged"),
+    "counts as texts": (lambda c: c | {"counts": dict.fromkeys(c["counts"], "9")}, "is damaged: counts"),
+    "other settings": (lambda c: c | {"settings": {"smote_target": None}}, "is damaged: smote_target is null"),
     "another network": (lambda c: c | {"architecture": "three_conv"}, "is damaged"),
     "no such network": (lambda c: c | {"architecture": "nothing"}, "is damaged"),
     "not finite": (lambda c: c | {"model": c["model"] | {"normalize.std": torch.ones(3) / 0}}, "is damaged"),
@@ -96,10 +98,13 @@ DAMAGE = {
 }  # fmt: skip
 
 
-def test_a_file_that_is_no_checkpoint_is_one_line(home, tmp_path):
+def test_a_file_that_is_no_checkpoint_is_one_line(home, tmp_path, monkeypatch):
     good, whole = jobs.load(home / "out" / "wikiart.pth"), (home / "out" / "wikiart.pth").read_bytes()
     path = tmp_path / "wikiart.pth"
     assert refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth: no such file")
+    monkeypatch.chdir(tmp_path)
+    refusal = jobs.call("testtrainpart1", *flags(home, "out"))
+    assert refused(refusal, f'out/wikiart.pth: no such file in "{tmp_path}"')
     for name, (spoil, words) in DAMAGE.items():
         torch.save(spoil(good), path)
         done = jobs.call("testtrainpart1", *flags(home, tmp_path))

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,17 @@ def test_near_duplicates_stay_on_one_side(prepare, tmp_path, capsys):
         assert len(sides) == 60 and all(sides[f"a{i}.jpg"] == sides[f"b{i}.jpg"] for i in range(30))
         assert abs(sum(side == "test" for side in sides.values()) - 30) <= 2
     assert "near-duplicates of each other, kept on one side: 60 (" in capsys.readouterr().out
+
+
+def test_a_style_in_two_unicode_forms_is_one_style(prepare, tmp_path, capsys):
+    for i in range(10):
+        paint(tmp_path / "source" / unicodedata.normalize("NFD" if i % 2 else "NFC", "Café") / f"{i}.png", i)
+        paint(tmp_path / "source" / "Baroque" / f"{10 + i}.png", 10 + i)
+    prepare.main([str(tmp_path / "source"), str(tmp_path / "out"), "--test_share", "0.1"])
+    sides = side_of(tmp_path / "out")
+    assert [sides[f"{i}.png"] for i in range(10)].count("test") == 1
+    printed = capsys.readouterr().out
+    assert "18 links, 2 styles" in printed and "styles without an image: 0\n" in printed
 
 
 def test_lists_train_on_no_near_duplicate_of_a_test_image(prepare, tmp_path, capsys):

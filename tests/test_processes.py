@@ -56,6 +56,7 @@ WHOLE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.
         (WHOLE | {"WORLD_SIZE": "0"}, 'got RANK="0", WORLD_SIZE="0", LOCAL_RANK="0"'),
         (WHOLE | {"RANK": ""}, 'got RANK=""'),
         (WHOLE | {"RANK": "3"}, 'got RANK="3"'),
+        (WHOLE | {"MASTER_PORT": "abc"}, 'MASTER_PORT="abc"'),
     ],
 )
 def test_half_an_environment_is_one_clear_line(environment, words, paintings, tmp_path, monkeypatch):

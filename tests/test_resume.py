@@ -65,8 +65,8 @@ def refused(done: jobs.Done, *words: str) -> bool:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """The files of a run, without the lock, which names its holder."""
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".lock"}
+    """The files of a run, with the lock, which is empty while nobody holds it."""
+    return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
 def saved_epochs(out: Path) -> int:
@@ -171,6 +171,24 @@ def test_a_finished_run_says_so_and_changes_nothing(case, paintings, tmp_path):
         assert f"finished: {EPOCHS} epochs are trained" in done.out and f"is epoch {checkpoint['epoch']}" in done.out
         assert "nothing is changed; a larger --epochs trains further, --fresh starts a new run" in done.out
         assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("case", ["weighted", "auto"])
+def test_a_run_killed_before_its_figure_draws_it_afterwards(case, paintings, tmp_path, monkeypatch):
+    script, *more = CASES[case]
+    drawn = []
+
+    def draw(rows: list[dict[str, float]], _panels: dict, _title: str, path: Path) -> None:
+        drawn.append(len(rows))
+        path.write_text("a figure")
+
+    monkeypatch.setattr(history, "draw", draw)
+    command = flags(paintings, tmp_path, *more)
+    stop_at(monkeypatch, "say_epoch", EPOCHS, partial(jobs.call, script, *command))
+    assert not drawn
+    for _ in range(2):
+        done = jobs.call(script, *command)
+        assert (done.status, drawn) == (0, [EPOCHS]) and f"finished: {EPOCHS} epochs" in done.out
 
 
 @pytest.fixture

@@ -194,7 +194,7 @@ def test_paintings_from_training_are_counted_and_the_figures_without_them_given(
     shutil.copy(trained.folder / "train" / "Cubism" / "003.jpg", "mixed/Cubism/known.jpg")
     flags = [*trained.flags, "--outputdir", ".", "--clusters", 4]
     result = run(testtrainauto, *flags, "--testingdir", "mixed")
-    assert result.status == 0 and "1 test paintings are also in training (1 identical" in result.err
+    assert result.status == 0 and "1 test paintings are also in training (1 identical, 0 near-duplicates)" in result.err
     known = json.loads((workdir / "metrics_auto.json").read_text())["also_in_training"]
     assert known["images"] == 1 and known["paths"] == ["mixed/Cubism/known.jpg"]
     assert known["metrics_without"]["mse"] == pytest.approx(trained.metrics["mse"], rel=0.01)
@@ -256,7 +256,7 @@ def test_the_dendrogram_is_the_top_of_scipys_tree(trained, spaces, clusters):
     expected = []
     for number in range(clusters):
         counts = np.bincount(labels[found == number], minlength=3)
-        expected.append(f"{counts.sum()} painting{'s' if counts.sum() > 1 else ''}\n"
+        expected.append(f"{counts.sum()} painting{'s' * int(counts.sum() > 1)}\n"
                         f"{names[counts.argmax()]} {counts.max() / counts.sum():.0%}")  # fmt: skip
     assert sorted(leaf.split(": ")[1] for leaf in leaves) == sorted(expected)
     assert sorted(leaf.split(": ")[0] for leaf in leaves) == sorted(f"cluster {i}" for i in range(clusters))

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -225,6 +226,17 @@ def test_identical_test_and_training_images_are_counted_and_named(trained, evalu
     assert line.startswith("warning: 2 test paintings") and all(path in line for path in expected)
     result, metrics, _ = evaluate("--testingdir", trained.folder / "train")
     assert (metrics["also_in_training"]["images"], metrics["also_in_training"]["metrics_without"]) == (31, None)
+
+
+def test_predict_prints_no_warning_of_torchs_own(trained, run):
+    torch.set_warn_always(True)  # else torch warns once a process, in whichever test comes first
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            result = run(testtrainpart1, *trained.flags, "--predict", trained.folder / "test")
+    finally:
+        torch.set_warn_always(False)
+    assert (result.status, result.err) == (0, "")
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])

@@ -42,8 +42,8 @@ SEED = settings.integer(2326, 0, 2**32 - 1, "random seed of the split, without l
 
 
 def style_of(path: str) -> str:
-    """The style of an image's path, which is relative to the folder of styles."""
-    return path.split(os.sep)[0]
+    """The style of an image's path, which is relative to the folder of styles, in NFC as training compares it."""
+    return unicodedata.normalize("NFC", path.split(os.sep)[0])
 
 
 def grouped(items: Iterable[str], key: Callable[[str], object]) -> dict[object, list[str]]:
