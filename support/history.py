@@ -58,5 +58,7 @@ def draw(history: list[dict[str, float]], panels: dict[str, dict[str, str]], tit
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend()
+            axes.legend(
+                loc="lower left", bbox_to_anchor=(0, 1), fontsize=9, frameon=False
+            )  # above, not over the curves
     figures.write(path, figure)
