@@ -40,7 +40,7 @@ def picture(style: int, number: int, size: tuple[int, int], seed: int = 0) -> Im
 def paint():
     """paint(folder, {style: number}, size, seed) makes one folder per style with that many JPEGs.
 
-    A style looks the same in every folder when it has the same position in `counts`; `seed` varies its pictures.
+    The position in `counts` decides what a style looks like, in any folder; `seed` varies its pictures.
     """
 
     def paint(folder: Path, counts: dict[str, int], size: tuple[int, int] = (40, 32), seed: int = 0) -> Path:
