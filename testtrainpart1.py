@@ -437,18 +437,17 @@ def most_confident(labels: np.ndarray, probabilities: np.ndarray) -> dict[int, t
 
 @torch.no_grad()
 def statistics_share(model: wikiart.Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """The statistics branch's share of the logits of `labels` in a `residual` network: float [B].
+    """The statistics' share of the logits of `labels` in a network that has them: float [B].
 
     Both are taken above their mean over the styles, since only differences between logits count: the head's weights
-    times the branch's features, and the whole logit. The rest is the trunk's, and the head's bias. Below 0 or above 1
-    the branches disagree; NaN where the logit is not above the mean.
+    times the statistics, and the whole logit. The rest is the trunk's, and the head's bias. Below 0 or above 1
+    trunk and statistics disagree; NaN where the logit is not above the mean.
     """
-    network = model.network
-    trunk, statistics = network.features(model.normalize(images))
-    weights = network.head.weight - network.head.weight.mean(0)
-    logits = network.head(torch.cat([trunk, statistics], 1))
+    features = model.scale(model.features(images))
+    logits, statistics = model.head(features), features[:, model.width :]
+    weights = (model.head.weight - model.head.weight.mean(0))[:, model.width :]
     above_mean = logits.gather(1, labels[:, None])[:, 0] - logits.mean(1)
-    part = (weights[labels, trunk.shape[1] :] * statistics).sum(1)
+    part = (weights[labels] * statistics).sum(1)
     return torch.where(above_mean > 0, part / above_mean, torch.nan)
 
 
@@ -462,7 +461,7 @@ def draw_heatmaps(
     chosen = most_confident(dataset.labels.numpy(), probabilities)
     shown = [i for pair in chosen.values() for i in pair if i is not None]
     pictures, captions = {}, {}
-    has_statistics = isinstance(model.network, wikiart.Residual)
+    has_statistics = model.has_statistics
     for part in torch.tensor(shown).split(8):  # a large network's activations take much memory
         images = dataset.images[part].to(device) / 255
         predicted = torch.from_numpy(probabilities.argmax(1))[part].to(device)
@@ -478,7 +477,7 @@ def draw_heatmaps(
     figure = figures.new(5.4 * groups, 1.65 * rows + 1, dpi=110)
     text = f"What {model.architecture} looks at (Grad-CAM): yellow speaks for the predicted style, dark does not."
     if has_statistics:
-        text += "\nStatistics: share of the logit that comes from colour and texture statistics, not from the map."
+        text += "\nStatistics: share of the logit from statistics of colours, textures and channels, not from the map."
     figure.suptitle(text, fontsize=9, wrap=True)
     nothing = np.ones_like(next(iter(pictures.values())))
     names = [figures.caption(name) for name in dataset.classes]

@@ -17,6 +17,7 @@ from support import (
     console,
     devices,
     duplicates,
+    features,
     figures,
     history,
     processes,
@@ -25,7 +26,7 @@ from support import (
 )
 from support.console import DataError
 
-TRUNK_FACTOR = 0.1  # pretrained layers learn at this share of the head's learning rate
+FINE_TUNING = 0.15  # share of the learning rate at which pretrained layers learn, and the head fitted to them
 
 
 @console.script
@@ -48,26 +49,23 @@ def main(argv: list[str] | None = None) -> None:
         texts = [f"{style} {count}" for style, count in zip(dataset.classes, counts.tolist(), strict=True)]
         console.say(f"SMOTE adds {len(plan.label):,}: {', '.join(texts)}")
     loader = batches.Batches(dataset.images, dataset.labels, device, plan)
-
-    with options.blame("architecture"):
-        model = wikiart.make_classifier(options.architecture, len(dataset.classes), options.image_size)
-    if options.pretrained:
-        with options.blame("pretrained"):
-            model.load_pretrained(options.pretrained)
-    else:
-        model.normalize.measure(dataset.images, members)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = make_model(options, dataset, members).to(device, memory_format=torch.channels_last)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     console.say(
         f"{options.architecture}: {parameters:,} parameters, {options.image_size} x {options.image_size} pixels"
     )
 
     contents = checkpoints.describe(options, 1, dataset)
-    trunk_factor = TRUNK_FACTOR if options.pretrained else 1.0
+    peak_factor = FINE_TUNING if options.pretrained else 1.0
     curves = options.output("training_part1.png")
-    with training.Run(options, model, device, contents, "validation_loss", trunk_factor) as run:
-        if run.is_finished() and curves.exists():
+    with training.Run(options, model, device, contents, "validation_loss", peak_factor) as run:
+        if run.is_finished() and (curves.exists() or not options.epochs):
             return
+        if options.pretrained and not run.is_begun:
+            fit_head(model, loader, members, options, dataset.pixel_file)
+            metrics = validate(model, loader, held_out, len(dataset.classes), options.batch_size)
+            console.say(f"fitted the head to the trunk's features  {history.in_words(metrics)}")
+            run.save()
         for epoch in run.epochs():
             order = balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
             for images, labels in run.batches(loader, order):  # sets the learning rate, shows the progress
@@ -76,6 +74,8 @@ def main(argv: list[str] | None = None) -> None:
                 run.step(loss)  # backward pass and optimizer
             run.end_epoch(validate(model, loader, held_out, len(dataset.classes), options.batch_size))
 
+    if not options.epochs:
+        return
     panels = {
         "cross-entropy": {
             "training_loss": f"training (augmented, label smoothing, {options.imbalance})",
@@ -86,6 +86,34 @@ def main(argv: list[str] | None = None) -> None:
     title = f"Training of {options.architecture} on {len(members):,} paintings"
     with figures.drawing("training_part1.png"):
         history.draw(run.history, panels, title, curves)
+
+
+def make_model(options: settings.Settings, dataset: wikiart.WikiArtDataset, members: Tensor) -> wikiart.Classifier:
+    """The classifier of the settings, with pretrained weights or with the normalization of the training paintings."""
+    with options.blame("architecture"):
+        model = wikiart.make_classifier(options.architecture, len(dataset.classes), options.image_size)
+    if options.pretrained:
+        with options.blame("pretrained"):
+            model.load_pretrained(options.pretrained)
+    elif not options.epochs:
+        raise options.error("epochs", "got 0, which only fits a head to a pretrained trunk; set pretrained")
+    else:
+        model.normalize.measure(dataset.images, members)
+    return model
+
+
+def fit_head(
+    model: wikiart.Classifier, loader: batches.Batches, members: Tensor, options: settings.Settings, pixel_file: str
+) -> None:
+    """Fit the head to the features of the trunk as it is; also to SMOTE's paintings, with the sampler balanced.
+
+    Fine-tuning then starts from a head that fits the trunk (Kumar et al., 2022, arXiv:2202.10054).
+    """
+    found = features.compute(model, loader, options.batch_size, features.cache_file(model, loader, pixel_file))
+    first_synthetic = len(loader.images)
+    taken = torch.cat([members, torch.arange(first_synthetic, len(loader))])
+    labels = loader.labels.cpu()[taken]
+    features.fit_head(model, found[taken], labels, balanced=options.imbalance == "weighted_sampler")
 
 
 def validate(

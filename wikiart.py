@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from support import console, devices, pretrained
+from support import console, devices, levels, pretrained
 from support.batches import Batches
 from support.cache import decode_folder
 from support.console import DataError, UserError
@@ -109,9 +109,9 @@ class PaddedConv2d(nn.Conv2d):
 
 
 class ThreeConv(nn.Sequential):
-    """The assignment's network, the baseline: three convolutions with 4x4 pooling, 300 hidden units, logits out."""
+    """The assignment's network, the baseline: three convolutions with 4x4 pooling, then 300 hidden units."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self) -> None:
         layers = []
         for channels_in, channels_out in [(3, 16), (16, 32), (32, 64)]:
             layers += [
@@ -120,8 +120,8 @@ class ThreeConv(nn.Sequential):
                 nn.ReLU(),
                 nn.MaxPool2d(4, padding=2),
             ]
-        head = [nn.Linear(4096, 300), nn.Dropout(0.1), nn.ReLU(), nn.Linear(300, classes)]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(8), nn.Flatten(), *head)
+        hidden = [nn.Linear(4096, 300), nn.Dropout(0.1), nn.ReLU()]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(8), nn.Flatten(), *hidden)
 
 
 class ResidualBlock(nn.Module):
@@ -181,8 +181,7 @@ def style_statistics(images: Tensor) -> Tensor:
 
     Its colours, and its textures at full and at half size; the images' range is `colour_histogram`'s.
     """
-    red, green, blue = images.unbind(1)  # on a CPU their mean is several times faster than images.mean(1)
-    greys = (red + green + blue) / 3
+    greys = sum(images.unbind(1)) / 3  # on a CPU several times faster than images.mean(1)
     blocks = [colour_histogram(images), texture_histogram(greys), texture_histogram(F.avg_pool2d(greys, 2))]
     return torch.cat([block * scale for block, scale in zip(blocks, STATISTICS_SCALES, strict=True)], 1)
 
@@ -191,16 +190,14 @@ STATISTICS = 512 + 256 + 256
 STATISTICS_SCALES = (0.87, 2.02, 1.4)  # over WikiArt, each block then has a third of a total variance of 1
 
 
-class Residual(nn.Module):
-    """Our network: normalised images, float [B, 3, S, S] -> logits [B, classes].
+class Residual(nn.Sequential):
+    """Our trunk: a compact residual network, normalised images, float [B, 3, S, S] -> features [B, 8 * width].
 
-    A compact residual trunk halves the side five times, so that at 128 pixels a last unit sees the whole painting. A
-    second branch reads palette and brushwork from the `style_statistics`, which convolutions are slow to learn.
+    It halves the side five times, so that at 128 pixels a last unit sees the whole painting.
     """
 
-    def __init__(self, classes: int, width: int = 32) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(
+    def __init__(self, width: int = 32) -> None:
+        super().__init__(
             nn.Conv2d(3, width, 3, 2, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
@@ -210,26 +207,15 @@ class Residual(nn.Module):
             ResidualBlock(4 * width, 8 * width, 2),
             ResidualBlock(8 * width, 8 * width, 2),
         )
-        self.statistics = nn.Sequential(
-            nn.BatchNorm1d(STATISTICS, eps=1e-3, affine=False),  # the typical variance of one feature
-            nn.Linear(STATISTICS, 4 * width, bias=False),
-            nn.BatchNorm1d(4 * width),
-            nn.ReLU(inplace=True),
-        )
-        self.statistics[0].running_var.fill_(1e-3)  # so that the running variance converges in a few steps
-        self.head = nn.Linear(12 * width, classes)
-
-    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What the head sees: the trunk's features [B, 8 * width], and those of the statistics [B, 4 * width]."""
-        if images.shape[2] < 32:  # else the last level halves single pixels, where oneDNN leaves gradients unset
-            images = F.interpolate(images, size=(32, 32), mode="bilinear")
-        return self.trunk(images).mean((2, 3)), self.statistics(style_statistics(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(torch.cat(self.features(images), 1))
+        if images.shape[2] < 32:  # else the last level halves single pixels, where oneDNN leaves gradients unset
+            images = F.interpolate(images, size=(32, 32), mode="bilinear")
+        return super().forward(images).mean((2, 3))
 
 
-OWN_NETWORKS = {"residual": Residual, "three_conv": ThreeConv}
+SCALE_EPS = 1e-4  # a tenth of the typical variance of one statistic: rare colours and patterns are amplified less
+OWN_TRUNKS = {"residual": Residual, "three_conv": ThreeConv}
 LABEL_SMOOTHING = 0.1
 VIEW_SIDE = 0.8  # share of a painting's side that a partial view shows
 
@@ -244,15 +230,13 @@ class Normalize(nn.Module):
 
     def measure(self, images: Tensor, members: Tensor) -> None:
         """Take mean and standard deviation from the `members` (indices) of uint8 images [N, 3, S, S]."""
-        total, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(2, 3, dtype=torch.float64)
         for part in members.split(32):
             pixels = images[part].float() / 255
-            total += pixels.sum((0, 2, 3), dtype=torch.float64)
-            squares += pixels.square().sum((0, 2, 3), dtype=torch.float64)
-        count = len(members) * images[0, 0].numel()
-        mean = total / count
+            sums += torch.stack([p.sum((0, 2, 3), dtype=torch.float64) for p in (pixels, pixels.square())])
+        mean, squares = sums / (len(members) * images[0, 0].numel())
         self.mean.copy_(mean)
-        self.std.copy_((squares / count - mean.square()).clamp(min=1e-6).sqrt())
+        self.std.copy_((squares - mean.square()).clamp(min=1e-6).sqrt())
 
     def forward(self, images: Tensor) -> Tensor:
         normalized = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
@@ -260,42 +244,78 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A network with its normalization: float [B, 3, S, S] in [0, 1] -> logits [B, classes]."""
+    """A trunk, statistics beside it, and a linear head: float [B, 3, S, S] in [0, 1] -> logits [B, classes].
 
-    def __init__(self, architecture: str, network: nn.Module) -> None:
+    trunk: normalized images -> features [B, width]. The statistics are those of palette and texture, and the mean and
+    standard deviation of every channel at the trunk's earlier levels, which carry style (Huang and Belongie, 2017,
+    arXiv:1703.06868). `three_conv` stays the assignment's network without them.
+    """
+
+    def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
         super().__init__()
-        self.architecture, self.normalize, self.network = architecture, Normalize(), network
+        self.architecture, self.normalize, self.trunk, self.scale = architecture, Normalize(), trunk, nn.Identity()
+        self.fixed, self.has_statistics = [], not isinstance(trunk, ThreeConv)
+        self.eval()
+        blank = torch.zeros(1, 3, image_size, image_size)
+        self.levels = levels.find(trunk, blank) if self.has_statistics else []
+        with torch.no_grad():
+            self.width = trunk(blank).shape[1]  # of the features that are no statistics
+            width = self.features(blank).shape[1]
+        if self.has_statistics:
+            self.scale = nn.BatchNorm1d(width, eps=SCALE_EPS, affine=False)
+            self.scale.running_var.fill_(1e-3)  # so that the running variance converges in a few steps
+        self.head = nn.Linear(width, classes)
+        self.train()
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees, before it is scaled, float [B, F]: the trunk's features, then all statistics."""
+        images = self.normalize(images)
+        features, maps = levels.run(self.trunk, images, self.levels)
+        if not self.has_statistics:
+            return features
+        moments = [torch.var_mean(level.float(), (2, 3), correction=0) for level in maps]
+        moments = [part for variance, mean in moments for part in (mean, (variance + 1e-6).sqrt())]  # sqrt'(0) is inf
+        return torch.cat([features, *moments, style_statistics(images)], 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(self.normalize(images))
+        return self.head(self.scale(self.features(images)))
 
     def load_pretrained(self, source: bool | str) -> None:
-        """Take all but the last layer from torchvision's weights (True) or a file (its path), and their normalization.
+        """Take the trunk and its normalization from torchvision's weights (True) or a file (its path).
 
-        Raises UserError where the weights cannot be had or do not fit.
+        From a checkpoint of our own the scale of the features, too. Raises UserError where weights cannot be had or do
+        not fit.
         """
         state = pretrained.read(self.architecture, source)
-        own = {name.removeprefix("network."): v for name, v in state.items() if name.startswith("network.")}
-        mean, std = pretrained.normalization(self.architecture)
-        self.normalize.mean.copy_(state["normalize.mean"] if own else torch.tensor(mean))
-        self.normalize.std.copy_(state["normalize.std"] if own else torch.tensor(std))
-        layers = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-        pretrained.load(self.network, layers[-1] + ".", self.architecture, own or state)
+        for name, part in self.named_children():
+            own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
+            if name == "trunk" or (own and name != "head"):
+                pretrained.load(part, self.architecture, own)
+        self.fixed = pretrained.freeze(self.trunk)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As of any module, but the batch norms of a pretrained trunk stay in eval mode."""
+        super().train(mode)
+        for module in self.fixed:
+            module.eval()
+        return self
 
 
 def make_classifier(architecture: str, classes: int, image_size: int) -> Classifier:
     """A new network with random weights: float [B, 3, S, S] in [0, 1] -> logits [B, classes].
 
     "residual", "three_conv" or the name of a classification model of torchvision. To add one of your own, write its
-    class above and name it in `OWN_NETWORKS`. Raises UserError for an unknown name, and for a model of torchvision
-    that does not take S x S images or give plain logits.
+    trunk above and name it in `OWN_TRUNKS`. Raises UserError for an unknown name, and for a model of torchvision that
+    does not take S x S images or give plain logits.
     """
-    if architecture in OWN_NETWORKS:
-        return Classifier(architecture, OWN_NETWORKS[architecture](classes))
-    if not pretrained.is_known(architecture):
-        hint = console.did_you_mean(architecture, [*OWN_NETWORKS, *pretrained.names()])
+    if architecture in OWN_TRUNKS:
+        trunk = OWN_TRUNKS[architecture]()
+    elif pretrained.is_known(architecture):
+        trunk = pretrained.build(architecture, image_size)
+    else:
+        hint = console.did_you_mean(architecture, [*OWN_TRUNKS, *pretrained.names()])
         raise UserError(f"unknown architecture {console.quoted(architecture)}{hint if 'mean' in hint else ''}")
-    return Classifier(architecture, pretrained.build(architecture, classes, image_size))
+    return Classifier(architecture, trunk, classes, image_size)
 
 
 def classifier_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -459,11 +479,6 @@ def embed(model: Autoencoder, images: Tensor) -> Tensor:
     then lies nearer to it than in the latents as they are, where fine details count as much as light and dark.
     """
     return (model.encode(images) + model.encode(images.flip(3))) / 2 * model.scales
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Networks from checkpoints
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def load_network(checkpoint: dict[str, object], where: str = "checkpoint") -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor
 from support import artists, console, duplicates, files, settings
 from support.console import UserError
 
-VERSION = 2  # of checkpoints and resume files; 1, which did not say so, had mean and std beside the weights
+VERSION = 3  # of checkpoints and resume files
 KEYS = {
     "part": int, "model": dict, "classes": list, "counts": dict, "image_size": int, "settings": dict, "epoch": int,
     "history": list, "fingerprints": Tensor, "thumbnails": Tensor, "artists": list,

@@ -12,21 +12,28 @@ SHARES = ("accuracy", "macro_f1")  # figures printed in per cent
 
 def say_epoch(row: dict[str, float], epochs: int, rate: float, left: float, saved: str) -> None:
     """Print an epoch's metrics; rate: paintings per second; left: seconds to the end."""
-    texts = [
+    clock = f"{int(left) // 60}:{int(left) % 60:02d}"
+    console.say(f"epoch {row['epoch']}/{epochs}  {in_words(row)}  {rate:,.0f} paintings/s  {clock} left{saved}")
+
+
+def in_words(row: dict[str, float]) -> str:
+    """What an epoch measured, for print: "training loss 1.234  accuracy 56.7%"."""
+    return "  ".join(
         f"{name.replace('_', ' ')} {value:.1%}" if name in SHARES else f"{name.replace('_', ' ')} {value:.4g}"
         for name, value in row.items()
         if name not in ("epoch", "learning_rate")
-    ]
-    clock = f"{int(left) // 60}:{int(left) % 60:02d}"
-    console.say(f"epoch {row['epoch']}/{epochs}  {'  '.join(texts)}  {rate:,.0f} paintings/s  {clock} left{saved}")
+    )
 
 
 def write_csv(path: Path, history: list[dict[str, float]], times: list[dict[str, float]]) -> None:
     """Make a CSV file hold the history with its times, a row per epoch.
 
-    What is missing is appended, so that `tail -f` shows it. A file that begins otherwise is written anew, whole.
-    Raises UserError when it cannot be written.
+    What is missing is appended, so that `tail -f` shows it. A file that begins otherwise is written anew, whole;
+    without epochs there is none. Raises UserError when it cannot be written.
     """
+    if not history:
+        path.unlink(missing_ok=True)
+        return
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, [*history[-1], *times[-1]], restval="", extrasaction="ignore", lineterminator="\n")
     table.writeheader()

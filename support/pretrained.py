@@ -12,6 +12,8 @@ from support.console import UserError
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 AUXILIARY = {"aux_logits": False, "init_weights": True}  # GoogLeNet and Inception give plain logits without their own
+FROZEN = 0.35  # share of a pretrained network's parameters, counted as tensors
+AUXILIARY_NAMES = ("aux1.", "aux2.", "AuxLogits.")
 # torchvision's DenseNet files name "norm.1.weight" what the network calls "norm1.weight".
 OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
@@ -28,10 +30,10 @@ def names() -> list[str]:
     return models.list_models(module=models)
 
 
-def build(architecture: str, classes: int, image_size: int) -> nn.Module:
-    """A network of torchvision with random weights: float [B, 3, S, S] -> logits [B, classes].
+def build(architecture: str, image_size: int) -> nn.Module:
+    """A network of torchvision without its last layer, with random weights: float [B, 3, S, S] -> features [B, width].
 
-    Raises UserError for a network that does not take S x S images or does not give plain logits.
+    Raises UserError for a network that does not take S x S images or does not give one vector of features.
     """
     from torchvision import models
 
@@ -40,15 +42,21 @@ def build(architecture: str, classes: int, image_size: int) -> nn.Module:
     try:
         with warnings.catch_warnings():  # GoogLeNet and Inception announce how their weights start
             warnings.simplefilter("ignore", FutureWarning)
-            network = models.get_model(architecture, weights=None, num_classes=classes, **more)
+            network = models.get_model(architecture, weights=None, **more)
+        network.set_submodule(last_layer(network), nn.Identity())
         with torch.no_grad():
-            logits = network.eval()(torch.zeros(1, 3, image_size, image_size))
+            features = network.eval()(torch.zeros(1, 3, image_size, image_size))
     except Exception as error:  # each network has its own way to say that a size does not suit it
         what = f"{architecture} does not take images of {image_size} pixels a side"
         raise UserError(f"{what}: {console.reason(error)}") from None
-    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
-        raise UserError(f"{architecture} does not give plain logits, which training needs")
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        raise UserError(f"{architecture} does not give one vector of features, which training needs")
     return network.train()
+
+
+def last_layer(network: nn.Module) -> str:
+    """The name of the layer that gives a network's logits."""
+    return [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
 
 
 def normalization(architecture: str) -> tuple[list[float], list[float]]:
@@ -64,10 +72,10 @@ def normalization(architecture: str) -> tuple[list[float], list[float]]:
 
 
 def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
-    """A state_dict with torchvision's default weights (True), or from a file (its path).
+    """Part of a state_dict of `wikiart.Classifier`, from torchvision's default weights (True) or a file (its path).
 
-    A file may be a state_dict of torchvision, with or without a head, or a checkpoint of this project, whose names
-    begin with "network.". Raises UserError where the weights cannot be had.
+    A file may be a state_dict of torchvision, with or without a head, or a checkpoint of this project.
+    Raises UserError where the weights cannot be had.
     """
     if source is True:
         from torchvision import models
@@ -86,22 +94,38 @@ def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
         state = state.get("model", state) if isinstance(state, dict) else state
         if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
             raise UserError(f"{console.quoted(source)} holds no state_dict")
-    return {OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
+    if "normalize.mean" in state:
+        return state
+    mean, std = map(torch.tensor, normalization(architecture))
+    trunk = {"trunk." + OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
+    return {"normalize.mean": mean, "normalize.std": std, **trunk}
 
 
-def load(network: nn.Module, head: str, architecture: str, state: dict[str, Tensor]) -> None:
-    """Fill all but the layer `head` of a network from a state_dict. Raises UserError where the weights do not fit.
+def freeze(network: nn.Module) -> list[nn.Module]:
+    """Keep the first `FROZEN` of a network's parameters as they are; returns its batch norms, for eval mode.
+
+    What the first layers see is general, and without them a step takes less than half of the time on a CPU.
+    """
+    parameters = list(network.parameters())
+    for parameter in parameters[: round(FROZEN * len(parameters))]:
+        parameter.requires_grad_(False)
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def load(network: nn.Module, architecture: str, state: dict[str, Tensor]) -> None:
+    """Fill a network without its last layer from a state_dict. Raises UserError where the weights do not fit.
 
     The position embeddings of a vision transformer are resized to the network's number of patches.
     """
     wanted = network.state_dict()
-    state = {name: value for name, value in state.items() if not name.startswith(head) and not _is_auxiliary(name)}
+    removed = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, nn.Identity))
+    state = {name: value for name, value in state.items() if not name.startswith((*removed, *AUXILIARY_NAMES))}
     if architecture.startswith("vit_") and "encoder.pos_embedding" in state:
         from torchvision.models.vision_transformer import interpolate_embeddings
 
         with contextlib.suppress(ValueError):  # of another shape, which is named below
             state = interpolate_embeddings(network.image_size, network.patch_size, state)
-    optional = {name for name in wanted if name.startswith(head) or name.endswith("num_batches_tracked")}
+    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
     for name in sorted((set(wanted) | set(state)) - (optional - set(state))):
         shapes = [tuple(s[name].shape) if name in s else "missing" for s in (state, wanted)]
         if shapes[0] != shapes[1]:
@@ -110,7 +134,3 @@ def load(network: nn.Module, head: str, architecture: str, state: dict[str, Tens
             raise UserError(f"the weights are damaged: {name} holds numbers that are not finite")
     wanted.update(state)  # and not a plain dict: MNASNet's version is an attribute of it
     network.load_state_dict(wanted)
-
-
-def _is_auxiliary(name: str) -> bool:
-    return name.startswith(("aux1.", "aux2.", "AuxLogits."))

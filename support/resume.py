@@ -70,7 +70,7 @@ def _is_consistent(state: dict[str, object]) -> bool:
     epochs = [row.get("epoch") if isinstance(row, dict) else None for row in state["history"]]
     done = len(epochs)
     counted = epochs == list(range(1, done + 1)) and len(state["times"]) == done
-    return counted and 1 <= state["best"] <= done and bool(state["ends"]) and done <= state["ends"][-1]
+    return counted and min(1, done) <= state["best"] <= done and bool(state["ends"]) and done <= state["ends"][-1]
 
 
 def restore(state: dict[str, object], model: nn.Module, optimizer: torch.optim.Optimizer, where: str) -> None:

@@ -65,6 +65,7 @@ SECTIONS = {
         "smote_target": integer(400, 1, 10_000_000,
             'minimum number of paintings per style under smote; "auto": as many as the largest style', "auto"),
         **_TRAINING,
+        "epochs": integer(20, 0, 100_000, "passes over the paintings; 0: only fit the head to a pretrained trunk"),
         "learning_rate": number(0.002, 1e-8, 10.0, "peak learning rate of AdamW"),
     },
     "autoencoder": {

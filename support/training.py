@@ -9,34 +9,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from support import batches, checkpoints, console, devices, files, history, processes, resume, settings
+from support import batches, checkpoints, console, devices, files, history, optimizer, processes, resume, settings
 from support.console import UserError
 
-WARM_UP = 0.15  # share of all steps in which the learning rate rises to its peak
-WEIGHT_DECAY = 0.05
 LOOK_SECONDS = 1.0  # between reads of the loss, each of which waits for a GPU
-NO_DECAY = ("pos_embedding", "class_token", "layer_scale", "relative_position_bias_table", "logit_scale")
-HIGHER_IS_BETTER = ("accuracy", "macro_f1")
-
-
-def learning_rate_factor(progress: float) -> float:
-    """Share of the peak learning rate at `progress` (0 to 1) through training: linear warm-up, then half a cosine."""
-    if progress < WARM_UP:
-        return progress / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
-
-
-def parameter_groups(model: nn.Module, learning_rate: float, trunk_factor: float = 1.0) -> list[dict[str, object]]:
-    """Groups for AdamW. Weights of layers decay, biases, norms and embeddings do not; all but the last layer learn at
-    `trunk_factor` of the rate.
-    """
-    last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1] + "."
-    groups = {}
-    for name, parameter in model.named_parameters():
-        rate = learning_rate * (1.0 if name.startswith(last) else trunk_factor)
-        decays = parameter.ndim > 1 and not any(part in name for part in NO_DECAY)
-        groups.setdefault((rate, WEIGHT_DECAY if decays else 0.0), []).append(parameter)
-    return [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
 
 
 class Run:
@@ -50,29 +26,30 @@ class Run:
                     run.step(loss_of(run.network, images, labels))
                 run.end_epoch(validate(model))
 
-    contents: what the checkpoint holds besides weights and history; score: the validation metric that chooses the
-    epoch kept in `modelfile`. Raises UserError for files of another run, a loss that is not finite, a folder that
-    another run writes to and a file that cannot be written. On Ctrl-C it says what is saved.
+    contents: what the checkpoint holds besides weights and history; score: the validation metric whose lowest value
+    chooses the epoch kept in `modelfile`; peak_factor: of the peak learning rate. Raises UserError for files of
+    another run, a loss that is not finite, a folder that another run writes to and a file that cannot be written. On
+    Ctrl-C it says what is saved.
     """
 
     def __init__(
         self, options: settings.Settings, model: nn.Module, device: torch.device, contents: dict[str, object],
-        score: str, trunk_factor: float = 1.0,
+        score: str, peak_factor: float = 1.0,
     ) -> None:  # fmt: skip
         self.options, self.model, self.device, self.contents, self.score = options, model, device, contents, score
         self.modelfile = options.output(options.modelfile)
         self.resume_file = self.modelfile.with_name(f"{self.modelfile.stem}.resume.pth")
         self.csv_file = options.output(f"history_{'part1' if contents['part'] == 1 else 'auto'}.csv")
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, options.learning_rate, trunk_factor), fused=True)
+        self.peak = options.learning_rate * peak_factor
+        self.optimizer = optimizer.make(model, self.peak)
         self.identity = resume.identity(options, contents)
         self.stack, self.epoch, self.saved, self.cut = contextlib.ExitStack(), 0, 0, False
-        self.history, self.times, self.best, self.ends = [], [], 0, [options.epochs]
+        self.history, self.times, self.best, self.ends, self.is_begun = [], [], 0, [options.epochs], False
 
     def __enter__(self) -> "Run":
         if processes.rank() == 0:
             self.stack.enter_context(files.locked(self.csv_file.with_name(f".{self.csv_file.stem}.lock"), wait=False))
         self._go_on()
-        self.network = processes.share_model(self.model, self.device)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
@@ -84,6 +61,7 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """The numbers of the epochs left to train; before each, the random seed is set from run, epoch and process."""
+        self.network = processes.share_model(self.model, self.device)
         begun, first = time.perf_counter(), self.saved + 1
         for epoch in range(first, self.options.epochs + 1):
             self.epoch, self.epoch_begun = epoch, time.perf_counter()
@@ -113,7 +91,7 @@ class Run:
             for step, batch in enumerate(loader.batches(order, size), 1):
                 progress = (self.epoch - 1 - start + step / self.steps) / (end - start)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = group["peak"] * learning_rate_factor(progress)
+                    group["lr"] = self.peak * optimizer.learning_rate_factor(progress)
                 yield batch
                 if time.perf_counter() - read > LOOK_SECONDS or step == self.steps:
                     loss = self.losses.item() / step
@@ -137,45 +115,48 @@ class Run:
     def end_epoch(self, metrics: dict[str, float]) -> None:
         """Add the epoch's metrics to the history, and save: the resume file, and `modelfile` where it is the best."""
         loss = processes.total(self.losses).item() / self.steps / processes.world_size()
-        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        rate = self.optimizer.param_groups[0]["lr"]
         row = {"epoch": self.epoch, "learning_rate": rate, "training_loss": loss, **metrics}
-        weights = self.model.state_dict()  # not a plain dict: MNASNet's version is an attribute of it
-        weights.update({name: value.cpu() for name, value in weights.items()})
-        if not all(map(math.isfinite, row.values())) or not all(value.isfinite().all() for value in weights.values()):
+        if not all(map(math.isfinite, row.values())):
             raise self._not_finite("after its last step")
-        self.best = self.epoch if self._is_best(row) else self.best
+        if self.score not in row or all(row[self.score] < old[self.score] for old in self.history):
+            self.best = self.epoch
         self.history.append(row)
         self.times.append({"images_per_second": round(self.rate, 1), "seconds": round(self.seconds, 2)})
+        self.save()
+        self.note = f"  -> {self.modelfile.name}" if self.best == self.epoch else ""
+
+    def save(self) -> None:
+        """Write the resume file, and `modelfile` where this is the best epoch or none is trained yet."""
+        weights = self.model.state_dict()  # not a plain dict: MNASNet's version is an attribute of it
+        weights.update({name: value.cpu() for name, value in weights.items()})
+        if not all(value.isfinite().all() for value in weights.values()):
+            raise self._not_finite("after its last step")
         if processes.rank() == 0:  # the resume file first: a checkpoint that is missing can be made from it
             state = {"run": self.identity, "ends": self.ends, "history": self.history, "times": self.times}
             state |= {"best": self.best, "model": weights, "moments": self.optimizer.state_dict()["state"]}
             resume.write(self.resume_file, state)
-        self.saved = self.epoch
+        self.saved, self.is_begun = len(self.history), True
         if processes.rank() == 0:
-            if self.best == self.epoch:
+            if self.best == self.saved:
                 checkpoints.write(self.modelfile, self.contents, weights, self.history)
             history.write_csv(self.csv_file, self.history, self.times)
-        self.note = f"  -> {self.modelfile.name}" if self.best == self.epoch else ""
-
-    def _is_best(self, row: dict[str, float]) -> bool:
-        sign = 1 if self.score in HIGHER_IS_BETTER else -1
-        return self.score not in row or all(sign * row[self.score] > sign * old[self.score] for old in self.history)
 
     def is_finished(self) -> bool:
         """Whether nothing is left to train; says what the run reached and how to go on."""
-        if self.saved < self.options.epochs:
+        if not self.is_begun or self.saved < self.options.epochs:
             return False
-        value = self.history[self.best - 1].get(self.score)
+        value = self.history[self.best - 1].get(self.score) if self.history else None
         reached = f", {self.score.replace('_', ' ')} {value:.4g}" if value is not None else ""
         console.say(f"finished: {self.saved} epochs are trained, {self.modelfile.name} is epoch {self.best}{reached}")
         console.say(f"nothing is changed; a larger --epochs trains further, {resume.FRESH}")
         return True
 
     def _not_finite(self, where: str) -> UserError:
-        rate, peak = (max(group[name] for group in self.optimizer.param_groups) for name in ("lr", "peak"))
+        rate = self.optimizer.param_groups[0]["lr"]
         return UserError(
             f"the loss or the weights are not finite in epoch {self.epoch}, {where}, at learning rate {rate:.3g} "
-            f"(peak {peak:.3g}); what was saved before stays; try a lower learning_rate and --fresh"
+            f"(peak {self.peak:.3g}); what was saved before stays; try a lower learning_rate and --fresh"
         )
 
     def _go_on(self) -> None:
@@ -188,7 +169,7 @@ class Run:
             return
         resume.restore(state, self.model, self.optimizer, where)
         self.history, self.times, self.best, self.ends = (state[key] for key in ("history", "times", "best", "ends"))
-        self.saved = len(self.history)
+        self.saved, self.is_begun = len(self.history), True
         if processes.rank() == 0:
             if not resume.is_kept(self.modelfile, self.history[: self.best]):
                 checkpoints.write(self.modelfile, self.contents, state["model"], self.history)

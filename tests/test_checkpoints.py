@@ -85,7 +85,7 @@ DAMAGE = {
     "state_dict": (lambda c: c["model"], "is not a checkpoint"),
     "other part": (lambda c: c | {"part": 2, "latent_dim": 8}, "holds an autoencoder"),
     "version 1": (lambda c: {k: v for k, v in c.items() if k != "version"}, "written by another version of this pro"),
-    "version 3": (lambda c: c | {"version": 3}, "written by another version of this project (3, expected 2)"),
+    "version 9": (lambda c: c | {"version": 9}, f"version of this project (9, expected {checkpoints.VERSION})"),
     "lacks a key": (lambda c: {k: v for k, v in c.items() if k != "fingerprints"}, "is damaged: fingerprints"),
     "image size": (lambda c: c | {"image_size": 10**9}, "is damaged: image_size"),
     "one style less": (lambda c: c | {"classes": c["classes"][:-1]}, "is damaged"),

@@ -82,11 +82,11 @@ def test_two_workers_of_any_kind_give_the_same_items(folder, tmp_path, monkeypat
     assert torch.equal(images, dataset.images) and torch.equal(labels, dataset.labels)
     if method == "fork":  # a training step, as in a notebook
         model = wikiart.make_classifier("three_conv", len(dataset.classes), S)
-        before = model.state_dict()["network.0.weight"].clone()
+        before = model.state_dict()["trunk.0.weight"].clone()
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         wikiart.classifier_loss(model, images / 255, labels).backward()
         optimizer.step()
-        assert not torch.equal(model.state_dict()["network.0.weight"], before)
+        assert not torch.equal(model.state_dict()["trunk.0.weight"], before)
 
 
 def test_the_readmes_lines_run(tmp_path, monkeypatch):

@@ -22,10 +22,10 @@ def class_activation(features, weights):
 
 
 NETWORKS = {
-    "resnet18": lambda n, x: (nn.Sequential(*list(n.children())[:-2])(x), n.fc.weight),
-    "mobilenet_v2": lambda n, x: (n.features(x), n.classifier[1].weight),
-    "densenet121": lambda n, x: (F.relu(n.features(x)), n.classifier.weight),
-    "residual": lambda n, x: (n.trunk(x), n.head.weight[:, :256]),
+    "resnet18": lambda trunk, images: nn.Sequential(*list(trunk.children())[:-2])(images),
+    "mobilenet_v2": lambda trunk, images: trunk.features(images),
+    "densenet121": lambda trunk, images: F.relu(trunk.features(images)),
+    "residual": lambda trunk, images: nn.Sequential(*trunk)(images),
 }
 
 
@@ -36,9 +36,11 @@ def test_a_network_from_a_checkpoint_is_looked_at_in_its_last_feature_map(archit
     images, labels = torch.rand(2, 3, 64, 64), torch.tensor([3, 0])
     with torch.no_grad():  # as scripts that only evaluate may
         found = gradcam.activation_maps(model, images, labels)
-        features, weights = NETWORKS[architecture](model.network, model.normalize(images))
+        features = NETWORKS[architecture](model.trunk, model.normalize(images))
+        slope = model.head.weight[labels] / (model.scale.running_var + model.scale.eps).sqrt()
     assert features.shape[2:] == (2, 2)
-    assert torch.allclose(found, finished(class_activation(features, weights[labels]), 64), atol=1e-4)
+    weights = slope[:, : features.shape[1]]
+    assert torch.allclose(found, finished(class_activation(features, weights), 64), atol=1e-4)
     assert not found.requires_grad and not any(p.requires_grad or p.grad is not None for p in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
     alone = torch.cat([gradcam.activation_maps(model, images[i : i + 1], labels[i : i + 1]) for i in range(2)])
@@ -50,7 +52,7 @@ def test_three_conv_agrees_with_finite_differences():
     model = wikiart.make_classifier("three_conv", 4, 48).eval().double()
     images, label, step = torch.rand(1, 3, 48, 48, dtype=torch.float64), torch.tensor([2]), 1e-6
     found = gradcam.activation_maps(model, images, label)
-    layers = list(model.network)
+    layers = [*model.trunk, model.head]
     end = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Flatten))
     with torch.no_grad():
         features = nn.Sequential(*layers[:end])(model.normalize(images))

@@ -43,10 +43,10 @@ def test_torchvisions_files_fill_all_but_the_last_layer(architecture, tmp_path):
     torch.manual_seed(10)
     model = wikiart.make_classifier(architecture, 5, 32)
     model.load_pretrained(str(tmp_path / "w.pth"))
-    found = model.network.state_dict()
-    head = [name for name in found if found[name].shape[:1] == (5,)]
-    assert len(head) == 2
-    assert all(torch.equal(found[name], value) for name, value in weights.items() if name not in head)
+    found = model.trunk.state_dict()
+    removed = set(weights) - set(found)
+    assert len(removed) == 2 and set(found) < set(weights)  # weight and bias of the last layer
+    assert all(torch.equal(weights[name], value) for name, value in found.items())
     usual = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
     assert torch.equal(torch.stack([model.normalize.mean, model.normalize.std]), usual)
 
@@ -63,7 +63,8 @@ def test_the_normalization_is_that_of_torchvisions_weights():
 def test_position_embeddings_are_resized():
     sizes = dict(patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
     stored, network = VisionTransformer(image_size=224, **sizes), VisionTransformer(image_size=32, **sizes)
-    pretrained.load(network, "heads.head.", "vit_b_16", stored.state_dict())
+    network.heads.head = torch.nn.Identity()
+    pretrained.load(network, "vit_b_16", stored.state_dict())
     assert network.encoder.pos_embedding.shape == (1, 5, 8)
     assert torch.equal(network.encoder.pos_embedding[:, 0], stored.encoder.pos_embedding[:, 0])
     assert network(torch.rand(2, 3, 32, 32)).isfinite().all()
@@ -99,7 +100,7 @@ def test_a_checkpoint_of_our_own_is_loaded_and_started_from(architecture, tmp_pa
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     model = wikiart.make_classifier("shufflenet_v2_x0_5", 5, 32)
-    good = model.network.state_dict()
+    good = model.trunk.state_dict()
     cases = {
         "holds no state_dict": [[1, 2], {"a": 5}, {"model": {"model": good}}],
         "do not fit shufflenet_v2_x0_5": [
@@ -119,11 +120,11 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_true_asks_torchvision_for_its_weights(monkeypatch):
-    model, weights = (wikiart.make_classifier("shufflenet_v2_x0_5", n, 32) for n in (5, 1000))
+    model, weights = (wikiart.make_classifier("shufflenet_v2_x0_5", 5, 32) for _ in range(2))
     download = "torchvision.models._api.load_state_dict_from_url"
-    monkeypatch.setattr(download, lambda url, **_: weights.network.state_dict() if "shufflenetv2" in url else None)
+    monkeypatch.setattr(download, lambda url, **_: weights.trunk.state_dict() if "shufflenetv2" in url else None)
     model.load_pretrained(True)
-    assert torch.equal(model.network.conv1[0].weight, weights.network.conv1[0].weight)
+    assert torch.equal(model.trunk.conv1[0].weight, weights.trunk.conv1[0].weight)
     monkeypatch.setattr(download, lambda *_, **__: 1 / 0)
     with pytest.raises(console.UserError, match="shufflenet_v2_x0_5 cannot be had: division by zero"):
         model.load_pretrained(True)
@@ -153,7 +154,7 @@ def test_an_epoch_from_real_weights(tmp_path):
     round_trip(tmp_path, "mobilenet_v2", 32, MOBILENET)
     start, trained = jobs.load(MOBILENET), jobs.load(tmp_path / "out" / "wikiart.pth")["model"]
     name = "features.0.0.weight"
-    assert torch.allclose(trained[f"network.{name}"], start[name], atol=0.01)
+    assert torch.allclose(trained[f"trunk.{name}"], start[name], atol=0.01)
     assert trained["normalize.mean"].tolist() == pytest.approx([0.485, 0.456, 0.406])
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 import trainpart1
 import wikiart
-from support import console, files, history, processes, training
+from support import checkpoints, console, files, history, processes, training
 
 EPOCHS = 3
 CASES = {  # where nothing is held out, the checkpoint is that of the last epoch
@@ -31,14 +31,14 @@ CASES = {  # where nothing is held out, the checkpoint is that of the last epoch
 
 def narrow() -> None:
     """A small network, for speed."""
-    wikiart.OWN_NETWORKS = wikiart.OWN_NETWORKS | {"residual": partial(wikiart.Residual, width=4)}
+    wikiart.OWN_TRUNKS = wikiart.OWN_TRUNKS | {"residual": partial(wikiart.Residual, width=4)}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick():
     """In this process: small networks, no figures, and no waiting for the disk."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wikiart, "OWN_NETWORKS", wikiart.OWN_NETWORKS)
+        patch.setattr(wikiart, "OWN_TRUNKS", wikiart.OWN_TRUNKS)
         patch.setattr(wikiart, "Autoencoder", partial(wikiart.Autoencoder, width=4))
         patch.setattr(history, "draw", lambda *_: None)
         patch.setattr(os, "fsync", lambda _: None)
@@ -289,7 +289,7 @@ def test_another_run_is_refused(paintings, tmp_path, monkeypatch):
 DAMAGE = {
     "text": (lambda good: "text", "is not a resume file"),
     "version 1": (lambda good: {key: good[key] for key in ("run", "history", "model", "moments")},
-                  "written by another version of this project (1, expected 2)"),
+                  f"written by another version of this project (1, expected {checkpoints.VERSION})"),
     "no model": (lambda good: good | {"model": {}}, "is damaged"),
     "rows of something": (lambda good: good | {"history": [1, 2]}, "is damaged"),
     "shapes": (lambda good: good | {"model": {k: v[:1] if v.ndim else v for k, v in good["model"].items()}},

@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     "processes", "console", "files", "settings", "devices", "workers", "folders", "images", "cache", "balance",
-    "batches", "artists", "duplicates", "checkpoints", "pretrained", "figures", "history", "resume", "training",
-    "similar", "gradcam", "clustering",
+    "batches", "artists", "duplicates", "checkpoints", "pretrained", "features", "figures", "history", "optimizer",
+    "resume", "training", "levels", "similar", "gradcam", "clustering",
 ]  # fmt: skip
 ROOMS = sorted((ROOT / "support").glob("*.py"))
 SCRIPTS = [ROOT / f"{name}.py" for name in ("trainpart1", "testtrainpart1", "trainauto", "testtrainauto")]

@@ -1,5 +1,6 @@
 """testtrainpart1.py: metrics, predictions, priors and figures, from a checkpoint and folders of paintings."""
 
+import copy
 import csv
 import json
 import os
@@ -77,7 +78,7 @@ def numbers(row):
 @torch.no_grad()
 def probabilities_of(path, trained):
     """One painting by Pillow and torchvision alone: the mean over twelve views, made one by one."""
-    state, network = trained.checkpoint["model"], trained.model.network
+    state, model = trained.checkpoint["model"], copy.deepcopy(trained.model)
     mean, std = (state[f"normalize.{name}"].double().view(3, 1, 1) for name in ("mean", "std"))
     pixels = resize(pil_to_tensor(Image.open(path).convert("RGB")), [S, S]).double() / 255
     whole = ((pixels - mean) / std).float()
@@ -85,7 +86,8 @@ def probabilities_of(path, trained):
     far, middle, looks = S - part, (S - part) // 2, [whole]
     for top, left in [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]:
         looks.append(resized_crop(whole, top, left, part, part, [S, S], antialias=False))
-    logits = [network(torch.stack([look, look.flip(2)])).mean(0) for look in looks]
+    model.normalize.mean.zero_(), model.normalize.std.fill_(1)  # the views are normalized already
+    logits = [model(torch.stack([look, look.flip(2)])).mean(0) for look in looks]
     return torch.stack(logits).mean(0).softmax(0).numpy()
 
 
@@ -430,16 +432,17 @@ def test_heatmaps_show_the_most_confident_right_and_wrong_painting_of_each_style
             predicted = torch.tensor([int(probabilities[i].argmax())])
             heat = gradcam.activation_maps(trained.model, dataset.images[i : i + 1] / 255, predicted)[0]
             glow = (picture[:, -S:] - 0.4 * picture[:, :S].mean(2, keepdims=True)).sum(2)  # grows with the map
-            assert (np.diff(glow.ravel()[heat.flatten().argsort().numpy()]) > -1e-6).all()
+            assert (np.diff(glow.ravel()[heat.flatten().argsort().numpy()]) > -1e-4).all()
     assert chosen[3][1] is None and any(", statistics " in axes.get_title() for axes in figure.axes)
 
 
 def test_the_share_of_the_statistics_is_what_the_logit_loses_without_them(trained):
     images = torch.rand(5, 3, S, S)
     with torch.no_grad():
-        logits, network = trained.model(images), trained.model.network
+        logits = trained.model(images)
         labels = logits.argmax(1)
-        hook = network.statistics.register_forward_hook(lambda layer, inputs, output: torch.zeros_like(output))
+        trunk = torch.arange(trained.model.head.in_features) < trained.model.width
+        hook = trained.model.scale.register_forward_hook(lambda layer, inputs, output: output * trunk)
         without = trained.model(images)
         hook.remove()
     above = logits - logits.mean(1, keepdim=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from support import batches, console, history, processes, settings, training
+from support import batches, console, history, optimizer, processes, settings, training
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def train(run, loader, order, figures, factor=1.0):
 
 
 def test_the_learning_rate_rises_linearly_and_falls_to_zero_as_half_a_cosine():
-    factor = training.learning_rate_factor
+    factor = optimizer.learning_rate_factor
     assert [factor(0), factor(0.075), factor(0.15), factor(1)] == pytest.approx([0, 0.5, 1, 0])
     assert factor(0.15 + 0.85 / 2) == pytest.approx(0.5)
     assert factor(0.15 + 0.85 / 3) == pytest.approx(0.5 * (1 + math.cos(math.pi / 3)))
@@ -61,7 +61,7 @@ def test_a_batch_larger_than_the_data_is_cut(count, world_size, steps, cut, begi
 @pytest.mark.parametrize(
     "score, values, kept",
     [
-        ("accuracy", [0.3, 0.9, 0.5, 0.9], [1, 2, 2, 2]),
+        ("validation_loss", [0.5, 0.3, 0.4, 0.3], [1, 2, 2, 2]),
         ("validation_mse", [0.3, 0.1, 0.2, 0.05], [1, 2, 2, 4]),
         (None, [1, 2, 3, 4], [1, 2, 3, 4]),
     ],

@@ -1,0 +1,88 @@
+"""What the head of a classifier sees of every painting, computed once and kept; and a head that is fitted to it."""
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from support import batches, checkpoints, devices, files, processes
+from support.console import UserError
+
+HEAD_C = 0.001  # of the logistic regression: the inverse of its L2 penalty
+
+
+def cache_file(model: nn.Module, loader: batches.Batches, pixel_file: str) -> Path:
+    """Where the features of a model's present weights are kept: beside `pixel_file`, which goes with the paintings."""
+    digest = hashlib.sha256()
+    for part in (model.normalize, model.trunk):
+        for value in part.state_dict().values():
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    for value in loader.blend or ():
+        digest.update(value.cpu().numpy().tobytes())
+    return Path(pixel_file).with_suffix(f".{digest.hexdigest()[:20]}.pth")
+
+
+@torch.no_grad()
+def compute(model: nn.Module, loader: batches.Batches, batch_size: int, path: Path) -> Tensor:
+    """`model.features` of every image in the loader, in order: float32 [N, F] on the CPU; shows its progress.
+
+    What `path` holds is taken instead where it fits; else it is written. The processes share the
+    work. The model is left in eval mode.
+    """
+    model.eval()
+    shape = (len(loader), model.head.in_features)
+    found = _read(path, shape) if processes.rank() == 0 else None
+    found = processes.from_first(found)
+    if found is not None:
+        return found
+    features = torch.zeros(shape, device=loader.device)
+    order, done = torch.arange(len(loader)), 0
+    hidden = None if processes.rank() == 0 else True
+    with tqdm(total=len(order), desc="features", unit="painting", disable=hidden, leave=False) as bar:
+        shares = [part[processes.rank() :: processes.world_size()] for part in order.split(batch_size)]
+        shares = [share for share in shares if len(share)]
+        for share, (images, _) in zip(shares, loader.batches(order, batch_size), strict=True):
+            with devices.autocast(loader.device):
+                features[share.to(loader.device)] = model.features(images).float()
+            bar.update(min(batch_size, len(order) - done))
+            done += batch_size
+    features = processes.total(features).cpu()
+    if processes.rank() == 0:
+        files.write_tensors(path, features)
+    return features
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    try:
+        found = checkpoints.load(path)
+    except UserError:  # there is none, or it is damaged
+        return None
+    return found if isinstance(found, Tensor) and found.shape == shape else None
+
+
+def fit_head(model: nn.Module, features: Tensor, labels: Tensor, balanced: bool) -> None:
+    """Make a classifier's head scikit-learn's logistic regression of labels, int64 [N], on features, float32 [N, F].
+
+    balanced: whether every style has the same weight, or every painting.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression  # takes a second to import
+
+    if model.has_statistics:
+        model.scale.running_mean.copy_(features.mean(0))
+        model.scale.running_var.copy_(features.var(0, correction=0))
+    with torch.no_grad():
+        scaled = model.scale.eval()(features.to(model.head.weight.device)).cpu().numpy()
+    regression = LogisticRegression(C=HEAD_C, class_weight="balanced" if balanced else None, max_iter=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the last iterations change next to nothing
+        regression.fit(scaled, labels.numpy())
+    weight, bias = torch.from_numpy(regression.coef_), torch.from_numpy(regression.intercept_)
+    if len(weight) == 1:  # two styles have one logit, the difference of ours
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    with torch.no_grad():
+        model.head.weight.copy_(weight)
+        model.head.bias.copy_(bias)

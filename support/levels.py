@@ -1,0 +1,53 @@
+"""The levels of a network: for each resolution that it works at, the last feature map."""
+
+import torch
+from torch import Tensor, nn
+
+
+def find(trunk: nn.Module, images: Tensor) -> list[str]:
+    """The names of the modules that give the last feature map of each resolution, but for the lowest, whose
+    features are pooled already.
+
+    trunk: float [B, 3, S, S] -> anything; it is run once on `images`.
+    """
+    last = {}
+    hooks = []
+    for name, module in trunk.named_modules():
+
+        def note(_module: nn.Module, _inputs: tuple, output: object, name: str = name) -> None:
+            if (level := _as_map(output)) is not None:
+                last[level.shape[3]] = name
+
+        if name:
+            hooks.append(module.register_forward_hook(note))
+    with torch.no_grad():
+        trunk(images)
+    for hook in hooks:
+        hook.remove()
+    return [last[side] for side in sorted(last, reverse=True)[:-1]]
+
+
+def run(trunk: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[Tensor]]:
+    """The trunk's output, and the feature maps of the modules that `find` named, [B, C, H, H] with falling H."""
+    found = {}
+
+    def keep(_module: nn.Module, _inputs: tuple, output: object) -> None:
+        if (level := _as_map(output)) is not None:
+            found[level.shape[3]] = level  # a module may be called at several resolutions: the last map of each stays
+
+    hooks = [trunk.get_submodule(name).register_forward_hook(keep) for name in names]
+    try:
+        features = trunk(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return features, [found[side] for side in sorted(found, reverse=True)[: len(names)]]
+
+
+def _as_map(output: object) -> Tensor | None:
+    """A module's output where that is a feature map, channels first: [B, C, H, H]."""
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        return None
+    if output.shape[1] == output.shape[2] != output.shape[3]:  # networks that put channels last
+        output = output.permute(0, 3, 1, 2)
+    return output if output.shape[2] == output.shape[3] > 1 else None  # 1 is after pooling

@@ -1,0 +1,112 @@
+"""The features of a pretrained trunk and the head that is fitted to them."""
+
+import jobs
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+import testtrainpart1
+import trainpart1
+import wikiart
+from support import balance, batches, checkpoints, features, settings
+
+ARCHITECTURE, S = "shufflenet_v2_x0_5", 32
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(4)
+    return wikiart.make_classifier(ARCHITECTURE, 3, S).eval()
+
+
+def make_loader(plan=None, size=23):
+    random = torch.Generator().manual_seed(5)
+    images = torch.randint(0, 256, (size, 3, S, S), dtype=torch.uint8, generator=random)
+    return batches.Batches(images, torch.arange(size) % 3, torch.device("cpu"), plan)
+
+
+def test_features_are_what_the_head_sees_of_every_image_and_synthetic_one(model, tmp_path):
+    base, neighbour, weight = torch.tensor([1, 4]), torch.tensor([4, 7]), torch.tensor([0.25, 0.5])
+    plan = balance.SmotePlan(base, neighbour, weight, torch.tensor([1, 1]))
+    loader = make_loader(plan)
+    found = features.compute(model, loader, 8, tmp_path / "f.pth")
+    seen = []
+    model.scale.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    first, second = loader.images[base].float(), loader.images[neighbour].float()
+    with torch.no_grad():
+        model(torch.cat([loader.images, torch.lerp(first, second, weight.view(-1, 1, 1, 1))]) / 255)
+    assert found.dtype == torch.float32 and torch.allclose(found, seen[0], atol=1e-4)
+
+
+def test_features_are_kept_until_weights_or_paintings_change(model, tmp_path, monkeypatch):
+    loader, pixels = make_loader(), tmp_path / "a.uint8"
+    path = features.cache_file(model, loader, pixels)
+    first = features.compute(model, loader, 8, path)
+    monkeypatch.setattr(model, "features", None)
+    assert torch.equal(features.compute(model, loader, 8, path), first)
+    path.write_bytes(path.read_bytes()[:-200])
+    monkeypatch.undo()
+    assert torch.equal(features.compute(model, loader, 8, path), first)  # a damaged file is made again
+    with torch.no_grad():
+        model.head.weight.add_(1)
+    assert features.cache_file(model, loader, pixels) == path
+    with torch.no_grad():
+        model.trunk.conv1[0].weight[0].add_(1)
+    assert features.cache_file(model, loader, pixels) != path
+
+
+@pytest.mark.parametrize("styles", [2, 3])
+@pytest.mark.parametrize("balanced", [True, False])
+def test_the_head_is_the_logistic_regression_of_scaled_features(styles, balanced):
+    torch.manual_seed(6)
+    model = wikiart.make_classifier(ARCHITECTURE, styles, S)
+    labels = torch.tensor([0] * 40 + [1] * 15 + [styles - 1] * 10)
+    values = torch.randn(65, model.head.in_features) * 0.2 + 0.05 * labels[:, None]
+    features.fit_head(model, values, labels, balanced)
+    scaled = (values.double() - values.double().mean(0)) / (
+        values.double().var(0, correction=0) + wikiart.SCALE_EPS
+    ).sqrt()
+    yardstick = LogisticRegression(C=features.HEAD_C, class_weight="balanced" if balanced else None, max_iter=1000)
+    expected = yardstick.fit(scaled.numpy(), labels.numpy()).predict_proba(scaled.numpy())
+    with torch.no_grad():
+        found = model.head(model.scale.eval()(values)).softmax(1)
+    assert np.allclose(found.numpy(), expected, atol=1e-3)
+
+
+def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(tmp_path, paint, run):
+    paint(tmp_path / "train", {"A": 12, "B": 8})
+    paint(tmp_path / "test", {"A": 4, "B": 4}, seed=1)
+    weights = wikiart.make_classifier(ARCHITECTURE, 2, S).trunk.state_dict()
+    torch.save(weights, tmp_path / "w.pth")
+    flags = ["--trainingdir", tmp_path / "train", "--testingdir", tmp_path / "test", "--outputdir", tmp_path / "out",
+             "--cachedir", tmp_path / "cache", "--device", "cpu", "--image_size", S, "--batch_size", 4,
+             "--architecture", ARCHITECTURE, "--pretrained", tmp_path / "w.pth", "--epochs"]  # fmt: skip
+
+    done = run(trainpart1, *flags, 0)
+    assert (done.status, done.err) == (0, "") and "fitted the head" in done.out and "accuracy" in done.out
+    checkpoint = checkpoints.read(tmp_path / "out" / "wikiart.pth", 1)
+    assert checkpoint["epoch"] == 0 and checkpoint["history"] == []
+    for name, value in weights.items():
+        assert torch.equal(checkpoint["model"][f"trunk.{name}"], value), name
+    assert checkpoint["model"]["head.weight"].abs().max() > 0
+    assert run(testtrainpart1, *flags, 0).status == 0
+    again = run(trainpart1, *flags, 0)
+    assert again.status == 0 and "finished" in again.out and "fitted" not in again.out
+    more = run(trainpart1, *flags, 2)
+    assert (more.status, more.err) == (0, "") and "fitted" not in more.out and "epoch 2/2" in more.out
+    whole = jobs.load(tmp_path / "out" / "wikiart.resume.pth")
+    at_once = run(trainpart1, *flags, 2, "--fresh")
+    assert at_once.status == 0 and "fitted" in at_once.out
+    other = jobs.load(tmp_path / "out" / "wikiart.resume.pth")
+    different = [name for name, value in whole["model"].items() if not torch.equal(value, other["model"][name])]
+    assert not different
+
+
+def test_epochs_0_needs_pretrained_weights(tmp_path, paint, refused):
+
+    paint(tmp_path / "train", {"A": 3, "B": 3})
+    line = refused(trainpart1, "--trainingdir", tmp_path / "train", "--cachedir", tmp_path / "cache", "--epochs", 0,
+                   "--device", "cpu")  # fmt: skip
+    assert line.startswith("--epochs: got 0") and "set pretrained" in line
+    assert not settings.SECTIONS["autoencoder"]["epochs"].accepts(0)

@@ -1,0 +1,72 @@
+"""The last feature map of each resolution, by hand for networks whose structure is known."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision import models
+
+import wikiart
+from support import levels
+
+
+def maps_of(trunk, images):
+    with torch.no_grad():
+        return levels.run(trunk.eval(), images, levels.find(trunk, images[:1]))
+
+
+def test_the_levels_of_resnet18_are_the_ends_of_its_stages():
+    torch.manual_seed(0)
+    network, images = models.resnet18(), torch.rand(2, 3, 64, 64)
+    output, found = maps_of(network, images)
+    with torch.no_grad():
+        expected = [F.relu(network.bn1(network.conv1(images)))]
+        expected.append(network.layer1(network.maxpool(expected[0])))
+        expected += [network.layer2(expected[1]), network.layer3(network.layer2(expected[1]))]
+        assert torch.equal(output, network(images))
+    assert [level.shape[3] for level in found] == [32, 16, 8, 4]  # and not the last stage's 2
+    assert all(torch.equal(level, wanted) for level, wanted in zip(found, expected, strict=True))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_channels_come_first():
+    _, found = maps_of(models.swin_t(), torch.rand(1, 3, 64, 64))
+    assert [tuple(level.shape[1:]) for level in found] == [(96, 16, 16), (192, 8, 8), (384, 4, 4)]
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.relu, self.pool = nn.ReLU(), nn.AvgPool2d(2)
+
+    def forward(self, images):
+        return self.relu(self.pool(self.pool(self.relu(images - 0.5))))
+
+
+def test_a_module_that_is_called_at_two_resolutions_counts_at_each():
+    images = torch.rand(1, 3, 8, 8)
+    _, (first, second) = maps_of(Twice(), images)
+    assert torch.equal(first, F.relu(images - 0.5)) and torch.equal(second, F.avg_pool2d(first, 2))
+
+
+def test_a_classifiers_head_sees_trunk_moments_and_statistics():
+    torch.manual_seed(1)
+    model = wikiart.make_classifier("residual", 4, 64).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        found, normalized = model.features(images), model.normalize(images)
+        trunk, maps = levels.run(model.trunk, normalized, model.levels)
+    expected = [trunk]
+    for level in maps:
+        expected += [level.mean((2, 3)), level.flatten(2).std(2, correction=0)]
+    expected = torch.cat([*expected, wikiart.style_statistics(normalized)], 1)
+    assert model.width == 256 and [level.shape[1] for level in maps] == [32, 64, 128, 256]
+    assert torch.allclose(found, expected, atol=2e-3)
+
+
+def test_a_channel_that_is_the_same_everywhere_gives_finite_gradients():
+    model = wikiart.make_classifier("residual", 3, 32)
+    with torch.no_grad():
+        model.trunk[1].weight.zero_()
+        model.trunk[1].bias.zero_()
+    wikiart.classifier_loss(model, torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
