@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
 def compute_logits(
     model: wikiart.Classifier, dataset: wikiart.WikiArtDataset, batch_size: int, device: torch.device
 ) -> Tensor:
-    """Logits of all paintings, means over twelve views: float32 [N, classes] on the CPU."""
+    """Logits of all paintings, means over `wikiart.views`: float32 [N, classes] on the CPU."""
     loader, logits = batches.Batches(dataset.images, dataset.labels, device), []
     with tqdm(total=len(dataset), unit="painting", disable=None, leave=False) as bar:
         for images, _ in loader.batches(torch.arange(len(dataset)), batch_size):

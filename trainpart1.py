@@ -69,8 +69,9 @@ def main(argv: list[str] | None = None) -> None:
         for epoch in run.epochs():
             order = balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
             for images, labels in run.batches(loader, order):  # sets the learning rate, shows the progress
+                images = batches.augment(images) if model.crops else batches.flip(images)
                 with devices.autocast(device):
-                    loss = wikiart.classifier_loss(run.network, batches.augment(images), labels)
+                    loss = wikiart.classifier_loss(run.network, images, labels)
                 run.step(loss)  # backward pass and optimizer
             run.end_epoch(validate(model, loader, held_out, len(dataset.classes), options.batch_size))
 

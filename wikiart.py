@@ -254,7 +254,8 @@ class Classifier(nn.Module):
     def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
         super().__init__()
         self.architecture, self.normalize, self.trunk, self.scale = architecture, Normalize(), trunk, nn.Identity()
-        self.fixed, self.has_statistics = [], not isinstance(trunk, ThreeConv)
+        self.crops, self.fixed = True, []  # of a pretrained network: crops are blurrier than what its head is fitted to
+        self.has_statistics = not isinstance(trunk, ThreeConv)
         self.eval()
         blank = torch.zeros(1, 3, image_size, image_size)
         self.levels = levels.find(trunk, blank) if self.has_statistics else []
@@ -291,7 +292,7 @@ class Classifier(nn.Module):
             own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
             if name == "trunk" or (own and name != "head"):
                 pretrained.load(part, self.architecture, own)
-        self.fixed = pretrained.freeze(self.trunk)
+        self.crops, self.fixed = False, pretrained.freeze(self.trunk)
 
     def train(self, mode: bool = True) -> "Classifier":
         """As of any module, but the batch norms of a pretrained trunk stay in eval mode."""
@@ -305,8 +306,7 @@ def make_classifier(architecture: str, classes: int, image_size: int) -> Classif
     """A new network with random weights: float [B, 3, S, S] in [0, 1] -> logits [B, classes].
 
     "residual", "three_conv" or the name of a classification model of torchvision. To add one of your own, write its
-    trunk above and name it in `OWN_TRUNKS`. Raises UserError for an unknown name, and for a model of torchvision that
-    does not take S x S images or give plain logits.
+    trunk above and name it in `OWN_TRUNKS`. Raises UserError for a name or a size that torchvision does not know.
     """
     if architecture in OWN_TRUNKS:
         trunk = OWN_TRUNKS[architecture]()
@@ -323,23 +323,22 @@ def classifier_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(model(images).float(), labels, label_smoothing=LABEL_SMOOTHING)
 
 
-def views(images: Tensor) -> Iterator[Tensor]:
-    """Twelve views of images [B, 3, S, S], of that shape: the whole, its corners and its centre, and their flips.
-
-    Training sees crops, so the mean over crops is better than the whole image alone.
+def views(images: Tensor, crops: bool) -> Iterator[Tensor]:
+    """Views of images [B, 3, S, S], of that shape, like those of training: each image and its flip, with `crops` also
+    its corners, its centre and their flips, which makes twelve.
     """
     from torchvision.transforms.functional import ten_crop  # takes a second to import
 
     yield from (images, images.flip(3))
-    for crop in ten_crop(images, round(VIEW_SIDE * images.shape[2])):
+    for crop in ten_crop(images, round(VIEW_SIDE * images.shape[2])) if crops else []:
         yield F.interpolate(crop, size=images.shape[2:], mode="bilinear")
 
 
 @torch.no_grad()
-def classify(model: nn.Module, images: Tensor, many_views: bool = False) -> Tensor:
-    """Logits, float32 [B, classes], of images [B, 3, S, S] in [0, 1]; with `many_views` the mean over twelve views."""
+def classify(model: Classifier, images: Tensor, many_views: bool = False) -> Tensor:
+    """Logits, float32 [B, classes], of images [B, 3, S, S] in [0, 1]; with `many_views` the mean over `views`."""
     with devices.autocast(images.device):
-        logits = [model(view).float() for view in (views(images) if many_views else [images])]
+        logits = [model(view).float() for view in (views(images, model.crops) if many_views else [images])]
     return sum(logits) / len(logits)
 
 
@@ -490,6 +489,7 @@ def load_network(checkpoint: dict[str, object], where: str = "checkpoint") -> nn
         if checkpoint["part"] == 1:
             classes = len(checkpoint["classes"])
             model = make_classifier(checkpoint["architecture"], classes, checkpoint["image_size"])
+            model.crops = not checkpoint["settings"].get("pretrained", False)
         else:
             model = Autoencoder(checkpoint["image_size"], checkpoint["latent_dim"])
         model.load_state_dict(checkpoint["model"])

@@ -114,6 +114,12 @@ def augment(images: Tensor, smallest: float = 0.5) -> Tensor:
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
+def flip(images: Tensor) -> Tensor:
+    """A horizontal flip of a random half of the images: float [B, 3, S, S]."""
+    flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(flipped, images.flip(3), images)
+
+
 def full_batches(order: Tensor, batch_size: int) -> Tensor:
     """`order`, filled up from its own start so that every batch is full: no painting is missed."""
     return order.repeat(-(-batch_size // len(order)) + 1)[: -(-len(order) // batch_size) * batch_size]

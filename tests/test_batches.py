@@ -99,3 +99,11 @@ def test_augmentation_follows_torchs_seed_in_full_precision_and_differs_from_ima
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(batches.augment(images), plain)
     assert len({tuple(image[0, 0].tolist()) for image in [*plain, *batches.augment(images)]}) == 8
+
+
+def test_flip_turns_about_half_of_the_images_and_changes_nothing_else():
+    torch.manual_seed(7)
+    images = torch.rand(400, 3, 4, 6)
+    found = batches.flip(images)
+    turned = (found == images.flip(3)).flatten(1).all(1)
+    assert 150 < turned.sum() < 250 and torch.equal(found[~turned], images[~turned])

@@ -90,6 +90,7 @@ def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(tmp_path, p
     for name, value in weights.items():
         assert torch.equal(checkpoint["model"][f"trunk.{name}"], value), name
     assert checkpoint["model"]["head.weight"].abs().max() > 0
+    assert not wikiart.load_network(checkpoint).crops
     assert run(testtrainpart1, *flags, 0).status == 0
     again = run(trainpart1, *flags, 0)
     assert again.status == 0 and "finished" in again.out and "fitted" not in again.out

@@ -104,3 +104,10 @@ def test_weight_decay_is_for_the_weights_of_layers_alone(name):
     decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
     assert {names[key] for key in decayed} == {names[key] for key in weights}
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(names)
+
+
+def test_views_are_those_that_a_network_was_trained_on():
+    images = torch.rand(2, 3, 32, 32)
+    assert len(list(wikiart.views(images, crops=True))) == 12
+    whole, flipped = wikiart.views(images, crops=False)
+    assert torch.equal(whole, images) and torch.equal(flipped, images.flip(3))

@@ -1,5 +1,6 @@
 """Weights to start from: torchvision's files as they are, and checkpoints of our own."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torchvision import models
 from torchvision.models.vision_transformer import VisionTransformer
 
 import wikiart
-from support import checkpoints, console, pretrained
+from support import checkpoints, console, optimizer, pretrained
 
 MOBILENET = Path(jobs.ROOT).parent / "shared" / "mobilenet_v2_imagenet.pth"
 
@@ -174,3 +175,23 @@ def test_every_family_of_torchvision(architecture, tmp_path):
     state = FILES.get(architecture, lambda state: state)(state)
     torch.save(state, tmp_path / "w.pth")
     round_trip(tmp_path, architecture, FAMILIES[architecture], tmp_path / "w.pth")
+
+
+def test_a_pretrained_network_keeps_its_first_layers_and_statistics_and_sees_whole_paintings(tmp_path):
+    start = wikiart.make_classifier("mobilenet_v2", 3, 32)
+    torch.save(start.trunk.state_dict(), tmp_path / "w.pth")
+    model = wikiart.make_classifier("mobilenet_v2", 3, 32)
+    assert model.crops
+    model.load_pretrained(str(tmp_path / "w.pth"))
+    assert not model.crops
+    before = copy.deepcopy(model.state_dict())
+    steps = optimizer.make(model.train(), 0.01)
+    for _ in range(2):
+        wikiart.classifier_loss(model, torch.rand(6, 3, 32, 32), torch.arange(6) % 3).backward()
+        steps.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert not {name for name in changed if name.startswith("trunk.") and "running" in name}
+    learned = [f"trunk.{name}" in changed for name, _ in model.trunk.named_parameters()]
+    first = learned.index(True)
+    assert first == round(pretrained.FROZEN * len(learned)) and all(learned[first:])
+    assert {"head.weight", "scale.running_mean"} <= changed

@@ -162,3 +162,13 @@ def test_any_mutated_file_is_read_or_refused_in_one_line(tmp_path_factory, chang
         settings.read("classifier", "", ["--config", str(path)])
     except console.UserError as error:
         assert str(error).isprintable() and str(error).startswith(str(path))
+
+
+def test_the_settings_files_that_we_ship_can_be_read():
+    root = Path(__file__).resolve().parents[1]
+    shipped = [root / "config.json", *sorted((root / "data" / "wikiart").glob("*.json"))]
+    assert [path.name for path in shipped] == ["config.json", "config.json", "transfer.json"]
+    for path in shipped:
+        values = settings.read("classifier", "", ["-c", str(path)])
+        assert values.outputdir == {"config.json": values.outputdir, "transfer.json": "runs/transfer"}[path.name]
+        assert values.epochs or values.pretrained

@@ -432,7 +432,7 @@ def test_heatmaps_show_the_most_confident_right_and_wrong_painting_of_each_style
             predicted = torch.tensor([int(probabilities[i].argmax())])
             heat = gradcam.activation_maps(trained.model, dataset.images[i : i + 1] / 255, predicted)[0]
             glow = (picture[:, -S:] - 0.4 * picture[:, :S].mean(2, keepdims=True)).sum(2)  # grows with the map
-            assert (np.diff(glow.ravel()[heat.flatten().argsort().numpy()]) > -1e-4).all()
+            assert (np.diff(glow.ravel()[heat.flatten().argsort().numpy()]) > -0.02).all()  # a level of the colours
     assert chosen[3][1] is None and any(", statistics " in axes.get_title() for axes in figure.axes)
 
 
