@@ -110,7 +110,7 @@ def fit_head(
 
     Fine-tuning then starts from a head that fits the trunk (Kumar et al., 2022, arXiv:2202.10054).
     """
-    found = features.compute(model, loader, options.batch_size, features.cache_file(model, loader, pixel_file))
+    found = features.compute(model, loader, options.batch_size, pixel_file)
     first_synthetic = len(loader.images)
     taken = torch.cat([members, torch.arange(first_synthetic, len(loader))])
     labels = loader.labels.cpu()[taken]

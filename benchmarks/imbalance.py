@@ -1,7 +1,8 @@
 """Which treatment of rare styles helps on a folder as uneven as the real one.
 
 Every treatment gets equally many optimizer steps, the same seeds and the same network; the weights after the last step
-are evaluated on the whole test part, so nothing is selected. "none, logits adjusted" is the network of "none" with the
+are evaluated on the whole test part, so nothing is selected. With --pretrained the head is fitted instead, as by
+`trainpart1.py --epochs 0`. "none, logits adjusted" is the network of "none" with the
 log frequencies of the training folder subtracted from its logits (Menon et al., 2021, arXiv:2007.07314). Figures are
 means over the seeds with their standard deviation.
 """
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 import wikiart
-from support import balance, batches, settings
+from support import balance, batches, features, settings
 
 TREATMENTS = {
     "none": ("none", None),
@@ -70,24 +71,31 @@ def train_and_test(
     treatment: tuple[str, int | str | None],
     seed: int,
 ) -> Tensor:
-    """Train for `steps` steps as one long epoch, so that the schedule fits; the test part's logits [N, classes]."""
+    """Train for `steps` steps as one long epoch, so that the schedule fits, or fit the head of a pretrained network;
+    the test part's logits [N, classes].
+    """
     (imbalance, target), members, plan = treatment, torch.arange(len(training)), None
     if imbalance == "smote":
         plan = balance.plan_smote(training.images, training.labels, members, target, seed)
-    order, wanted = torch.zeros(0, dtype=torch.int64), arguments.steps * options.batch_size
-    for epoch in itertools.count(1):
-        if len(order) >= wanted:
-            break
-        order = torch.cat([order, balance.index_order(imbalance, training.labels, members, plan, seed, epoch)])
     trainee = measure.Trainee(arguments.architecture, len(training.classes), options, device, seed)
+    loader = batches.Batches(training.images, training.labels, device, plan)
     if arguments.pretrained:
         trainee.model.load_pretrained(arguments.pretrained)
+        found = features.compute(trainee.model, loader, options.batch_size, training.pixel_file)
+        features.fit_head(trainee.model, found, loader.labels.cpu(), balanced=imbalance == "weighted_sampler")
     else:
         trainee.model.normalize.measure(training.images, members)
-    loader = batches.Batches(training.images, training.labels, device, plan)
-    trainee.epoch(loader, order[:wanted], whole=True)
+        order, wanted = torch.zeros(0, dtype=torch.int64), arguments.steps * options.batch_size
+        for epoch in itertools.count(1):
+            if len(order) >= wanted:
+                break
+            order = torch.cat([order, balance.index_order(imbalance, training.labels, members, plan, seed, epoch)])
+        trainee.epoch(loader, order[:wanted], whole=True)
     loader, everything = batches.Batches(test.images, test.labels, device), torch.arange(len(test))
-    logits = [wikiart.classify(trainee.model, images) for images, _ in loader.batches(everything, options.batch_size)]
+    logits = [
+        wikiart.classify(trainee.model, images, many_views=True)
+        for images, _ in loader.batches(everything, options.batch_size)
+    ]
     return torch.cat(logits).cpu()
 
 

@@ -14,45 +14,38 @@ from support.console import UserError
 HEAD_C = 0.001  # of the logistic regression: the inverse of its L2 penalty
 
 
-def cache_file(model: nn.Module, loader: batches.Batches, pixel_file: str) -> Path:
-    """Where the features of a model's present weights are kept: beside `pixel_file`, which goes with the paintings."""
+def compute(model: nn.Module, loader: batches.Batches, batch_size: int, pixel_file: str) -> Tensor:
+    """`model.features` of every image in the loader, in order: float32 [N, F] on the CPU; shows its progress.
+
+    Those of the paintings, not of synthetic ones, are kept beside `pixel_file`; other weights make another file. The
+    processes share the work. The model is left in eval mode.
+    """
+    model.eval()
     digest = hashlib.sha256()
     for part in (model.normalize, model.trunk):
         for value in part.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
-    for value in loader.blend or ():
-        digest.update(value.cpu().numpy().tobytes())
-    return Path(pixel_file).with_suffix(f".{digest.hexdigest()[:20]}.pth")
+    path, count = Path(pixel_file).with_suffix(f".{digest.hexdigest()[:20]}.pth"), len(loader.images)
+    found = _read(path, (count, model.head.in_features)) if processes.rank() == 0 else None
+    found = processes.from_first(found)
+    if found is None:
+        found = _compute(model, loader, batch_size, torch.arange(count))
+        if processes.rank() == 0:
+            files.write_tensors(path, found)
+    return torch.cat([found, _compute(model, loader, batch_size, torch.arange(count, len(loader)))])
 
 
 @torch.no_grad()
-def compute(model: nn.Module, loader: batches.Batches, batch_size: int, path: Path) -> Tensor:
-    """`model.features` of every image in the loader, in order: float32 [N, F] on the CPU; shows its progress.
-
-    What `path` holds is taken instead where it fits; else it is written. The processes share the
-    work. The model is left in eval mode.
-    """
-    model.eval()
-    shape = (len(loader), model.head.in_features)
-    found = _read(path, shape) if processes.rank() == 0 else None
-    found = processes.from_first(found)
-    if found is not None:
-        return found
-    features = torch.zeros(shape, device=loader.device)
-    order, done = torch.arange(len(loader)), 0
-    hidden = None if processes.rank() == 0 else True
+def _compute(model: nn.Module, loader: batches.Batches, batch_size: int, order: Tensor) -> Tensor:
+    features = torch.zeros(len(order), model.head.in_features, device=loader.device)
+    rank, done, hidden = processes.rank(), 0, None if processes.rank() == 0 else True
     with tqdm(total=len(order), desc="features", unit="painting", disable=hidden, leave=False) as bar:
-        shares = [part[processes.rank() :: processes.world_size()] for part in order.split(batch_size)]
-        shares = [share for share in shares if len(share)]
-        for share, (images, _) in zip(shares, loader.batches(order, batch_size), strict=True):
+        for images, _ in loader.batches(order, batch_size):
             with devices.autocast(loader.device):
-                features[share.to(loader.device)] = model.features(images).float()
-            bar.update(min(batch_size, len(order) - done))
+                features[done + rank : done + batch_size : processes.world_size()] = model.features(images).float()
             done += batch_size
-    features = processes.total(features).cpu()
-    if processes.rank() == 0:
-        files.write_tensors(path, features)
-    return features
+            bar.update(min(batch_size, len(order) - done + batch_size))
+    return processes.total(features).cpu()
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:

@@ -30,7 +30,7 @@ def test_features_are_what_the_head_sees_of_every_image_and_synthetic_one(model,
     base, neighbour, weight = torch.tensor([1, 4]), torch.tensor([4, 7]), torch.tensor([0.25, 0.5])
     plan = balance.SmotePlan(base, neighbour, weight, torch.tensor([1, 1]))
     loader = make_loader(plan)
-    found = features.compute(model, loader, 8, tmp_path / "f.pth")
+    found = features.compute(model, loader, 8, tmp_path / "a.uint8")
     seen = []
     model.scale.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
     first, second = loader.images[base].float(), loader.images[neighbour].float()
@@ -39,21 +39,23 @@ def test_features_are_what_the_head_sees_of_every_image_and_synthetic_one(model,
     assert found.dtype == torch.float32 and torch.allclose(found, seen[0], atol=1e-4)
 
 
-def test_features_are_kept_until_weights_or_paintings_change(model, tmp_path, monkeypatch):
+def test_features_are_kept_until_the_weights_change(model, tmp_path, monkeypatch):
     loader, pixels = make_loader(), tmp_path / "a.uint8"
-    path = features.cache_file(model, loader, pixels)
-    first = features.compute(model, loader, 8, path)
+    first = features.compute(model, loader, 8, pixels)
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("a.") and path.suffix == ".pth"  # goes when the paintings' own file goes
     monkeypatch.setattr(model, "features", None)
-    assert torch.equal(features.compute(model, loader, 8, path), first)
+    assert torch.equal(features.compute(model, loader, 8, pixels), first)
     path.write_bytes(path.read_bytes()[:-200])
     monkeypatch.undo()
-    assert torch.equal(features.compute(model, loader, 8, path), first)  # a damaged file is made again
+    assert torch.equal(features.compute(model, loader, 8, pixels), first)  # a damaged file is made again
     with torch.no_grad():
         model.head.weight.add_(1)
-    assert features.cache_file(model, loader, pixels) == path
+    features.compute(model, loader, 8, pixels)
+    assert list(tmp_path.iterdir()) == [path]
     with torch.no_grad():
         model.trunk.conv1[0].weight[0].add_(1)
-    assert features.cache_file(model, loader, pixels) != path
+    assert not torch.equal(features.compute(model, loader, 8, pixels), first) and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("styles", [2, 3])

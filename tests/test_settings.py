@@ -102,7 +102,7 @@ def test_an_error_names_the_place_that_the_value_came_from(write, refused, workd
 BAD_FILES = [
     ({"classifier": {"epoch": 3}}, 'classifier: unknown key "epoch"; did you mean "epochs"?'),
     ({"autoencoder": {"smote_target": 3}}, 'autoencoder: unknown key "smote_target"'),
-    ({"classifier": {"epochs": "3"}}, 'classifier: epochs: got "3", expected a whole number from 1 to'),
+    ({"classifier": {"epochs": "3"}}, 'classifier: epochs: got "3", expected a whole number from 0 to'),
     ({"classifier": {"epochs": True}}, "classifier: epochs: got true, expected a whole number"),
     ({"classifier": {"validation": 0.95}}, "validation: got 0.95, expected a number from 0.0 to 0.9"),
     ({"classifier": {"imbalance": "smoke"}}, 'got "smoke", expected one of none, weighted_sampler, smote'),
@@ -138,7 +138,7 @@ def test_a_settings_file_that_cannot_be_read_is_named(workdir, refused):
         (["paintings"], 'unknown argument "paintings"; see --help'),
         (["--epochs"], "argument --epochs: expected one argument"),
         (["--epochs", "9" * 5000], "expected a whole number"),
-        (["--epochs", "2.5"], '--epochs: got "2.5", expected a whole number from 1 to'),
+        (["--epochs", "2.5"], '--epochs: got "2.5", expected a whole number from 0 to'),
         (["--learning_rate", "NaN"], '--learning_rate: got "NaN", expected a number from'),
         (["--seed", "1\n2"], r'--seed: got "1\n2"'),
     ],
