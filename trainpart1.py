@@ -26,7 +26,7 @@ from support import (
 )
 from support.console import DataError
 
-FINE_TUNING = 0.15  # share of the learning rate at which pretrained layers learn, and the head fitted to them
+FINE_TUNING = 0.05  # share of the learning rate at which pretrained layers learn, and the head fitted to them
 
 
 @console.script
@@ -110,7 +110,7 @@ def fit_head(
 
     Fine-tuning then starts from a head that fits the trunk (Kumar et al., 2022, arXiv:2202.10054).
     """
-    found = features.compute(model, loader, options.batch_size, pixel_file)
+    found = features.compute(model, loader, pixel_file)
     first_synthetic = len(loader.images)
     taken = torch.cat([members, torch.arange(first_synthetic, len(loader))])
     labels = loader.labels.cpu()[taken]

@@ -274,9 +274,7 @@ class Classifier(nn.Module):
         features, maps = levels.run(self.trunk, images, self.levels)
         if not self.has_statistics:
             return features
-        moments = [torch.var_mean(level.float(), (2, 3), correction=0) for level in maps]
-        moments = [part for variance, mean in moments for part in (mean, (variance + 1e-6).sqrt())]  # sqrt'(0) is inf
-        return torch.cat([features, *moments, style_statistics(images)], 1)
+        return torch.cat([features, *map(levels.moments, maps), style_statistics(images)], 1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.scale(self.features(images)))

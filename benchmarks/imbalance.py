@@ -81,7 +81,7 @@ def train_and_test(
     loader = batches.Batches(training.images, training.labels, device, plan)
     if arguments.pretrained:
         trainee.model.load_pretrained(arguments.pretrained)
-        found = features.compute(trainee.model, loader, options.batch_size, training.pixel_file)
+        found = features.compute(trainee.model, loader, training.pixel_file)
         features.fit_head(trainee.model, found, loader.labels.cpu(), balanced=imbalance == "weighted_sampler")
     else:
         trainee.model.normalize.measure(training.images, members)

@@ -11,10 +11,11 @@ from tqdm import tqdm
 from support import batches, checkpoints, devices, files, processes
 from support.console import UserError
 
+BATCH = 32  # images at once; more leave a CPU's caches
 HEAD_C = 0.001  # of the logistic regression: the inverse of its L2 penalty
 
 
-def compute(model: nn.Module, loader: batches.Batches, batch_size: int, pixel_file: str) -> Tensor:
+def compute(model: nn.Module, loader: batches.Batches, pixel_file: str) -> Tensor:
     """`model.features` of every image in the loader, in order: float32 [N, F] on the CPU; shows its progress.
 
     Those of the paintings, not of synthetic ones, are kept beside `pixel_file`; other weights make another file. The
@@ -29,22 +30,22 @@ def compute(model: nn.Module, loader: batches.Batches, batch_size: int, pixel_fi
     found = _read(path, (count, model.head.in_features)) if processes.rank() == 0 else None
     found = processes.from_first(found)
     if found is None:
-        found = _compute(model, loader, batch_size, torch.arange(count))
+        found = _compute(model, loader, torch.arange(count))
         if processes.rank() == 0:
             files.write_tensors(path, found)
-    return torch.cat([found, _compute(model, loader, batch_size, torch.arange(count, len(loader)))])
+    return torch.cat([found, _compute(model, loader, torch.arange(count, len(loader)))])
 
 
 @torch.no_grad()
-def _compute(model: nn.Module, loader: batches.Batches, batch_size: int, order: Tensor) -> Tensor:
+def _compute(model: nn.Module, loader: batches.Batches, order: Tensor) -> Tensor:
     features = torch.zeros(len(order), model.head.in_features, device=loader.device)
     rank, done, hidden = processes.rank(), 0, None if processes.rank() == 0 else True
     with tqdm(total=len(order), desc="features", unit="painting", disable=hidden, leave=False) as bar:
-        for images, _ in loader.batches(order, batch_size):
+        for images, _ in loader.batches(order, BATCH):
             with devices.autocast(loader.device):
-                features[done + rank : done + batch_size : processes.world_size()] = model.features(images).float()
-            done += batch_size
-            bar.update(min(batch_size, len(order) - done + batch_size))
+                features[done + rank : done + BATCH : processes.world_size()] = model.features(images).float()
+            done += BATCH
+            bar.update(min(BATCH, len(order) - done + BATCH))
     return processes.total(features).cpu()
 
 
@@ -69,7 +70,7 @@ def fit_head(model: nn.Module, features: Tensor, labels: Tensor, balanced: bool)
         model.scale.running_var.copy_(features.var(0, correction=0))
     with torch.no_grad():
         scaled = model.scale.eval()(features.to(model.head.weight.device)).cpu().numpy()
-    regression = LogisticRegression(C=HEAD_C, class_weight="balanced" if balanced else None, max_iter=200)
+    regression = LogisticRegression(C=HEAD_C, class_weight="balanced" if balanced else None, max_iter=100)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last iterations change next to nothing
         regression.fit(scaled, labels.numpy())

@@ -30,7 +30,7 @@ def test_features_are_what_the_head_sees_of_every_image_and_synthetic_one(model,
     base, neighbour, weight = torch.tensor([1, 4]), torch.tensor([4, 7]), torch.tensor([0.25, 0.5])
     plan = balance.SmotePlan(base, neighbour, weight, torch.tensor([1, 1]))
     loader = make_loader(plan)
-    found = features.compute(model, loader, 8, tmp_path / "a.uint8")
+    found = features.compute(model, loader, tmp_path / "a.uint8")
     seen = []
     model.scale.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
     first, second = loader.images[base].float(), loader.images[neighbour].float()
@@ -41,21 +41,21 @@ def test_features_are_what_the_head_sees_of_every_image_and_synthetic_one(model,
 
 def test_features_are_kept_until_the_weights_change(model, tmp_path, monkeypatch):
     loader, pixels = make_loader(), tmp_path / "a.uint8"
-    first = features.compute(model, loader, 8, pixels)
+    first = features.compute(model, loader, pixels)
     (path,) = tmp_path.iterdir()
     assert path.name.startswith("a.") and path.suffix == ".pth"  # goes when the paintings' own file goes
     monkeypatch.setattr(model, "features", None)
-    assert torch.equal(features.compute(model, loader, 8, pixels), first)
+    assert torch.equal(features.compute(model, loader, pixels), first)
     path.write_bytes(path.read_bytes()[:-200])
     monkeypatch.undo()
-    assert torch.equal(features.compute(model, loader, 8, pixels), first)  # a damaged file is made again
+    assert torch.equal(features.compute(model, loader, pixels), first)  # a damaged file is made again
     with torch.no_grad():
         model.head.weight.add_(1)
-    features.compute(model, loader, 8, pixels)
+    features.compute(model, loader, pixels)
     assert list(tmp_path.iterdir()) == [path]
     with torch.no_grad():
         model.trunk.conv1[0].weight[0].add_(1)
-    assert not torch.equal(features.compute(model, loader, 8, pixels), first) and len(list(tmp_path.iterdir())) == 2
+    assert not torch.equal(features.compute(model, loader, pixels), first) and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("styles", [2, 3])
