@@ -64,8 +64,8 @@ def main(argv: list[str] | None = None) -> None:
         if options.pretrained and not run.is_begun:
             fit_head(model, loader, members, options, dataset.pixel_file)
             metrics = validate(model, loader, held_out, len(dataset.classes), options.batch_size)
-            console.say(f"fitted the head to the trunk's features  {history.in_words(metrics)}")
-            run.save()
+            console.say(f"fitted the head to the trunk's features  {history.in_words(metrics)}".rstrip())
+            run.begin(metrics)
         for epoch in run.epochs():
             order = balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
             for images, labels in run.batches(loader, order):  # sets the learning rate, shows the progress

@@ -13,8 +13,11 @@ from support.console import UserError
 
 FREE_TO_CHANGE = {"testingdir", "outputdir", "cachedir", "device", "modelfile", "clusters", "epochs"}
 FRESH = "--fresh starts a new run"
-KEYS = {  # ends: the last epoch of each schedule; times: rates and seconds of the epochs; best: the epoch in modelfile
-    "run": dict, "ends": list, "history": list, "times": list, "best": int, "model": dict, "moments": dict,
+# start: metrics before the first epoch; times: rates and seconds of the epochs; best: the epoch in modelfile, 0 before
+# the first; ends: the last epoch of each schedule
+KEYS = {
+    "run": dict, "start": dict, "history": list, "times": list, "best": int, "ends": list, "model": dict,
+    "moments": dict,
 }  # fmt: skip
 
 
@@ -70,7 +73,7 @@ def _is_consistent(state: dict[str, object]) -> bool:
     epochs = [row.get("epoch") if isinstance(row, dict) else None for row in state["history"]]
     done = len(epochs)
     counted = epochs == list(range(1, done + 1)) and len(state["times"]) == done
-    return counted and min(1, done) <= state["best"] <= done and bool(state["ends"]) and done <= state["ends"][-1]
+    return counted and 0 <= state["best"] <= done and bool(state["ends"]) and done <= state["ends"][-1]
 
 
 def restore(state: dict[str, object], model: nn.Module, optimizer: torch.optim.Optimizer, where: str) -> None:

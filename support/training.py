@@ -44,7 +44,8 @@ class Run:
         self.optimizer = optimizer.make(model, self.peak)
         self.identity = resume.identity(options, contents)
         self.stack, self.epoch, self.saved, self.cut = contextlib.ExitStack(), 0, 0, False
-        self.history, self.times, self.best, self.ends, self.is_begun = [], [], 0, [options.epochs], False
+        self.start, self.history, self.times, self.best = {}, [], [], 0
+        self.ends, self.is_begun = [options.epochs], False
 
     def __enter__(self) -> "Run":
         if processes.rank() == 0:
@@ -119,22 +120,27 @@ class Run:
         row = {"epoch": self.epoch, "learning_rate": rate, "training_loss": loss, **metrics}
         if not all(map(math.isfinite, row.values())):
             raise self._not_finite("after its last step")
-        if self.score not in row or all(row[self.score] < old[self.score] for old in self.history):
+        earlier = [old[self.score] for old in [self.start, *self.history] if self.score in old]
+        if all(row[self.score] < value for value in earlier):
             self.best = self.epoch
         self.history.append(row)
         self.times.append({"images_per_second": round(self.rate, 1), "seconds": round(self.seconds, 2)})
-        self.save()
+        self._save()
         self.note = f"  -> {self.modelfile.name}" if self.best == self.epoch else ""
 
-    def save(self) -> None:
-        """Write the resume file, and `modelfile` where this is the best epoch or none is trained yet."""
+    def begin(self, metrics: dict[str, float]) -> None:
+        """Save a model that is of use before its first epoch; only an epoch with a better score replaces it."""
+        self.start = metrics
+        self._save()
+
+    def _save(self) -> None:
         weights = self.model.state_dict()  # not a plain dict: MNASNet's version is an attribute of it
         weights.update({name: value.cpu() for name, value in weights.items()})
         if not all(value.isfinite().all() for value in weights.values()):
             raise self._not_finite("after its last step")
         if processes.rank() == 0:  # the resume file first: a checkpoint that is missing can be made from it
-            state = {"run": self.identity, "ends": self.ends, "history": self.history, "times": self.times}
-            state |= {"best": self.best, "model": weights, "moments": self.optimizer.state_dict()["state"]}
+            state = {name: getattr(self, name) for name in ("start", "history", "times", "best", "ends")}
+            state |= {"run": self.identity, "model": weights, "moments": self.optimizer.state_dict()["state"]}
             resume.write(self.resume_file, state)
         self.saved, self.is_begun = len(self.history), True
         if processes.rank() == 0:
@@ -146,7 +152,7 @@ class Run:
         """Whether nothing is left to train; says what the run reached and how to go on."""
         if not self.is_begun or self.saved < self.options.epochs:
             return False
-        value = self.history[self.best - 1].get(self.score) if self.history else None
+        value = [self.start, *self.history][self.best].get(self.score)
         reached = f", {self.score.replace('_', ' ')} {value:.4g}" if value is not None else ""
         console.say(f"finished: {self.saved} epochs are trained, {self.modelfile.name} is epoch {self.best}{reached}")
         console.say(f"nothing is changed; a larger --epochs trains further, {resume.FRESH}")
@@ -168,7 +174,8 @@ class Run:
         if state is None:
             return
         resume.restore(state, self.model, self.optimizer, where)
-        self.history, self.times, self.best, self.ends = (state[key] for key in ("history", "times", "best", "ends"))
+        for name in "start", "history", "times", "best", "ends":
+            setattr(self, name, state[name])
         self.saved, self.is_begun = len(self.history), True
         if processes.rank() == 0:
             if not resume.is_kept(self.modelfile, self.history[: self.best]):

@@ -76,15 +76,30 @@ def test_the_head_is_the_logistic_regression_of_scaled_features(styles, balanced
     assert np.allclose(found.numpy(), expected, atol=1e-3)
 
 
-def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(tmp_path, paint, run):
+@pytest.fixture
+def flags(tmp_path, paint):
+    """The flags of a small training from a file of weights, but for the number of epochs."""
     paint(tmp_path / "train", {"A": 12, "B": 8})
     paint(tmp_path / "test", {"A": 4, "B": 4}, seed=1)
-    weights = wikiart.make_classifier(ARCHITECTURE, 2, S).trunk.state_dict()
-    torch.save(weights, tmp_path / "w.pth")
-    flags = ["--trainingdir", tmp_path / "train", "--testingdir", tmp_path / "test", "--outputdir", tmp_path / "out",
-             "--cachedir", tmp_path / "cache", "--device", "cpu", "--image_size", S, "--batch_size", 4,
-             "--architecture", ARCHITECTURE, "--pretrained", tmp_path / "w.pth", "--epochs"]  # fmt: skip
+    torch.save(wikiart.make_classifier(ARCHITECTURE, 2, S).trunk.state_dict(), tmp_path / "w.pth")
+    return ["--trainingdir", tmp_path / "train", "--testingdir", tmp_path / "test", "--outputdir", tmp_path / "out",
+            "--cachedir", tmp_path / "cache", "--device", "cpu", "--image_size", S, "--batch_size", 4,
+            "--architecture", ARCHITECTURE, "--pretrained", tmp_path / "w.pth", "--epochs"]  # fmt: skip
 
+
+@pytest.mark.parametrize("losses, kept", [([0.5, 0.9, 0.8], 0), ([0.5, 0.9, 0.4], 2)])
+def test_an_epoch_replaces_the_fitted_head_only_if_it_is_better(losses, kept, flags, tmp_path, run, monkeypatch):
+    values = iter(losses)
+    monkeypatch.setattr(trainpart1, "validate", lambda *_: {"validation_loss": next(values)})
+    assert run(trainpart1, *flags, 2).status == 0
+    checkpoint = checkpoints.read(tmp_path / "out" / "wikiart.pth", 1)
+    assert checkpoint["epoch"] == len(checkpoint["history"]) == kept
+    done = run(trainpart1, *flags, 2)
+    assert f"wikiart.pth is epoch {kept}, validation loss {min(losses)}" in done.out
+
+
+def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(flags, tmp_path, run):
+    weights = jobs.load(tmp_path / "w.pth")
     done = run(trainpart1, *flags, 0)
     assert (done.status, done.err) == (0, "") and "fitted the head" in done.out and "accuracy" in done.out
     checkpoint = checkpoints.read(tmp_path / "out" / "wikiart.pth", 1)

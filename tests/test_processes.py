@@ -80,6 +80,18 @@ def test_part_2_in_two_processes_ends_where_one_does(paintings, tmp_path):
         assert rows[2][name] == pytest.approx(rows[1][name], rel=tolerance)
 
 
+def test_a_head_fitted_by_two_processes_is_that_of_one(paintings, tmp_path):
+    name, heads = "shufflenet_v2_x0_5", []
+    torch.save(wikiart.make_classifier(name, 3, 32).trunk.state_dict(), tmp_path / "w.pth")
+    for number in 1, 2:
+        more = ["--architecture", name, "--pretrained", tmp_path / "w.pth", "--image_size", 32, "--epochs", number - 1]
+        command = flags(paintings, tmp_path / str(number), *more, "--learning_rate", 1e-8)
+        done = jobs.start(tmp_path / "log", "trainpart1", *command, processes=number).wait()
+        assert done.status == 0, done.err
+        heads.append(jobs.load(tmp_path / str(number) / "wikiart.pth")["model"]["head.weight"])
+    assert heads[0].abs().max() > 0 and torch.allclose(*heads, atol=1e-4)  # the second has also learned for an epoch
+
+
 def test_an_error_that_all_see_is_their_only_line(paintings, tmp_path):
     assert jobs.call("trainpart1", *flags(paintings, tmp_path, "--epochs", 1)).status == 0
     cases = [("trainpart1", flags(paintings, tmp_path, "--batch_size", 9), "--batch_size: "),
