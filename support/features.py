@@ -18,11 +18,11 @@ HEAD_C = 0.001  # of the logistic regression: the inverse of its L2 penalty
 def compute(model: nn.Module, loader: batches.Batches, pixel_file: str) -> Tensor:
     """`model.features` of every image in the loader, in order: float32 [N, F] on the CPU; shows its progress.
 
-    Those of the paintings, not of synthetic ones, are kept beside `pixel_file`; other weights make another file. The
-    processes share the work. The model is left in eval mode.
+    Those of the paintings, not of synthetic ones, are kept beside `pixel_file`; other weights, another precision or
+    version make another file. The processes share the work. The model is left in eval mode.
     """
     model.eval()
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{checkpoints.VERSION} {devices.uses_bfloat16(loader.device)}".encode())
     for part in (model.normalize, model.trunk):
         for value in part.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
@@ -44,8 +44,8 @@ def _compute(model: nn.Module, loader: batches.Batches, order: Tensor) -> Tensor
         for images, _ in loader.batches(order, BATCH):
             with devices.autocast(loader.device):
                 features[done + rank : done + BATCH : processes.world_size()] = model.features(images).float()
+            bar.update(min(BATCH, len(order) - done))
             done += BATCH
-            bar.update(min(BATCH, len(order) - done + BATCH))
     return processes.total(features).cpu()
 
 

@@ -53,6 +53,11 @@ def test_features_are_kept_until_the_weights_change(model, tmp_path, monkeypatch
         model.head.weight.add_(1)
     features.compute(model, loader, pixels)
     assert list(tmp_path.iterdir()) == [path]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "VERSION", -1)
+        features.compute(model, loader, pixels)
+    (other,) = set(tmp_path.iterdir()) - {path}
+    other.unlink()
     with torch.no_grad():
         model.trunk.conv1[0].weight[0].add_(1)
     assert not torch.equal(features.compute(model, loader, pixels), first) and len(list(tmp_path.iterdir())) == 2
