@@ -37,8 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
-        if len(dataset.classes) < 2:
-            raise DataError(f"only one style, {console.quoted(dataset.classes[0])}; expected one folder per style")
+        balance.check_styles(dataset.classes)
     duplicates.warn_of_contradictions(dataset.paths, dataset.labels, dataset.fingerprints)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, dataset.fingerprints)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")

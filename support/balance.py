@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
+from support import console
+from support.console import DataError
 from support.devices import random_seed
+
+
+def check_styles(classes: list[str]) -> None:
+    """Raise DataError for a training on one style only, which is most likely a wrong folder."""
+    if len(classes) < 2:
+        raise DataError(f"only one style, {console.quoted(classes[0])}; expected one folder per style")
 
 
 def split(labels: Tensor, share: float, seed: int, copies: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import testtrainpart1
+import trainauto
 import trainpart1
 from support import folders
 
@@ -178,9 +179,10 @@ def test_a_folder_that_wraps_the_styles_is_an_error_that_names_the_one_within(wo
     assert counts(workdir / "wrap") == {"wikiart": 4}
 
 
-def test_training_with_one_style_is_an_error(workdir, paint, refused):
+@pytest.mark.parametrize("script", [trainpart1, trainauto])
+def test_training_with_one_style_is_an_error(workdir, paint, refused, script):
     paint(workdir / "one", {"Cubism": 4})
-    line = refused(trainpart1, *flags("one"))
+    line = refused(script, *flags("one"))
     assert line.startswith("--trainingdir: only one style") and '"Cubism"' in line and not (workdir / "out").exists()
 
 
