@@ -95,11 +95,11 @@ def main(argv: list[str] | None = None) -> None:
 def compute_logits(
     model: wikiart.Classifier, dataset: wikiart.WikiArtDataset, batch_size: int, device: torch.device
 ) -> Tensor:
-    """Logits of all paintings, means over `wikiart.views`: float32 [N, classes] on the CPU."""
+    """Logits of all paintings, means over each painting and its flip: float32 [N, classes] on the CPU."""
     loader, logits = batches.Batches(dataset.images, dataset.labels, device), []
     with tqdm(total=len(dataset), unit="painting", disable=None, leave=False) as bar:
         for images, _ in loader.batches(torch.arange(len(dataset)), batch_size):
-            logits.append(wikiart.classify(model, images, many_views=True).cpu())
+            logits.append(wikiart.classify(model, images, flips=True).cpu())
             bar.update(len(images))
     return torch.cat(logits)
 
@@ -266,7 +266,7 @@ def predict(
         bar = stack.enter_context(tqdm(total=len(paths), unit="painting", disable=None, leave=False))
         loader = decoded_batches(paths, checkpoint["image_size"], options.batch_size, bar)
         for part, images in stack.enter_context(contextlib.closing(loader)):  # else the workers would go on
-            logits = wikiart.classify(model, images.to(device) / 255, many_views=True).cpu()
+            logits = wikiart.classify(model, images.to(device) / 255, flips=True).cpu()
             probabilities = with_prior(logits, checkpoint, prior).softmax(1)
             with tqdm.external_write_mode():
                 for path, row in zip(part, probabilities, strict=True):

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
-        balance.check_styles(dataset.classes)
+        balance.check_styles(dataset.counts)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, dataset.fingerprints)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     loader = batches.Batches(dataset.images, dataset.labels, device)

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
-        balance.check_styles(dataset.classes)
+        balance.check_styles(dataset.counts)
     duplicates.warn_of_contradictions(dataset.paths, dataset.labels, dataset.fingerprints)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, dataset.fingerprints)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
@@ -61,24 +61,26 @@ def main(argv: list[str] | None = None) -> None:
         if run.is_finished() and (curves.exists() or not options.epochs):
             return
         if options.pretrained and not run.is_begun:
-            fit_head(model, loader, members, options, dataset.pixel_file)
+            fit_head(model, loader, members, options.imbalance, dataset.pixel_file)
             metrics = validate(model, loader, held_out, len(dataset.classes), options.batch_size)
             console.say(f"fitted the head to the trunk's features  {history.in_words(metrics)}".rstrip())
             run.begin(metrics)
         for epoch in run.epochs():
             order = balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
             for images, labels in run.batches(loader, order):  # sets the learning rate, shows the progress
-                images = batches.augment(images) if model.crops else batches.flip(images)
+                images = batches.crop(images, model.crop_side)
                 with devices.autocast(device):
                     loss = wikiart.classifier_loss(run.network, images, labels)
                 run.step(loss)  # backward pass and optimizer
+            if epoch == options.epochs:
+                fit_head(model, loader, members, options.imbalance)
             run.end_epoch(validate(model, loader, held_out, len(dataset.classes), options.batch_size))
 
     if not options.epochs:
         return
     panels = {
         "cross-entropy": {
-            "training_loss": f"training (augmented, label smoothing, {options.imbalance})",
+            "training_loss": f"training (crops, label smoothing, {options.imbalance})",
             "validation_loss": "validation (plain)",
         },
         "share of the held-out paintings": {"accuracy": "accuracy", "macro_f1": "macro F1"},
@@ -103,17 +105,17 @@ def make_model(options: settings.Settings, dataset: wikiart.WikiArtDataset, memb
 
 
 def fit_head(
-    model: wikiart.Classifier, loader: batches.Batches, members: Tensor, options: settings.Settings, pixel_file: str
+    model: wikiart.Classifier, loader: batches.Batches, members: Tensor, imbalance: str, beside: str | None = None
 ) -> None:
-    """Fit the head to the features of the trunk as it is; also to SMOTE's paintings, with the sampler balanced.
+    """Fit the head to the trunk's features of whole paintings; also of SMOTE's, with the sampler balanced.
 
-    Fine-tuning then starts from a head that fits the trunk (Kumar et al., 2022, arXiv:2202.10054).
+    After training, because a linear layer is learnt better at once than in steps from crops; before fine-tuning, which
+    then starts from a head that fits the trunk (Kumar et al., 2022, arXiv:2202.10054). beside: see `features.compute`.
     """
-    found = features.compute(model, loader, pixel_file)
-    first_synthetic = len(loader.images)
-    taken = torch.cat([members, torch.arange(first_synthetic, len(loader))])
-    labels = loader.labels.cpu()[taken]
-    features.fit_head(model, found[taken], labels, balanced=options.imbalance == "weighted_sampler")
+    taken = torch.cat([members, torch.arange(len(loader.images), len(loader))])
+    console.say(f"fitting the head to {len(taken):,} paintings")
+    found = features.compute(model, loader, taken, beside)
+    features.fit_head(model, found, loader.labels.cpu()[taken], balanced=imbalance == "weighted_sampler")
 
 
 def validate(

@@ -7,6 +7,7 @@
 All of it can be imported in a notebook. `support/` has the rest of what the scripts need.
 """
 
+import contextlib
 import itertools
 import os
 import unicodedata
@@ -217,7 +218,7 @@ class Residual(nn.Sequential):
 SCALE_EPS = 1e-4  # a tenth of the typical variance of one statistic: rare colours and patterns are amplified less
 OWN_TRUNKS = {"residual": Residual, "three_conv": ThreeConv}
 LABEL_SMOOTHING = 0.1
-VIEW_SIDE = 0.8  # share of a painting's side that a partial view shows
+CROP = 0.75  # share of a painting's side that one step of training from scratch sees
 
 
 class Normalize(nn.Module):
@@ -248,23 +249,25 @@ class Classifier(nn.Module):
 
     trunk: normalized images -> features [B, width]. The statistics are those of palette and texture, and the mean and
     standard deviation of every channel at the trunk's earlier levels, which carry style (Huang and Belongie, 2017,
-    arXiv:1703.06868). `three_conv` stays the assignment's network without them.
+    arXiv:1703.06868). `three_conv` stays the assignment's network without them. `crop_side`: the side in pixels of the
+    crops that it trains on.
     """
 
     def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
         super().__init__()
-        self.architecture, self.normalize, self.trunk, self.scale = architecture, Normalize(), trunk, nn.Identity()
-        self.crops, self.fixed = True, []  # of a pretrained network: crops are blurrier than what its head is fitted to
-        self.has_statistics = not isinstance(trunk, ThreeConv)
+        self.architecture, self.normalize, self.trunk = architecture, Normalize(), trunk
+        self.has_statistics, self.image_size, self.fixed = not isinstance(trunk, ThreeConv), image_size, []
         self.eval()
-        blank = torch.zeros(1, 3, image_size, image_size)
+        blank, crop = (torch.zeros(1, 3, side, side) for side in (image_size, round(CROP * image_size)))
         self.levels = levels.find(trunk, blank) if self.has_statistics else []
         with torch.no_grad():
             self.width = trunk(blank).shape[1]  # of the features that are no statistics
             width = self.features(blank).shape[1]
-        if self.has_statistics:
-            self.scale = nn.BatchNorm1d(width, eps=SCALE_EPS, affine=False)
-            self.scale.running_var.fill_(1e-3)  # so that the running variance converges in a few steps
+            self.crop_side = image_size
+            with contextlib.suppress(Exception):  # some networks take one size alone, or nothing so small
+                self.crop_side = crop.shape[2] if self.features(crop).shape[1] == width else image_size
+        self.scale = nn.BatchNorm1d(width, eps=SCALE_EPS, affine=False)
+        self.scale.running_var.fill_(1e-3)  # so that the running variance converges in a few steps
         self.head = nn.Linear(width, classes)
         self.train()
 
@@ -290,7 +293,7 @@ class Classifier(nn.Module):
             own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
             if name == "trunk" or (own and name != "head"):
                 pretrained.load(part, self.architecture, own)
-        self.crops, self.fixed = False, pretrained.freeze(self.trunk)
+        self.crop_side, self.fixed = self.image_size, pretrained.freeze(self.trunk)
 
     def train(self, mode: bool = True) -> "Classifier":
         """As of any module, but the batch norms of a pretrained trunk stay in eval mode."""
@@ -321,23 +324,12 @@ def classifier_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(model(images).float(), labels, label_smoothing=LABEL_SMOOTHING)
 
 
-def views(images: Tensor, crops: bool) -> Iterator[Tensor]:
-    """Views of images [B, 3, S, S], of that shape, like those of training: each image and its flip, with `crops` also
-    its corners, its centre and their flips, which makes twelve.
-    """
-    from torchvision.transforms.functional import ten_crop  # takes a second to import
-
-    yield from (images, images.flip(3))
-    for crop in ten_crop(images, round(VIEW_SIDE * images.shape[2])) if crops else []:
-        yield F.interpolate(crop, size=images.shape[2:], mode="bilinear")
-
-
 @torch.no_grad()
-def classify(model: Classifier, images: Tensor, many_views: bool = False) -> Tensor:
-    """Logits, float32 [B, classes], of images [B, 3, S, S] in [0, 1]; with `many_views` the mean over `views`."""
+def classify(model: Classifier, images: Tensor, flips: bool = False) -> Tensor:
+    """Logits, float32 [B, classes], of images [B, 3, S, S] in [0, 1]; with `flips` means with their flips'."""
     with devices.autocast(images.device):
-        logits = [model(view).float() for view in (views(images, model.crops) if many_views else [images])]
-    return sum(logits) / len(logits)
+        logits = model(images).float()
+        return (logits + model(images.flip(3)).float()) / 2 if flips else logits
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -487,7 +479,6 @@ def load_network(checkpoint: dict[str, object], where: str = "checkpoint") -> nn
         if checkpoint["part"] == 1:
             classes = len(checkpoint["classes"])
             model = make_classifier(checkpoint["architecture"], classes, checkpoint["image_size"])
-            model.crops = not checkpoint["settings"].get("pretrained", False)
         else:
             model = Autoencoder(checkpoint["image_size"], checkpoint["latent_dim"])
         model.load_state_dict(checkpoint["model"])

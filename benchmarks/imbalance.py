@@ -1,8 +1,8 @@
 """Which treatment of rare styles helps on a folder as uneven as the real one.
 
-Every treatment gets equally many optimizer steps, the same seeds and the same network; the weights after the last step
-are evaluated on the whole test part, so nothing is selected. With --pretrained the head is fitted instead, as by
-`trainpart1.py --epochs 0`. "none, logits adjusted" is the network of "none" with the
+Every treatment gets equally many optimizer steps, the same seeds and the same network, and its head is fitted as by
+`trainpart1.py`; the weights after the last step are evaluated on the whole test part, so nothing is selected. With
+--pretrained the head alone is fitted, as with `--epochs 0`. "none, logits adjusted" is the network of "none" with the
 log frequencies of the training folder subtracted from its logits (Menon et al., 2021, arXiv:2007.07314). Figures are
 means over the seeds with their standard deviation.
 """
@@ -15,8 +15,9 @@ import measure
 import torch
 from torch import Tensor
 
+import trainpart1
 import wikiart
-from support import balance, batches, features, settings
+from support import balance, batches, settings
 
 TREATMENTS = {
     "none": ("none", None),
@@ -71,8 +72,8 @@ def train_and_test(
     treatment: tuple[str, int | str | None],
     seed: int,
 ) -> Tensor:
-    """Train for `steps` steps as one long epoch, so that the schedule fits, or fit the head of a pretrained network;
-    the test part's logits [N, classes].
+    """Train for `steps` steps as one long epoch, so that the schedule fits, or from pretrained weights not at all, and
+    fit the head; the test part's logits [N, classes].
     """
     (imbalance, target), members, plan = treatment, torch.arange(len(training)), None
     if imbalance == "smote":
@@ -81,8 +82,6 @@ def train_and_test(
     loader = batches.Batches(training.images, training.labels, device, plan)
     if arguments.pretrained:
         trainee.model.load_pretrained(arguments.pretrained)
-        found = features.compute(trainee.model, loader, training.pixel_file)
-        features.fit_head(trainee.model, found, loader.labels.cpu(), balanced=imbalance == "weighted_sampler")
     else:
         trainee.model.normalize.measure(training.images, members)
         order, wanted = torch.zeros(0, dtype=torch.int64), arguments.steps * options.batch_size
@@ -91,9 +90,11 @@ def train_and_test(
                 break
             order = torch.cat([order, balance.index_order(imbalance, training.labels, members, plan, seed, epoch)])
         trainee.epoch(loader, order[:wanted], whole=True)
+    beside = training.pixel_file if arguments.pretrained else None
+    trainpart1.fit_head(trainee.model, loader, members, imbalance, beside)
     loader, everything = batches.Batches(test.images, test.labels, device), torch.arange(len(test))
     logits = [
-        wikiart.classify(trainee.model, images, many_views=True)
+        wikiart.classify(trainee.model, images, flips=True)
         for images, _ in loader.batches(everything, options.batch_size)
     ]
     return torch.cat(logits).cpu()

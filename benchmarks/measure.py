@@ -164,7 +164,7 @@ class Trainee:
         """The loss of the training scripts, augmentation included."""
         with devices.autocast(images.device):
             if self.is_classifier:
-                return wikiart.classifier_loss(self.model, batches.augment(images), labels)
+                return wikiart.classifier_loss(self.model, batches.crop(images, self.model.crop_side), labels)
             return wikiart.autoencoder_loss(self.model, batches.augment(images, 0.8))[0]
 
     def steps(self, images: Tensor, labels: Tensor, count: int) -> None:

@@ -208,7 +208,7 @@ def measure_case(
     def augmentation() -> None:
         with torch.no_grad(), devices.autocast(device):
             for _ in range(count):
-                trainee.model.normalize(batches.augment(images))
+                trainee.model.normalize(batches.crop(images, trainee.model.crop_side))
 
     works = {"real": real, "one batch": lambda: trainee.steps(images, labels, count)}
     if network == "residual":

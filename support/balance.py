@@ -12,10 +12,11 @@ from support.console import DataError
 from support.devices import random_seed
 
 
-def check_styles(classes: list[str]) -> None:
-    """Raise DataError for a training on one style only, which is most likely a wrong folder."""
-    if len(classes) < 2:
-        raise DataError(f"only one style, {console.quoted(classes[0])}; expected one folder per style")
+def check_styles(counts: dict[str, int]) -> None:
+    """Raise DataError for a training on one style only, which is most likely a wrong folder; counts: of paintings."""
+    styles = [style for style, count in counts.items() if count]
+    if len(styles) < 2:
+        raise DataError(f"only one style, {console.quoted(styles[0])}; expected one folder per style")
 
 
 def split(labels: Tensor, share: float, seed: int, copies: Tensor | None = None) -> tuple[Tensor, Tensor]:

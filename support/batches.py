@@ -94,7 +94,7 @@ class Batches:
                 yield parts, chosen
 
 
-def augment(images: Tensor, smallest: float = 0.5) -> Tensor:
+def augment(images: Tensor, smallest: float) -> Tensor:
     """A random crop of each image, resized to the image's size, and a random horizontal flip: float [B, 3, S, S].
 
     The crop takes from `smallest` to all of the area at aspect ratios from 3:4 to 4:3 (Szegedy et al., 2015,
@@ -114,10 +114,14 @@ def augment(images: Tensor, smallest: float = 0.5) -> Tensor:
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def flip(images: Tensor) -> Tensor:
-    """A horizontal flip of a random half of the images: float [B, 3, S, S]."""
-    flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(flipped, images.flip(3), images)
+def crop(images: Tensor, side: int) -> Tensor:
+    """A random square of each image, not resampled, half of them flipped: float [B, 3, S, S] -> [B, 3, side, side]."""
+    count, device = len(images), images.device
+    start = torch.randint(images.shape[2] - side + 1, (2, count, 1), device=device)
+    rows, columns = start + torch.arange(side, device=device)
+    columns = torch.where(torch.rand(count, 1, device=device) < 0.5, columns.flip(1), columns)
+    image, channel = torch.arange(count, device=device), torch.arange(images.shape[1], device=device)
+    return images[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
 
 def full_batches(order: Tensor, batch_size: int) -> Tensor:

@@ -12,28 +12,32 @@ from support import batches, checkpoints, devices, files, processes
 from support.console import UserError
 
 BATCH = 32  # images at once; more leave a CPU's caches
-HEAD_C = 0.001  # of the logistic regression: the inverse of its L2 penalty
+NEVER = -100.0  # logit of a style without paintings
+HEAD_C = 0.002  # of the logistic regression: the inverse of its L2 penalty
 
 
-def compute(model: nn.Module, loader: batches.Batches, pixel_file: str) -> Tensor:
-    """`model.features` of every image in the loader, in order: float32 [N, F] on the CPU; shows its progress.
+def compute(model: nn.Module, loader: batches.Batches, order: Tensor, beside: str | None = None) -> Tensor:
+    """`model.features` of the images that `order` names: float32 [len(order), F] on the CPU; shows its progress.
 
-    Those of the paintings, not of synthetic ones, are kept beside `pixel_file`; other weights, another precision or
-    version make another file. The processes share the work. The model is left in eval mode.
+    beside: a pixel file beside which the features of all paintings are kept, for a trunk that will be used again as it
+    is; synthetic ones are computed each time and come last in `order`. Other weights, another precision or version make
+    another file. The processes share the work. The model is left in eval mode.
     """
     model.eval()
+    if beside is None:
+        return _compute(model, loader, order)
     digest = hashlib.sha256(f"{checkpoints.VERSION} {devices.uses_bfloat16(loader.device)}".encode())
     for part in (model.normalize, model.trunk):
         for value in part.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
-    path, count = Path(pixel_file).with_suffix(f".{digest.hexdigest()[:20]}.pth"), len(loader.images)
+    path, count = Path(beside).with_suffix(f".{digest.hexdigest()[:20]}.pth"), len(loader.images)
     found = _read(path, (count, model.head.in_features)) if processes.rank() == 0 else None
     found = processes.from_first(found)
     if found is None:
         found = _compute(model, loader, torch.arange(count))
         if processes.rank() == 0:
             files.write_tensors(path, found)
-    return torch.cat([found, _compute(model, loader, torch.arange(count, len(loader)))])
+    return torch.cat([found[order[order < count]], _compute(model, loader, order[order >= count])])
 
 
 @torch.no_grad()
@@ -60,14 +64,16 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
 def fit_head(model: nn.Module, features: Tensor, labels: Tensor, balanced: bool) -> None:
     """Make a classifier's head scikit-learn's logistic regression of labels, int64 [N], on features, float32 [N, F].
 
-    balanced: whether every style has the same weight, or every painting.
+    balanced: whether every style has the same weight, or every painting. A style without labels is never predicted.
+    Features that are not finite leave the head as it is.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression  # takes a second to import
 
-    if model.has_statistics:
-        model.scale.running_mean.copy_(features.mean(0))
-        model.scale.running_var.copy_(features.var(0, correction=0))
+    if not features.isfinite().all():
+        return
+    model.scale.running_mean.copy_(features.mean(0))
+    model.scale.running_var.copy_(features.var(0, correction=0))
     with torch.no_grad():
         scaled = model.scale.eval()(features.to(model.head.weight.device)).cpu().numpy()
     regression = LogisticRegression(C=HEAD_C, class_weight="balanced" if balanced else None, max_iter=100)
@@ -78,5 +84,7 @@ def fit_head(model: nn.Module, features: Tensor, labels: Tensor, balanced: bool)
     if len(weight) == 1:  # two styles have one logit, the difference of ours
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     with torch.no_grad():
-        model.head.weight.copy_(weight)
-        model.head.bias.copy_(bias)
+        model.head.weight.zero_()
+        model.head.bias.fill_(NEVER)
+        model.head.weight[regression.classes_] = weight.to(model.head.weight)
+        model.head.bias[regression.classes_] = bias.to(model.head.bias)

@@ -1,5 +1,6 @@
 """uint8 images to batches: order, shares of processes, full batches, augmentation."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -66,7 +67,7 @@ def crops():
     x = ((torch.arange(size) + 0.5) / size).expand(size, size)
     images = torch.stack([x, x.T, torch.full_like(x, 0.3)]).expand(4000, -1, -1, -1).contiguous()
     torch.manual_seed(0)
-    out = batches.augment(images)
+    out = batches.augment(images, 0.5)
     assert out.shape == images.shape and out.dtype == torch.float32
     slope_x = (out[:, 0, 16, 19] - out[:, 0, 16, 12]) / 7 * size  # away from the borders, where the gradient ends
     slope_y = (out[:, 1, 19, 16] - out[:, 1, 12, 16]) / 7 * size
@@ -94,16 +95,22 @@ def test_crops_lie_anywhere_half_are_mirrored_and_no_value_is_invented(crops):
 def test_augmentation_follows_torchs_seed_in_full_precision_and_differs_from_image_to_image():
     images = torch.rand(1, 3, 256, 256).expand(4, -1, -1, -1).contiguous()
     torch.manual_seed(5)
-    plain = batches.augment(images)
+    plain = batches.augment(images, 0.5)
     torch.manual_seed(5)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(batches.augment(images), plain)
-    assert len({tuple(image[0, 0].tolist()) for image in [*plain, *batches.augment(images)]}) == 8
+        assert torch.equal(batches.augment(images, 0.5), plain)
+    assert len({tuple(image[0, 0].tolist()) for image in [*plain, *batches.augment(images, 0.5)]}) == 8
 
 
-def test_flip_turns_about_half_of_the_images_and_changes_nothing_else():
+@pytest.mark.parametrize("side", [5, 8])
+def test_crops_are_windows_of_the_image_as_they_are_at_every_place_and_half_of_them_flipped(side):
     torch.manual_seed(7)
-    images = torch.rand(400, 3, 4, 6)
-    found = batches.flip(images)
-    turned = (found == images.flip(3)).flatten(1).all(1)
-    assert 150 < turned.sum() < 250 and torch.equal(found[~turned], images[~turned])
+    images = torch.rand(2, 3, 8, 8)
+    found = batches.crop(images.repeat_interleave(400, 0), side).view(2, 400, 3, side, side)
+    for image, crops in zip(images, found, strict=True):
+        windows = {}  # every window there is, by its pixels
+        for flipped, source in enumerate([image, image.flip(2)]):
+            for top, left in itertools.product(range(8 - side + 1), repeat=2):
+                windows[source[:, top : top + side, left : left + side].numpy().tobytes()] = flipped
+        flipped = [windows[crop.numpy().tobytes()] for crop in crops]
+        assert 140 < sum(flipped) < 260 and len({crop.numpy().tobytes() for crop in crops}) == len(windows)

@@ -1,5 +1,7 @@
 """The features of a pretrained trunk and the head that is fitted to them."""
 
+import copy
+
 import jobs
 import numpy as np
 import pytest
@@ -30,37 +32,44 @@ def test_features_are_what_the_head_sees_of_every_image_and_synthetic_one(model,
     base, neighbour, weight = torch.tensor([1, 4]), torch.tensor([4, 7]), torch.tensor([0.25, 0.5])
     plan = balance.SmotePlan(base, neighbour, weight, torch.tensor([1, 1]))
     loader = make_loader(plan)
-    found = features.compute(model, loader, tmp_path / "a.uint8")
+    found = features.compute(model, loader, torch.arange(25), tmp_path / "a.uint8")
     seen = []
     model.scale.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
     first, second = loader.images[base].float(), loader.images[neighbour].float()
     with torch.no_grad():
         model(torch.cat([loader.images, torch.lerp(first, second, weight.view(-1, 1, 1, 1))]) / 255)
     assert found.dtype == torch.float32 and torch.allclose(found, seen[0], atol=1e-4)
+    some = torch.tensor([7, 2, 24])
+    for beside in None, tmp_path / "a.uint8":
+        assert torch.allclose(features.compute(model, loader, some, beside), found[some], atol=1e-4)
+    assert len(list(tmp_path.iterdir())) == 1  # without a file to keep them beside, none is written
 
 
 def test_features_are_kept_until_the_weights_change(model, tmp_path, monkeypatch):
     loader, pixels = make_loader(), tmp_path / "a.uint8"
-    first = features.compute(model, loader, pixels)
+    first = features.compute(model, loader, torch.arange(23), pixels)
     (path,) = tmp_path.iterdir()
     assert path.name.startswith("a.") and path.suffix == ".pth"  # goes when the paintings' own file goes
     monkeypatch.setattr(model, "features", None)
-    assert torch.equal(features.compute(model, loader, pixels), first)
+    assert torch.equal(features.compute(model, loader, torch.arange(23), pixels), first)
     path.write_bytes(path.read_bytes()[:-200])
     monkeypatch.undo()
-    assert torch.equal(features.compute(model, loader, pixels), first)  # a damaged file is made again
+    assert torch.equal(features.compute(model, loader, torch.arange(23), pixels), first)  # a damaged file is made again
     with torch.no_grad():
         model.head.weight.add_(1)
-    features.compute(model, loader, pixels)
+    features.compute(model, loader, torch.arange(23), pixels)
     assert list(tmp_path.iterdir()) == [path]
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "VERSION", -1)
-        features.compute(model, loader, pixels)
+        features.compute(model, loader, torch.arange(23), pixels)
     (other,) = set(tmp_path.iterdir()) - {path}
     other.unlink()
     with torch.no_grad():
         model.trunk.conv1[0].weight[0].add_(1)
-    assert not torch.equal(features.compute(model, loader, pixels), first) and len(list(tmp_path.iterdir())) == 2
+    assert (
+        not torch.equal(features.compute(model, loader, torch.arange(23), pixels), first)
+        and len(list(tmp_path.iterdir())) == 2
+    )
 
 
 @pytest.mark.parametrize("styles", [2, 3])
@@ -79,6 +88,23 @@ def test_the_head_is_the_logistic_regression_of_scaled_features(styles, balanced
     with torch.no_grad():
         found = model.head(model.scale.eval()(values)).softmax(1)
     assert np.allclose(found.numpy(), expected, atol=1e-3)
+
+
+def test_a_style_without_paintings_is_never_predicted():
+    model = wikiart.make_classifier(ARCHITECTURE, 4, S)
+    values, labels = torch.randn(30, model.head.in_features), torch.arange(30) % 3
+    labels[labels == 2] = 3
+    features.fit_head(model, values, labels, balanced=True)
+    with torch.no_grad():
+        found = model.head(model.scale.eval()(values))
+    assert (found.argmax(1) == labels).all() and (found[:, 2] == features.NEVER).all()
+
+
+def test_features_that_are_not_finite_leave_the_head_as_it_is():
+    model = wikiart.make_classifier(ARCHITECTURE, 2, S)
+    before, values = copy.deepcopy(model.state_dict()), torch.full((4, model.head.in_features), torch.inf)
+    features.fit_head(model, values, torch.arange(4) % 2, balanced=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.fixture
@@ -112,7 +138,6 @@ def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(flags, tmp_
     for name, value in weights.items():
         assert torch.equal(checkpoint["model"][f"trunk.{name}"], value), name
     assert checkpoint["model"]["head.weight"].abs().max() > 0
-    assert not wikiart.load_network(checkpoint).crops
     assert run(testtrainpart1, *flags, 0).status == 0
     again = run(trainpart1, *flags, 0)
     assert again.status == 0 and "finished" in again.out and "fitted" not in again.out
@@ -126,8 +151,24 @@ def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(flags, tmp_
     assert not different
 
 
-def test_epochs_0_needs_pretrained_weights(tmp_path, paint, refused):
+@pytest.mark.parametrize("architecture", ["residual", "three_conv"])
+def test_after_the_last_epoch_the_head_is_the_best_one_for_whole_paintings(architecture, tmp_path, paint, run):
+    paint(tmp_path / "train", {"A": 12, "B": 8})
+    where = ["--trainingdir", tmp_path / "train", "--outputdir", tmp_path, "--cachedir", tmp_path / "cache",
+             "--device", "cpu", "--image_size", S, "--batch_size", 4, "--architecture", architecture]  # fmt: skip
+    done = run(trainpart1, *where, "--epochs", 2, "--validation", 0)
+    assert (done.status, done.err) == (0, "") and "fitting the head" in done.out
+    checkpoint = checkpoints.read(tmp_path / "wikiart.pth", 1)
+    assert checkpoint["epoch"] == 2
+    model = wikiart.load_network(checkpoint)
+    dataset = wikiart.WikiArtDataset(tmp_path / "train", S, cachedir=tmp_path / "cache")
+    found = model.features(dataset.images / 255)
+    assert torch.allclose(model.scale.running_mean, found.mean(0), atol=1e-4)
+    features.fit_head(again := copy.deepcopy(model), found, dataset.labels, balanced=True)
+    assert torch.allclose(again(dataset.images / 255), model(dataset.images / 255), atol=0.01)
 
+
+def test_epochs_0_needs_pretrained_weights(tmp_path, paint, refused):
     paint(tmp_path / "train", {"A": 3, "B": 3})
     line = refused(trainpart1, "--trainingdir", tmp_path / "train", "--cachedir", tmp_path / "cache", "--epochs", 0,
                    "--device", "cpu")  # fmt: skip

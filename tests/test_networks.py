@@ -106,8 +106,19 @@ def test_weight_decay_is_for_the_weights_of_layers_alone(name):
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(names)
 
 
-def test_views_are_those_that_a_network_was_trained_on():
-    images = torch.rand(2, 3, 32, 32)
-    assert len(list(wikiart.views(images, crops=True))) == 12
-    whole, flipped = wikiart.views(images, crops=False)
-    assert torch.equal(whole, images) and torch.equal(flipped, images.flip(3))
+def test_with_flips_a_painting_and_its_mirror_image_get_the_same_logits():
+    model, images = wikiart.make_classifier("residual", 3, 32).eval(), torch.rand(2, 3, 32, 32)
+    both = wikiart.classify(model, images, flips=True)
+    assert torch.allclose(both, wikiart.classify(model, images.flip(3), flips=True), atol=1e-6)
+    alone = [wikiart.classify(model, views) for views in (images, images.flip(3))]
+    assert torch.allclose(both, sum(alone) / 2, atol=1e-6) and not torch.allclose(*alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "architecture, side", [("residual", 24), ("shufflenet_v2_x0_5", 24), ("vit_b_16", 32), ("densenet121", 32)]
+)
+def test_training_from_scratch_sees_crops_unless_a_network_takes_none_so_small(architecture, side):
+    model = wikiart.make_classifier(architecture, 3, 32)
+    assert model.crop_side == side
+    shapes = [wikiart.classify(model.eval(), torch.rand(1, 3, size, size)).shape for size in (side, 32)]
+    assert shapes == [(1, 3), (1, 3)]

@@ -181,9 +181,9 @@ def test_a_pretrained_network_keeps_its_first_layers_and_statistics_and_sees_who
     start = wikiart.make_classifier("mobilenet_v2", 3, 32)
     torch.save(start.trunk.state_dict(), tmp_path / "w.pth")
     model = wikiart.make_classifier("mobilenet_v2", 3, 32)
-    assert model.crops
+    assert model.crop_side == 24
     model.load_pretrained(str(tmp_path / "w.pth"))
-    assert not model.crops
+    assert model.crop_side == 32
     before = copy.deepcopy(model.state_dict())
     steps = optimizer.make(model.train(), 0.01)
     for _ in range(2):
