@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import wikiart
-from support import balance, batches, training
+from support import balance, batches, optimizer, processes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -25,9 +25,9 @@ def test_batches_are_the_cpus(dataset, monkeypatch, share, imbalance):
     if imbalance == "smote":
         plan = balance.plan_smote(dataset.images, dataset.labels, members, 20, seed=0)
     order = balance.index_order(imbalance, dataset.labels, members, plan, 0, 1)
-    there = batches.Paintings(dataset, torch.device("cuda"), plan)
+    there = batches.Batches(dataset.images, dataset.labels, torch.device("cuda"), plan)
     assert (there.images.device.type == "cuda") == (share > 0)
-    here = batches.Paintings(dataset, torch.device("cpu"), plan)
+    here = batches.Batches(dataset.images, dataset.labels, torch.device("cpu"), plan)
     for (images, labels), (expected, targets) in zip(there.batches(order, 7), here.batches(order, 7), strict=True):
         assert torch.allclose(images.cpu(), expected, atol=1e-5) and torch.equal(labels.cpu(), targets)
 
@@ -36,17 +36,14 @@ def test_batches_are_the_cpus(dataset, monkeypatch, share, imbalance):
 def test_steps_do_not_wait_for_the_gpu(dataset, architecture):
     device = torch.device("cuda")
     model = wikiart.make_classifier(architecture, 3, 32).to(device, memory_format=torch.channels_last)
-    optimizer = training.make_optimizer(model, 0.001)
-
-    def loss_of(model, images, labels):
-        logits = model(batches.normalise(batches.augment(images), [0.5] * 3, [0.25] * 3))
-        return torch.nn.functional.cross_entropy(logits.float(), labels)
-
-    paintings, order = batches.Paintings(dataset, device), torch.arange(len(dataset))
-    for number, (images, labels) in enumerate(paintings.batches(order, 5)):
+    steps = optimizer.make(model, 0.001)
+    loader = batches.Batches(dataset.images, dataset.labels, device)
+    for number, (images, labels) in enumerate(loader.batches(batches.full_batches(torch.arange(len(dataset)), 5), 5)):
         torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first one sets things up
         try:
-            training.train_step(model, optimizer, loss_of, images, labels)
+            wikiart.classifier_loss(model, batches.crop(images, model.crop_side), labels).backward()
+            steps.step()
+            steps.zero_grad(set_to_none=True)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -56,15 +53,15 @@ def test_an_interrupted_run_goes_on(script, tmp_path, monkeypatch):
     jobs.paint(tmp_path / "train")
     flags = ["--trainingdir", tmp_path / "train", "--outputdir", tmp_path, "--cachedir", tmp_path / "cache",
              "--device", "cuda", "--image_size", 32, "--batch_size", 8, "--epochs", 2]  # fmt: skip
-    real, calls = training.share_buffers, iter([False, True])
+    real, calls = processes.average_statistics, iter([False, True])
 
     def interrupted(model):
         if next(calls):
             raise KeyboardInterrupt
         real(model)
 
-    monkeypatch.setattr(training, "share_buffers", interrupted)
+    monkeypatch.setattr(processes, "average_statistics", interrupted)
     assert jobs.call(script, *flags).status == 130
-    monkeypatch.setattr(training, "share_buffers", real)
+    monkeypatch.setattr(processes, "average_statistics", real)
     done = jobs.call(script, *flags)
     assert done.status == 0 and "going on after epoch 1 of 2" in done.out

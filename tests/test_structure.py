@@ -1,8 +1,11 @@
 """The layout that the design asks for: short files, short functions, and imports that run one way."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+
+import wikiart
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
@@ -77,6 +80,21 @@ def test_an_underscored_name_of_another_file_is_found():
 def test_nobody_uses_an_underscored_name_of_another_file():
     found = {str(path.relative_to(ROOT)): underscored(ast.parse(path.read_text())) for path in EVERYTHING}
     assert not {name: names for name, names in found.items() if names}
+
+
+def test_every_name_that_is_taken_from_a_room_exists():
+    """Also in what seldom runs: the tests that need a GPU, and the benchmarks."""
+    rooms = {name: importlib.import_module(f"support.{name}") for name in ORDER} | {"wikiart": wikiart}
+    missing = []
+    for path in EVERYTHING:
+        tree = ast.parse(path.read_text())
+        taken = {name for module, names in imports(tree) for name in (names if module == "support" else [module])}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                room = node.value.id
+                if room in taken & set(rooms) and not hasattr(rooms[room], node.attr):
+                    missing.append(f"{path.name}: {room}.{node.attr}")
+    assert not missing
 
 
 def test_files_and_functions_are_short():
