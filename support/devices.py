@@ -1,5 +1,7 @@
 """Device, precision and random seeds."""
 
+import os
+
 import numpy as np
 import torch
 import torch.distributed
@@ -7,6 +9,8 @@ import torch.distributed
 from support import console, processes, settings
 from support.console import UserError
 
+SMALLEST_SHARE = 16  # paintings per step and process
+NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 _exact = False  # whether everything is computed in float32
 
 
@@ -34,6 +38,9 @@ def start(options: settings.Settings, training: bool = True) -> torch.device:
         raise options.error("batch_size", f"{options.batch_size} cannot be shared evenly by {world_size} processes")
     if options.batch_size == world_size and training:
         raise options.error("batch_size", "batch normalization needs at least 2 paintings per step and process")
+    if training and world_size > 1 and options.batch_size < SMALLEST_SHARE * world_size:
+        share = options.batch_size // world_size
+        console.warn(f"{share} paintings per step and process: batch normalization is noisy below {SMALLEST_SHARE}")
     if world_size > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     hardware = f"{torch.get_num_threads()} threads"
@@ -54,6 +61,9 @@ def _choose(options: settings.Settings) -> torch.device:
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and os.path.exists(NVIDIA_DRIVER):
+            why = "the driver may be too old for it" if torch.version.cuda else "it is a build for the CPU"
+            console.warn(f"this machine has an NVIDIA GPU, but torch {torch.__version__} cannot use it: {why}")
     try:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:

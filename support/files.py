@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,16 @@ from support import console
 from support.console import UserError
 
 STALE = 3600  # seconds after which a temporary file that nobody writes to is left over from a killed run
+
+
+def expand(path: str) -> tuple[str, str | None]:
+    """A path with ~ and environment variables replaced, and the first variable of it that is not set, if any.
+
+    A file or folder whose own name has a $ is taken as it is.
+    """
+    path = os.path.expanduser(os.path.expandvars(path))
+    unset = None if os.path.exists(path) else re.search(r"\$[A-Za-z_]\w*|\$\{\w+\}", path)
+    return path, unset and unset[0]
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[io.BufferedWriter], object]) -> None:

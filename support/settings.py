@@ -4,12 +4,13 @@ import argparse
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from support import console
+from support import console, files
 from support.console import UserError
 
 
@@ -117,9 +118,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
             raise ValueError(f"duplicate key {console.quoted(name)}")
     return dict(pairs)
 
@@ -138,10 +138,7 @@ def _check(where: str, values: object, known: dict[str, Setting], sections: tupl
 
 
 def read_config(path: str | os.PathLike) -> dict[str, object]:
-    """Read and check a settings file; returns what it holds, without defaults.
-
-    Raises UserError, naming the file, the key, what it got and what it expected.
-    """
+    """What a settings file holds, checked, without defaults; raises UserError that names file, key and both values."""
     where = console.printable(path)
     try:
         config = json.loads(Path(path).read_text("utf-8-sig"), object_pairs_hook=_without_duplicates)
@@ -194,7 +191,8 @@ def read(section: str, description: str, argv: list[str] | None, switches: dict[
         if given[name] is not None:
             values[name], origins[name] = parse_flag(name, given[name], setting), f"--{name}"
         if name in (*PATHS, "pretrained") and isinstance(values[name], str):
-            values[name] = os.path.expanduser(os.path.expandvars(values[name]))
-    flags = {name for name in known if given[name] is not None}
-    more = {name.lstrip("-"): given[name.lstrip("-")] for name in switches}
-    return Settings(section=section, origins=origins, flags=flags, **values, **more)
+            values[name], unset = files.expand(values[name])
+            if unset:
+                raise UserError(f"{origins[name]}: the environment variable {unset} is not set")
+    values["flags"] = {name for name in known if given[name] is not None}
+    return Settings(section=section, origins=origins, **values, **{s[2:]: given[s[2:]] for s in switches})

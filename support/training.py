@@ -49,7 +49,8 @@ class Run:
 
     def __enter__(self) -> "Run":
         if processes.rank() == 0:
-            self.stack.enter_context(files.locked(self.csv_file.with_name(f".{self.csv_file.stem}.lock"), wait=False))
+            for file in self.csv_file, self.modelfile:  # modelfile may be in another folder
+                self.stack.enter_context(files.locked(file.with_name(f".{file.stem}.lock"), wait=False))
         self._go_on()
         return self
 

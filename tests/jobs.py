@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from support import devices  # noqa: E402 - after the path to it
+
 COUNTS = {"Baroque": 13, "Cubism": 8, "Ukiyo_e": 5}
 SCRIPTS = ["trainpart1", "testtrainpart1", "trainauto", "testtrainauto"]
 
@@ -122,6 +124,7 @@ def _child(script: str, flags: list[str], environment: dict[str, str], output: s
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     torch.set_num_threads(1)
+    devices.SMALLEST_SHARE = 0  # the tests' batches are small on purpose
     if plant:
         plant()
     importlib.import_module(script).main(flags)

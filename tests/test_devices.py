@@ -23,6 +23,28 @@ def test_device_auto_is_cuda_or_else_the_cpu(capsys):
     assert capsys.readouterr().out.startswith("1 process on ")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU that can be used")
+@pytest.mark.parametrize(("build", "why"), [(None, "it is a build for the CPU"), ("13.0", "driver may be too old")])
+def test_a_gpu_that_torch_cannot_use_is_a_warning(monkeypatch, tmp_path, capsys, build, why):
+    driver = tmp_path / "version"
+    monkeypatch.setattr(devices, "NVIDIA_DRIVER", str(driver))
+    monkeypatch.setattr(torch.version, "cuda", build)
+    assert devices.start(read()).type == "cpu" and not capsys.readouterr().err
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module\n")
+    assert devices.start(read()).type == "cpu" and why in capsys.readouterr().err
+    assert devices.start(read("--device", "cpu")).type == "cpu" and not capsys.readouterr().err  # as was asked
+
+
+@pytest.mark.parametrize(("batch_size", "warns"), [(30, True), (32, False)])
+def test_few_paintings_per_process_are_a_warning(monkeypatch, capsys, batch_size, warns):
+    for name in processes.TORCHRUN:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: None)
+    devices.start(read("--device", "cpu", "--batch_size", batch_size))
+    assert ("15 paintings per step and process" in capsys.readouterr().err) == warns
+
+
 def test_the_seed_fixes_what_torch_draws(capsys):
     drawn = []
     for seed in 1, 1, 2:

@@ -144,13 +144,15 @@ def test_a_full_disk_stops_a_training_with_a_line(size, words, home, tmp_path):
     assert not list((tmp_path / "cache").glob("*.uint8*"))
 
 
-def test_a_second_run_into_the_same_folder_is_refused(home, tmp_path):
+@pytest.mark.parametrize("second", ["out", "elsewhere"])
+def test_a_second_run_into_the_same_folder_or_modelfile_is_refused(second, home, tmp_path):
     """It says who holds the folder; the first run is not disturbed."""
     out = tmp_path / "out"
-    first = jobs.start(tmp_path / "log", "trainpart1", *flags(home, out, "--epochs", 100_000))
+    more = ["--modelfile", out / "shared.pth"] if second == "elsewhere" else []
+    first = jobs.start(tmp_path / "log", "trainpart1", *flags(home, out, "--epochs", 100_000, *more))
     try:
         first.wait_for(lambda: "epoch 1/" in first.text("out"))
-        done = jobs.call("trainpart1", *flags(home, out, "--fresh"))
+        done = jobs.call("trainpart1", *flags(home, tmp_path / second, "--fresh", *more))
         assert done.status == 2 and jobs.one_line(done.err), done
         assert f"{out}: process {first.processes[0].pid} on " in done.err and "writes there now" in done.err
         assert first.processes[0].is_alive()

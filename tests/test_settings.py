@@ -83,6 +83,19 @@ def test_home_and_variables_in_paths_are_expanded(write, monkeypatch):
     assert of(options, expected) == expected
 
 
+def test_a_variable_that_is_not_set_makes_no_folder_of_its_name(write, workdir, monkeypatch):
+    monkeypatch.delenv("DATA", raising=False)
+    for path in "$DATA/out", "${DATA}":
+        write({"outputdir": path})
+        with pytest.raises(console.UserError) as caught:
+            read("classifier", "-c", "c.json")
+        name = path.removesuffix("/out")
+        assert str(caught.value) == f"c.json: outputdir: the environment variable {name} is not set"
+    (workdir / "$DATA").mkdir()
+    assert read("classifier", "--outputdir", "$DATA").outputdir == "$DATA"
+    assert read("classifier", "--outputdir", "Pay_$5").outputdir == "Pay_$5"
+
+
 def test_no_folder_of_the_machine_is_kept(tmp_path):
     flags = [text for name in settings.PATHS for text in (f"--{name}", tmp_path / name)]
     values = read("classifier", *flags, "--pretrained", tmp_path / "weights.pth").values()
