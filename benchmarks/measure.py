@@ -61,7 +61,7 @@ def machine(device: torch.device | None = None) -> dict[str, object]:
         "cores": cores(),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
-        "precision": "bfloat16" if device is not None and devices.uses_bfloat16(device) else "float32",
+        "precision": str(devices.precision(device)).removeprefix("torch.") if device is not None else "float32",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

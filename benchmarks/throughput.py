@@ -172,7 +172,7 @@ def probe(trainingdir: str, options: settings.Settings, device: torch.device, ca
 def matmul_ceiling(device: torch.device) -> float:
     """Floating-point operations per second of the best of some large matrix products, as precise as the loop's."""
     size = 8192 if device.type == "cuda" else 2048
-    kind = torch.bfloat16 if devices.uses_bfloat16(device) else torch.float32
+    kind = devices.precision(device)
     left, right = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
     best = min(measure.in_turns({"product": lambda: left @ right}, 10, device)["product"])
     return 2 * size**3 / best

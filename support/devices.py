@@ -52,8 +52,8 @@ def start(options: settings.Settings, training: bool = True) -> torch.device:
         hardware = torch.cuda.get_device_name(device)
     torch.manual_seed(options.seed)
     count = "1 process" if world_size == 1 else f"{world_size} processes"
-    precision = "bfloat16 autocast" if uses_bfloat16(device) else "float32"
-    console.say(f"{count} on {device.type} ({hardware}{' each' * (world_size > 1)}, {precision})")
+    kind = str(precision(device)).removeprefix("torch.") + " autocast" * (precision(device) != torch.float32)
+    console.say(f"{count} on {device.type} ({hardware}{' each' * (world_size > 1)}, {kind})")
     return device
 
 
@@ -76,16 +76,22 @@ def _choose(options: settings.Settings) -> torch.device:
         raise options.error("device", f"{console.quoted(name)} cannot be used here: {why}") from None
 
 
-def uses_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32, and may."""
+def precision(device: torch.device) -> torch.dtype:
+    """What convolutions and matrix products are computed in: bfloat16 where the device is fast at it, float16 on GPUs
+    that are fast at that alone (V100, T4, RTX 20), else float32; always float32 outside training.
+    """
     if _exact:
-        return False
+        return torch.float32
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
     capabilities = getattr(torch.cpu, "get_capabilities", dict)  # torch before 2.12 has no such function
-    return device.type == "cpu" and bool(capabilities().get("avx512_bf16"))
+    fast = device.type == "cpu" and capabilities().get("avx512_bf16")
+    return torch.bfloat16 if fast else torch.float32
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 autocast where the device is fast at it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(device))
+    """Autocast to the device's `precision`."""
+    kind = precision(device)
+    return torch.autocast(device.type, None if kind == torch.float32 else kind, enabled=kind != torch.float32)

@@ -26,7 +26,7 @@ def compute(model: nn.Module, loader: batches.Batches, order: Tensor, beside: st
     model.eval()
     if beside is None:
         return _compute(model, loader, order)
-    digest = hashlib.sha256(f"{checkpoints.VERSION} {devices.uses_bfloat16(loader.device)}".encode())
+    digest = hashlib.sha256(f"{checkpoints.VERSION} {devices.precision(loader.device)}".encode())
     for part in (model.normalize, model.trunk):
         for value in part.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())

@@ -14,10 +14,10 @@ from support.console import UserError
 FREE_TO_CHANGE = {"testingdir", "outputdir", "cachedir", "device", "modelfile", "clusters", "epochs"}
 FRESH = "--fresh starts a new run"
 # start: metrics before the first epoch; times: rates and seconds of the epochs; best: the epoch in modelfile, 0 before
-# the first; ends: the last epoch of each schedule
+# the first; ends: the last epoch of each schedule; scaler: the scale of float16's gradients, else empty
 KEYS = {
     "run": dict, "start": dict, "history": list, "times": list, "best": int, "ends": list, "model": dict,
-    "moments": dict,
+    "moments": dict, "scaler": dict,
 }  # fmt: skip
 
 
@@ -76,12 +76,17 @@ def _is_consistent(state: dict[str, object]) -> bool:
     return counted and 0 <= state["best"] <= done and bool(state["ends"]) and done <= state["ends"][-1]
 
 
-def restore(state: dict[str, object], model: nn.Module, optimizer: torch.optim.Optimizer, where: str) -> None:
-    """Fill model and optimizer from a state. Raises UserError, beginning with `where`, when it does not fit."""
+def restore(
+    state: dict[str, object], model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
+    where: str,
+) -> None:  # fmt: skip
+    """Fill model, optimizer and scaler from a state. Raises UserError, beginning with `where`, when it does not fit."""
     try:
         model.load_state_dict(state["model"])
         groups = optimizer.state_dict()["param_groups"]  # these follow from the settings
         optimizer.load_state_dict({"state": state["moments"], "param_groups": groups})
+        if state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
     except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{where}: is damaged: {console.reason(error)}; {FRESH}") from None
 

@@ -42,6 +42,7 @@ class Run:
         self.csv_file = options.output(f"history_{'part1' if contents['part'] == 1 else 'auto'}.csv")
         self.peak = options.learning_rate * peak_factor
         self.optimizer = optimizer.make(model, self.peak)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=devices.precision(device) == torch.float16)
         self.identity = resume.identity(options, contents)
         self.stack, self.epoch, self.saved, self.cut = contextlib.ExitStack(), 0, 0, False
         self.start, self.history, self.times, self.best = {}, [], [], 0
@@ -109,8 +110,9 @@ class Run:
 
     def step(self, loss: Tensor) -> None:
         """One step of the optimizer down the gradient of a batch's mean loss."""
-        loss.backward()
-        self.optimizer.step()
+        self.scaler.scale(loss).backward()  # float16 alone needs it, so that small gradients do not become 0
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.losses += loss.detach()
 
@@ -142,6 +144,7 @@ class Run:
         if processes.rank() == 0:  # the resume file first: a checkpoint that is missing can be made from it
             state = {name: getattr(self, name) for name in ("start", "history", "times", "best", "ends")}
             state |= {"run": self.identity, "model": weights, "moments": self.optimizer.state_dict()["state"]}
+            state["scaler"] = self.scaler.state_dict()
             resume.write(self.resume_file, state)
         self.saved, self.is_begun = len(self.history), True
         if processes.rank() == 0:
@@ -174,7 +177,7 @@ class Run:
         state = processes.from_first(state)
         if state is None:
             return
-        resume.restore(state, self.model, self.optimizer, where)
+        resume.restore(state, self.model, self.optimizer, self.scaler, where)
         for name in "start", "history", "times", "best", "ends":
             setattr(self, name, state[name])
         self.saved, self.is_begun = len(self.history), True

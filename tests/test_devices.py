@@ -64,10 +64,19 @@ def test_a_batch_that_the_processes_cannot_share_is_one_line(workdir, refused, m
     assert line.startswith("--batch_size: ") and words in line
 
 
-def test_autocast_is_bfloat16_where_that_is_fast(monkeypatch):
-    device = torch.device("cpu")
-    for fast in True, False:
-        monkeypatch.setattr(devices, "uses_bfloat16", lambda _, fast=fast: fast)
-        with devices.autocast(device):
-            product = torch.ones(2, 2) @ torch.ones(2, 2)
-        assert product.dtype == (torch.bfloat16 if fast else torch.float32)
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
+def test_autocast_is_to_the_devices_precision(monkeypatch, kind):
+    monkeypatch.setattr(devices, "precision", lambda device: kind)
+    with devices.autocast(torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == kind
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "capability", "expected"),
+    [(True, (9, 0), torch.bfloat16), (False, (7, 5), torch.float16), (False, (6, 1), torch.float32)],
+)
+def test_a_gpu_gets_the_fastest_precision_that_it_has(monkeypatch, capsys, bfloat16, capability, expected):
+    devices.start(read("--device", "cpu"))  # training, not in full float32
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert devices.precision(torch.device("cuda", 0)) == expected

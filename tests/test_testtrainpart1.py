@@ -292,7 +292,7 @@ def test_evaluation_and_prediction_compute_in_float32_where_training_does_not(mo
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     options = settings.read("classifier", "", ["--device", "cpu"])
     for training in (True, False, True):
-        assert devices.uses_bfloat16(devices.start(options, training)) is training
+        assert (devices.precision(devices.start(options, training)) == torch.bfloat16) is training
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from support import batches, console, history, optimizer, processes, settings, training
+from support import batches, console, devices, history, optimizer, processes, settings, training
 
 
 @pytest.fixture
@@ -56,6 +56,22 @@ def test_a_batch_larger_than_the_data_is_cut(count, world_size, steps, cut, begi
     passes = [epoch.seen * world_size for epoch in train(run, loader, order, [{}, {}])]
     assert passes == [steps, steps]
     assert capsys.readouterr().err == f"warning: batch_size is 4096, but an epoch has {count}: cut to {cut}\n"
+
+
+def test_the_gradients_scale_of_float16_goes_on_with_the_run(begin, monkeypatch):
+    monkeypatch.setattr(devices, "precision", lambda device: torch.float16)
+    run, loader, order = begin()
+    epochs = train(run, loader, order, [{}] * 4)
+    next(epochs), next(epochs)
+    assert run.scaler.state_dict()["_growth_tracker"] == 6  # steps, three per epoch
+    run.scaler.update(1024.0)
+    next(epochs)
+    with pytest.raises(KeyboardInterrupt):
+        epochs.throw(KeyboardInterrupt)
+    again, loader, order = begin()
+    with again:
+        assert again.saved == 3 and again.scaler.state_dict() == run.scaler.state_dict()
+    assert again.scaler.get_scale() == 1024
 
 
 @pytest.mark.parametrize(

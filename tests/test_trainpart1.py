@@ -23,7 +23,7 @@ FLAGS = ("--device", "cpu", "--image_size", 16, "--epochs", 1, "--batch_size", 8
 def float32():
     """Exact enough arithmetic on every machine for comparisons with yardsticks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "uses_bfloat16", lambda device: False)
+        patch.setattr(devices, "precision", lambda device: torch.float32)
         yield
 
 
