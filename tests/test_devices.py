@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import trainpart1
-from support import devices, processes, settings
+import wikiart
+from support import batches, devices, processes, settings
 
 
 def read(*flags):
@@ -80,3 +82,23 @@ def test_a_gpu_gets_the_fastest_precision_that_it_has(monkeypatch, capsys, bfloa
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert devices.precision(torch.device("cuda", 0)) == expected
+
+
+@pytest.mark.parametrize("network", ["residual", "three_conv", "shufflenet_v2_x0_5", "autoencoder"])
+def test_nothing_leaves_the_gpu_between_a_batch_and_its_loss(network, monkeypatch):
+    """With fake tensors, which have a device and no values: an operation of tensors on two devices raises."""
+    monkeypatch.setattr(devices, "precision", lambda device: torch.float32)
+    cuda = torch.device("cuda", 0)
+    with FakeTensorMode():
+        with cuda:
+            model = wikiart.Autoencoder(32, 8) if network == "autoencoder" else wikiart.make_classifier(network, 3, 32)
+        images, labels = torch.empty(8, 3, 32, 32, device=cuda), torch.empty(8, dtype=torch.int64, device=cuda)
+        if network == "autoencoder":
+            loss, mse = wikiart.autoencoder_loss(model, batches.augment(images, 0.8))
+            found = [loss, mse, wikiart.embed(model, images)]
+        else:
+            loss = wikiart.classifier_loss(model, batches.crop(images, 24), labels)
+            found = [loss, wikiart.classify(model.eval(), images, flips=True)]
+        assert all(value.device == cuda for value in found)
+        with pytest.raises(RuntimeError, match="device"):
+            wikiart.classifier_loss(torch.nn.Flatten(), images, labels.cpu())
