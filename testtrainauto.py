@@ -28,7 +28,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 import wikiart
-from support import batches, checkpoints, clustering, console, devices, duplicates, figures, files, settings, similar
+from support import (
+    batches,
+    checkpoints,
+    clustering,
+    console,
+    devices,
+    duplicates,
+    figures,
+    files,
+    settings,
+    similar,
+    statistics,
+)
 from support.console import DataError, UserError
 from support.images import decode_image
 
@@ -121,8 +133,8 @@ def measure_paintings(
             linear = (codes @ model.components + model.mean).clamp(0, 1)  # clipped as the network's are
             columns["latents"].append(latents)
             columns["pixels"].append(codes)
-            columns["colour"].append(wikiart.colour_histogram(4 * images - 2))
-            columns["statistics"].append(wikiart.style_statistics(4 * images - 2))
+            columns["colour"].append(statistics.colour_histogram(4 * images - 2))
+            columns["statistics"].append(statistics.style(4 * images - 2))
             columns["errors"].append((pictures - images).square().mean((1, 2, 3)))
             columns["pca_errors"].append((linear - images.flatten(1)).square().mean(1))
             bar.update(len(images))

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from support import console, devices, levels, pretrained
+from support import console, devices, levels, pretrained, statistics
 from support.batches import Batches
 from support.cache import decode_folder
 from support.console import DataError, UserError
@@ -147,50 +147,6 @@ class ResidualBlock(nn.Module):
         return F.relu(self.body(images) + self.shortcut(images))
 
 
-def colour_histogram(images: Tensor) -> Tensor:
-    """Square roots of each image's 8x8x8 histogram of colours, which sums to 1: float [B, 3, S, S] -> [B, 512].
-
-    The bins share the range from -2 to 2 evenly; the outermost take what lies beyond.
-    """
-    red, green, blue = ((images + 2) * 2).clamp(0, 7).floor().unbind(1)
-    return _root_histogram((64 * red + 8 * green + blue).long(), 512)
-
-
-def texture_histogram(greys: Tensor) -> Tensor:
-    """Square roots of each image's histogram of local binary patterns: float [B, S, S] -> [B, 256].
-
-    A pixel's pattern says which of its eight neighbours are clearly lighter, by a hundredth of the range from -2 to 2
-    (Ojala et al., 2002, doi:10.1109/TPAMI.2002.1017623): flat paint, edges and the grain of brushwork differ in it.
-    """
-    side, threshold = greys.shape[-1], greys[:, 1:-1, 1:-1] + 0.04
-    around = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
-    pattern = torch.zeros_like(threshold, dtype=torch.uint8)
-    for bit, (y, x) in enumerate(around):
-        lighter = greys[:, y : side - 2 + y, x : side - 2 + x] > threshold
-        pattern |= lighter.view(torch.uint8) << bit
-    return _root_histogram(pattern.long(), 256)
-
-
-def _root_histogram(values: Tensor, bins: int) -> Tensor:
-    values = values.flatten(1)
-    counts = torch.zeros(len(values), bins, device=values.device)
-    return counts.scatter_add_(1, values, torch.ones_like(values, dtype=counts.dtype)).div_(values.shape[1]).sqrt_()
-
-
-def style_statistics(images: Tensor) -> Tensor:
-    """Colour and texture features that do not depend on position: float [B, 3, S, S] -> [B, STATISTICS].
-
-    Its colours, and its textures at full and at half size; the images' range is `colour_histogram`'s.
-    """
-    greys = sum(images.unbind(1)) / 3  # on a CPU several times faster than images.mean(1)
-    blocks = [colour_histogram(images), texture_histogram(greys), texture_histogram(F.avg_pool2d(greys, 2))]
-    return torch.cat([block * scale for block, scale in zip(blocks, STATISTICS_SCALES, strict=True)], 1)
-
-
-STATISTICS = 512 + 256 + 256
-STATISTICS_SCALES = (0.87, 2.02, 1.4)  # over WikiArt, each block then has a third of a total variance of 1
-
-
 class Residual(nn.Sequential):
     """Our trunk: a compact residual network, normalised images, float [B, 3, S, S] -> features [B, 8 * width].
 
@@ -247,10 +203,10 @@ class Normalize(nn.Module):
 class Classifier(nn.Module):
     """A trunk, statistics beside it, and a linear head: float [B, 3, S, S] in [0, 1] -> logits [B, classes].
 
-    trunk: normalized images -> features [B, width]. The statistics are those of palette and texture, and the mean and
-    standard deviation of every channel at the trunk's earlier levels, which carry style (Huang and Belongie, 2017,
-    arXiv:1703.06868). `three_conv` stays the assignment's network without them. `crop_side`: the side in pixels of the
-    crops that it trains on.
+    trunk: normalized images -> features [B, width]. The statistics are those of palette, texture and strokes, and the
+    mean and standard deviation of every channel at the trunk's earlier levels, which carry style (Huang and Belongie,
+    2017, arXiv:1703.06868). `three_conv` stays the assignment's network without them. `crop_side`: the side in pixels
+    of the crops that it trains on.
     """
 
     def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
@@ -277,7 +233,8 @@ class Classifier(nn.Module):
         features, maps = levels.run(self.trunk, images, self.levels)
         if not self.has_statistics:
             return features
-        return torch.cat([features, *map(levels.moments, maps), style_statistics(images)], 1)
+        moments = map(levels.moments, maps)
+        return torch.cat([features, *moments, statistics.style(images), statistics.strokes(images)], 1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.scale(self.features(images)))
@@ -341,7 +298,7 @@ class Autoencoder(nn.Module):
     """Images [B, 3, S, S] in [0, 1] to a vector of `latent_dim` numbers and back; S is a multiple of 16.
 
     It holds the best linear autoencoder, which `start_from` gives it, and its convolutions learn what that leaves. The
-    painting's `style_statistics` go into the same vector, and are read from it again, by a linear layer each.
+    painting's `statistics.style` go into the same vector, and are read from it again, by a linear layer each.
     """
 
     def __init__(self, image_size: int, latent_dim: int, width: int = 32) -> None:
@@ -358,7 +315,7 @@ class Autoencoder(nn.Module):
                 ResidualBlock(channels_out, channels_out, 1),
             ]
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * small**2, latent_dim))
-        self.statistics_encoder = nn.Linear(STATISTICS, latent_dim, bias=False)
+        self.statistics_encoder = nn.Linear(statistics.STYLE, latent_dim, bias=False)
         layers = [nn.Linear(latent_dim, top * small**2), nn.Unflatten(1, (top, small, small))]
         for channels_in, channels_out in itertools.pairwise([top, 4 * width, 2 * width, width]):
             layers += [
@@ -369,7 +326,7 @@ class Autoencoder(nn.Module):
                 ResidualBlock(channels_out, channels_out, 1),
             ]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(width, 12, 3, 1, 1), nn.PixelShuffle(2))
-        self.statistics_decoder = nn.Linear(latent_dim, STATISTICS, bias=False)
+        self.statistics_decoder = nn.Linear(latent_dim, statistics.STYLE, bias=False)
         ends = (self.encoder[-1], self.statistics_encoder, self.decoder[-2], self.statistics_decoder)
         for layer in ends:  # at first the linear part stands alone
             nn.init.zeros_(layer.weight)
@@ -388,7 +345,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Float [B, 3, S, S] in [0, 1] -> latents [B, latent_dim]."""
-        return self._encode(images, style_statistics(4 * images - 2))
+        return self._encode(images, statistics.style(4 * images - 2))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, latent_dim] -> float32 images [B, 3, S, S] in [0, 1]."""
@@ -396,16 +353,16 @@ class Autoencoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The reconstruction [B, 3, S, S], not clipped to [0, 1] so that errors beyond count in training, and the
-        error [B, STATISTICS] with which the style statistics are read from the latent.
+        error [B, statistics.STYLE] with which the style statistics are read from the latent.
         """
-        statistics = style_statistics(4 * images - 2)
-        latents = self._encode(images, statistics)
-        return self._decode(latents), self.statistics_decoder(latents).float() - statistics
+        style = statistics.style(4 * images - 2)
+        latents = self._encode(images, style)
+        return self._decode(latents), self.statistics_decoder(latents).float() - style
 
-    def _encode(self, images: Tensor, statistics: Tensor) -> Tensor:
+    def _encode(self, images: Tensor, style: Tensor) -> Tensor:
         linear = F.linear(images.contiguous().flatten(1) - self.mean, self.components) / self.scales
         learned = self.encoder((images - 0.5).contiguous(memory_format=torch.channels_last))
-        return linear + learned + self.statistics_encoder(statistics)
+        return linear + learned + self.statistics_encoder(style)
 
     def _decode(self, latents: Tensor) -> Tensor:
         learned = self.decoder(latents).float()

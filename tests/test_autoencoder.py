@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import wikiart
-from support import console
+from support import console, statistics
 
 
 def lively(model):
@@ -29,7 +29,7 @@ def test_any_multiple_of_16_goes_through_the_latent_and_back(size):
     far = model.decode(1000 * torch.randn(3, 7))
     assert far.min() == 0 and far.max() == 1
     pictures, error = model(images)
-    assert pictures.shape == images.shape and error.shape == wikiart.style_statistics(4 * images - 2).shape
+    assert pictures.shape == images.shape and error.shape == statistics.style(4 * images - 2).shape
 
 
 @pytest.mark.parametrize("count, latent_dim", [(60, 20), (12, 20), (1, 3)])
@@ -48,7 +48,7 @@ def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     axes = np.linalg.svd(centred[3:], full_matrices=False)[2][: min(latent_dim, count - 1)]
     expected = pixels - centred + centred @ axes.T @ axes
     assert np.allclose(pictures.flatten(1).numpy(), expected, atol=0.01)
-    assert torch.allclose(error, -wikiart.style_statistics(images / 255 * 4 - 2))  # nothing is read yet
+    assert torch.allclose(error, -statistics.style(images / 255 * 4 - 2))  # nothing is read yet
     assert count == 1 or torch.allclose(latents.std(0)[: len(axes)], torch.ones(len(axes)), atol=0.01)
 
 
@@ -60,9 +60,9 @@ def test_the_latent_takes_pixels_and_statistics_and_is_all_that_the_decoder_gets
     assert pictures.min() < 0 or pictures.max() > 1  # errors beyond the range count in training
     assert torch.equal(pictures.clamp(0, 1), model.decode(model.encode(images)))
     read = model.statistics_decoder(model.encode(images))
-    assert torch.equal(error, read - wikiart.style_statistics(4 * images - 2))
+    assert torch.equal(error, read - statistics.style(4 * images - 2))
     before = model.encode(images)
-    expected = before - wikiart.style_statistics(4 * images - 2) @ model.statistics_encoder.weight.T
+    expected = before - statistics.style(4 * images - 2) @ model.statistics_encoder.weight.T
     model.statistics_encoder.weight.zero_()
     assert torch.allclose(model.encode(images), expected, atol=1e-4)
 
@@ -80,11 +80,11 @@ def test_an_embedding_is_the_mean_with_the_mirror_image_for_any_batch():
 def test_statistics_count_colours_and_patterns_as_loops_do():
     images = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(3)).float() / 255
     images[0, :, :8] = 0.5  # flat paint
-    colours = wikiart.colour_histogram(4 * images - 2).numpy()
+    colours = statistics.colour_histogram(4 * images - 2).numpy()
     ends = (8 * images - 4).clamp(-2, 2)  # what lies beyond the range counts as its ends
-    assert torch.equal(wikiart.colour_histogram(8 * images - 4), wikiart.colour_histogram(ends))
+    assert torch.equal(statistics.colour_histogram(8 * images - 4), statistics.colour_histogram(ends))
     greys = images.mean(1)
-    textures = wikiart.texture_histogram(4 * greys - 2).numpy()
+    textures = statistics.texture_histogram(4 * greys - 2).numpy()
     around = [(-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1)]
     for number in range(2):
         expected, patterns = np.zeros(512), np.zeros(256)

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision import models
 
 import wikiart
-from support import levels
+from support import levels, statistics
 
 
 def maps_of(trunk, images):
@@ -58,7 +58,7 @@ def test_a_classifiers_head_sees_trunk_moments_and_statistics():
     expected = [trunk]
     for level in maps:
         expected += [level.mean((2, 3)), level.flatten(2).std(2, correction=0)]
-    expected = torch.cat([*expected, wikiart.style_statistics(normalized)], 1)
+    expected = torch.cat([*expected, statistics.style(normalized), statistics.strokes(normalized)], 1)
     assert model.width == 256 and [level.shape[1] for level in maps] == [32, 64, 128, 256]
     assert torch.allclose(found, expected, atol=2e-3)
 

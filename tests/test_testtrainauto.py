@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
-from support import checkpoints, devices, figures
+from support import checkpoints, devices, figures, statistics
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
@@ -79,7 +79,7 @@ def spaces(trained):
         "pixels": (pixels_of(trained.test) - training.mean(0)) @ components.T,
         "plane": PCA(2).fit_transform(latents),
         "colour": np.sqrt(histograms),
-        "statistics": wikiart.style_statistics(4 * images - 2).double().numpy(),
+        "statistics": statistics.style(4 * images - 2).double().numpy(),
         "pca": (training.mean(0), components),
     }
 

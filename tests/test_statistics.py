@@ -1,0 +1,59 @@
+"""Statistics of colours, textures and strokes, against what loops over the pixels find."""
+
+import math
+
+import torch
+
+from support import statistics
+
+
+def test_the_texture_histogram_is_that_of_patterns_found_pixel_by_pixel():
+    greys = torch.randn(2, 7, 7)
+    around = [(-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1)]
+    expected = torch.zeros(2, 256)
+    for image in range(2):
+        for y in range(1, 6):
+            for x in range(1, 6):
+                lighter = [bool(greys[image, y + v, x + u] > greys[image, y, x] + 0.04) for v, u in around]
+                expected[image, sum(bit << i for i, bit in enumerate(lighter))] += 1 / 25
+    assert torch.allclose(statistics.texture_histogram(greys).square(), expected, atol=1e-6)
+
+
+def test_the_gradient_histogram_is_that_of_gradients_found_pixel_by_pixel():
+    greys = torch.randn(2, 9, 9)
+    greys[0, :4] = 0.5  # flat
+    expected = torch.zeros(2, 16, 8)
+    for image in range(2):
+        for y in range(1, 8):
+            for x in range(1, 8):
+                across = float(greys[image, y, x + 1] - greys[image, y, x - 1])
+                down = float(greys[image, y + 1, x] - greys[image, y - 1, x])
+                direction = int((math.atan2(down, across) / math.pi + 1) * 8) % 16
+                magnitude = min(7, int(math.log2(math.hypot(across, down) / 0.02 + 1)))
+                expected[image, direction, magnitude] += 1 / 49
+    found = statistics.gradient_histogram(greys)
+    assert torch.allclose(found.square(), expected.flatten(1), atol=1e-6)
+    ramp = torch.arange(9.0).expand(1, 9, 9)  # lighter to the right, then upwards
+    right, up = (statistics.gradient_histogram(g).view(16, 8) for g in (ramp, ramp.mT.flip(1)))
+    assert right[8, 6] == 1 and up[4, 6] == 1
+
+
+def test_the_colour_steps_are_those_between_neighbours():
+    images = torch.tensor([[0.0, 0.0, 0.4, 0.4, 2.0, -2.0]]).repeat(6, 1).expand(3, 6, 6).clone()
+    images[2] = 0.3  # blue stays
+    found = statistics.colour_step_histogram(images[None]).square().view(5, 5, 5)
+    expected = {(2, 2): 2 / 5, (3, 3): 1 / 5, (4, 4): 1 / 5, (0, 0): 1 / 5}
+    for (red, green), share in expected.items():
+        assert abs(found[red, green, 2] - share) < 1e-6
+    assert abs(found.sum() - 1) < 1e-6
+
+
+def test_strokes_are_the_gradients_at_three_sizes_and_the_steps():
+    images = torch.randn(2, 3, 32, 32)
+    greys, found = images.mean(1), statistics.strokes(images)
+    assert found.shape == (2, 509)
+    smaller = [greys.unfold(1, n, n).unfold(2, n, n).mean((3, 4)) for n in (1, 2, 4)]
+    for number, grey in enumerate(smaller):
+        part = found[:, 128 * number : 128 * number + 128]
+        assert torch.allclose(part, statistics.gradient_histogram(grey), atol=0.1)  # rounding moves single pixels
+    assert torch.equal(found[:, 384:], statistics.colour_step_histogram(images))
