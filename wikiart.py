@@ -205,14 +205,16 @@ class Classifier(nn.Module):
 
     trunk: normalized images -> features [B, width]. The statistics are those of palette, texture and strokes, and the
     mean and standard deviation of every channel at the trunk's earlier levels, which carry style (Huang and Belongie,
-    2017, arXiv:1703.06868). `three_conv` stays the assignment's network without them. `crop_side`: the side in pixels
-    of the crops that it trains on.
+    2017, arXiv:1703.06868). The head reads those of the image once it is fitted (`support/features.py`); a trunk with
+    random weights learns without them. `three_conv` stays the assignment's network and has no statistics. `crop_side`:
+    the side in pixels of the crops that it trains on.
     """
 
     def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
         super().__init__()
         self.architecture, self.normalize, self.trunk = architecture, Normalize(), trunk
-        self.has_statistics, self.image_size, self.fixed = not isinstance(trunk, ThreeConv), image_size, []
+        self.has_statistics, self.image_size = not isinstance(trunk, ThreeConv), image_size
+        self.is_pretrained, self.fixed = False, []
         self.eval()
         blank, crop = (torch.zeros(1, 3, side, side) for side in (image_size, round(CROP * image_size)))
         self.levels = levels.find(trunk, blank) if self.has_statistics else []
@@ -225,6 +227,9 @@ class Classifier(nn.Module):
         self.scale = nn.BatchNorm1d(width, eps=SCALE_EPS, affine=False)
         self.scale.running_var.fill_(1e-3)  # so that the running variance converges in a few steps
         self.head = nn.Linear(width, classes)
+        self.learned = width - self.has_statistics * (statistics.STYLE + statistics.STROKES)
+        with torch.no_grad():
+            self.head.weight[:, self.learned :] = 0
         self.train()
 
     def features(self, images: Tensor) -> Tensor:
@@ -237,7 +242,10 @@ class Classifier(nn.Module):
         return torch.cat([features, *moments, statistics.style(images), statistics.strokes(images)], 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.scale(self.features(images)))
+        scaled = self.scale(self.features(images))
+        if self.training and not self.is_pretrained:  # a new trunk learns more without the image's statistics beside it
+            return F.linear(scaled[:, : self.learned], self.head.weight[:, : self.learned], self.head.bias)
+        return self.head(scaled)
 
     def load_pretrained(self, source: bool | str) -> None:
         """Take the trunk and its normalization from torchvision's weights (True) or a file (its path).
@@ -250,7 +258,7 @@ class Classifier(nn.Module):
             own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
             if name == "trunk" or (own and name != "head"):
                 pretrained.load(part, self.architecture, own)
-        self.crop_side, self.fixed = self.image_size, pretrained.freeze(self.trunk)
+        self.crop_side, self.fixed, self.is_pretrained = self.image_size, pretrained.freeze(self.trunk), True
 
     def train(self, mode: bool = True) -> "Classifier":
         """As of any module, but the batch norms of a pretrained trunk stay in eval mode."""

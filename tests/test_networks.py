@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import wikiart
-from support import console, optimizer
+from support import console, optimizer, statistics
 
 
 def test_three_conv_is_the_assignments_network_layer_by_layer():
@@ -40,9 +40,30 @@ def test_residual_tells_palettes_and_textures_apart_without_its_convolutions():
     flat, red = torch.zeros(3, 64, 64), torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, 64, 64)
     rough = (0.25 + 0.2 * torch.randn(64, 64).sign()).expand(3, 64, 64)  # all of it in the flat one's bin of colour
     moved = torch.cat([rough[:, 32:], rough[:, :32]], 1)  # the same brushwork elsewhere
+    with torch.no_grad():
+        model.head.weight.normal_()
     logits = model(0.5 + 0.25 * torch.stack([flat, red, rough, moved]))  # mean and deviation before measuring
     apart = torch.cdist(logits, logits)
     assert min(apart[0, 1], apart[0, 2], apart[1, 2]) > 4 * apart[2, 3]
+
+
+def test_a_new_trunk_learns_without_the_images_statistics_which_a_fitted_head_reads():
+    torch.manual_seed(0)
+    model, images = wikiart.make_classifier("residual", 3, 32), torch.rand(6, 3, 32, 32)
+    own = model.head.weight[:, model.learned :]
+    assert own.shape == (3, statistics.STYLE + statistics.STROKES) and not own.any()
+    plain = model(images)
+    with torch.no_grad():
+        own.normal_()
+    assert torch.equal(model(images), plain)
+    wikiart.classifier_loss(model, images, torch.arange(6) % 3).backward()
+    assert not model.head.weight.grad[:, model.learned :].any() and model.head.weight.grad.any()
+    model.is_pretrained = True  # fine-tuning starts from a fitted head
+    assert not torch.allclose(model(images), plain)
+    read = model.eval()(images)
+    with torch.no_grad():
+        own.zero_()
+    assert not torch.allclose(model(images), read)
 
 
 @pytest.mark.parametrize("architecture", ["three_conv", "residual"])
