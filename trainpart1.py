@@ -66,13 +66,15 @@ def main(argv: list[str] | None = None) -> None:
             console.say(f"fitted the head to the trunk's features  {history.in_words(metrics)}".rstrip())
             run.begin(metrics)
         for epoch in run.epochs():
+            if not options.pretrained:
+                model.ignore_statistics()  # until the head is fitted
             order = balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
             for images, labels in run.batches(loader, order):  # sets the learning rate, shows the progress
                 images = batches.crop(images, model.crop_side)
                 with devices.autocast(device):
                     loss = wikiart.classifier_loss(run.network, images, labels)
                 run.step(loss)  # backward pass and optimizer
-            if epoch == options.epochs:
+            if epoch == options.epochs and model.has_statistics:
                 fit_head(model, loader, members, options.imbalance)
             run.end_epoch(validate(model, loader, held_out, len(dataset.classes), options.batch_size))
 
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     panels = {
         "cross-entropy": {
-            "training_loss": f"training (crops, label smoothing, {options.imbalance})",
+            "training_loss": f"training (augmented, label smoothing, {options.imbalance})",
             "validation_loss": "validation (plain)",
         },
         "share of the held-out paintings": {"accuracy": "accuracy", "macro_f1": "macro F1"},
@@ -105,16 +107,17 @@ def make_model(options: settings.Settings, dataset: wikiart.WikiArtDataset, memb
 
 
 def fit_head(
-    model: wikiart.Classifier, loader: batches.Batches, members: Tensor, imbalance: str, beside: str | None = None
+    model: wikiart.Classifier, loader: batches.Batches, members: Tensor, imbalance: str, pixel_file: str | None = None
 ) -> None:
-    """Fit the head to the trunk's features of whole paintings; also of SMOTE's, with the sampler balanced.
+    """Fit the head to the trunk's features of whole paintings, SMOTE's synthetic ones included.
 
-    After training, because a linear layer is learnt better at once than in steps from crops; before fine-tuning, which
-    then starts from a head that fits the trunk (Kumar et al., 2022, arXiv:2202.10054). beside: see `features.compute`.
+    With "weighted_sampler" all styles have the same weight. After training, a logistic regression on whole paintings is
+    a better last layer than gradient steps on crops; before fine-tuning, it is a start that fits the trunk (Kumar et
+    al., 2022, arXiv:2202.10054). pixel_file: see `features.compute`.
     """
     taken = torch.cat([members, torch.arange(len(loader.images), len(loader))])
     console.say(f"fitting the head to {len(taken):,} paintings")
-    found = features.compute(model, loader, taken, beside)
+    found = features.compute(model, loader, taken, pixel_file)
     features.fit_head(model, found, loader.labels.cpu()[taken], balanced=imbalance == "weighted_sampler")
 
 

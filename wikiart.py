@@ -212,7 +212,7 @@ class Classifier(nn.Module):
 
     def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
         super().__init__()
-        self.architecture, self.normalize, self.trunk = architecture, Normalize(), trunk
+        self.architecture, self.normalize, self.trunk, self.scale = architecture, Normalize(), trunk, nn.Identity()
         self.has_statistics, self.image_size = not isinstance(trunk, ThreeConv), image_size
         self.is_pretrained, self.fixed = False, []
         self.eval()
@@ -224,28 +224,36 @@ class Classifier(nn.Module):
             self.crop_side = image_size
             with contextlib.suppress(Exception):  # some networks take one size alone, or nothing so small
                 self.crop_side = crop.shape[2] if self.features(crop).shape[1] == width else image_size
-        self.scale = nn.BatchNorm1d(width, eps=SCALE_EPS, affine=False)
-        self.scale.running_var.fill_(1e-3)  # so that the running variance converges in a few steps
+        if self.has_statistics:
+            self.scale = nn.BatchNorm1d(width, eps=SCALE_EPS, affine=False)
+            self.scale.running_var.fill_(1e-3)  # so that the running variance converges in a few steps
         self.head = nn.Linear(width, classes)
-        self.learned = width - self.has_statistics * (statistics.STYLE + statistics.STROKES)
-        with torch.no_grad():
-            self.head.weight[:, self.learned :] = 0
+        self.ignore_statistics()
         self.train()
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head sees, before it is scaled, float [B, F]: the trunk's features, then all statistics."""
+        """What the head sees, before it is scaled, float [B, F]: the trunk's features, moments, the image's statistics.
+
+        While a new trunk is trained, the statistics of the image are 0: it learns more where it cannot lean on them.
+        """
         images = self.normalize(images)
         features, maps = levels.run(self.trunk, images, self.levels)
         if not self.has_statistics:
             return features
-        moments = map(levels.moments, maps)
-        return torch.cat([features, *moments, statistics.style(images), statistics.strokes(images)], 1)
+        if self.training and not self.is_pretrained:
+            own = [images.new_zeros(len(images), statistics.STYLE + statistics.STROKES)]
+        else:
+            own = [statistics.style(images), statistics.strokes(images)]
+        return torch.cat([features, *map(levels.moments, maps), *own], 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        scaled = self.scale(self.features(images))
-        if self.training and not self.is_pretrained:  # a new trunk learns more without the image's statistics beside it
-            return F.linear(scaled[:, : self.learned], self.head.weight[:, : self.learned], self.head.bias)
-        return self.head(scaled)
+        return self.head(self.scale(self.features(images)))
+
+    @torch.no_grad()
+    def ignore_statistics(self) -> None:
+        """Let the head not read the statistics of the image, as while a new trunk is trained; a fitted head does."""
+        if self.has_statistics:
+            self.head.weight[:, -statistics.STYLE - statistics.STROKES :] = 0
 
     def load_pretrained(self, source: bool | str) -> None:
         """Take the trunk and its normalization from torchvision's weights (True) or a file (its path).
@@ -427,7 +435,7 @@ def reconstruct(
 
 @torch.no_grad()
 def embed(model: Autoencoder, images: Tensor) -> Tensor:
-    """Where images in [0, 1] lie among others, to find similar ones: float32 [B, latent_dim], never in bfloat16.
+    """Where images in [0, 1] lie among others, to find similar ones: float32 [B, latent_dim], always in float32.
 
     Latents as `reconstruct` gives them, each number times the spread of its component in pixels: a crop of a painting
     then lies nearer to it than in the latents as they are, where fine details count as much as light and dark.

@@ -10,7 +10,7 @@ from support import console, processes, settings
 from support.console import UserError
 
 SMALLEST_SHARE = 16  # paintings per step and process
-NVIDIA_DRIVER = "/proc/driver/nvidia/version"
+NVIDIA_DRIVER = "/dev/nvidiactl"
 _exact = False  # whether everything is computed in float32
 
 
@@ -61,7 +61,7 @@ def _choose(options: settings.Settings) -> torch.device:
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cpu" and os.path.exists(NVIDIA_DRIVER):
+        if name == "cpu" and os.path.exists(NVIDIA_DRIVER) and "CUDA_VISIBLE_DEVICES" not in os.environ:
             why = "the driver may be too old for it" if torch.version.cuda else "it is a build for the CPU"
             console.warn(f"this machine has an NVIDIA GPU, but torch {torch.__version__} cannot use it: {why}")
     try:
@@ -85,7 +85,8 @@ def precision(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16
-        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
+        fast = torch.cuda.get_device_capability(device) >= (7, 0) and "GTX 16" not in torch.cuda.get_device_name(device)
+        return torch.float16 if fast else torch.float32
     capabilities = getattr(torch.cpu, "get_capabilities", dict)  # torch before 2.12 has no such function
     fast = device.type == "cpu" and capabilities().get("avx512_bf16")
     return torch.bfloat16 if fast else torch.float32

@@ -12,25 +12,25 @@ from support import batches, checkpoints, devices, files, processes
 from support.console import UserError
 
 BATCH = 32  # images at once; more leave a CPU's caches
-NEVER = -100.0  # logit of a style without paintings
+NEVER = -20.0  # logit of a style without paintings
 HEAD_C = 0.002  # of the logistic regression: the inverse of its L2 penalty
 
 
-def compute(model: nn.Module, loader: batches.Batches, order: Tensor, beside: str | None = None) -> Tensor:
+def compute(model: nn.Module, loader: batches.Batches, order: Tensor, pixel_file: str | None = None) -> Tensor:
     """`model.features` of the images that `order` names: float32 [len(order), F] on the CPU; shows its progress.
 
-    beside: a pixel file beside which the features of all paintings are kept, for a trunk that will be used again as it
-    is; synthetic ones are computed each time and come last in `order`. Other weights, another precision or version make
-    another file. The processes share the work. The model is left in eval mode.
+    pixel_file: if given, the features of all paintings are cached in a file next to it, for a trunk that will be used
+    again as it is; synthetic ones are computed each time and come last in `order`. Other weights, another precision or
+    version make another file. The processes share the work. The model is left in eval mode.
     """
     model.eval()
-    if beside is None:
+    if pixel_file is None:
         return _compute(model, loader, order)
     digest = hashlib.sha256(f"{checkpoints.VERSION} {devices.precision(loader.device)}".encode())
     for part in (model.normalize, model.trunk):
         for value in part.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
-    path, count = Path(beside).with_suffix(f".{digest.hexdigest()[:20]}.pth"), len(loader.images)
+    path, count = Path(pixel_file).with_suffix(f".{digest.hexdigest()[:20]}.pth"), len(loader.images)
     found = _read(path, (count, model.head.in_features)) if processes.rank() == 0 else None
     found = processes.from_first(found)
     if found is None:
@@ -42,12 +42,15 @@ def compute(model: nn.Module, loader: batches.Batches, order: Tensor, beside: st
 
 @torch.no_grad()
 def _compute(model: nn.Module, loader: batches.Batches, order: Tensor) -> Tensor:
-    features = torch.zeros(len(order), model.head.in_features, device=loader.device)
+    shared = loader.device if processes.world_size() > 1 else "cpu"  # they may not fit into a GPU's memory
+    features = torch.zeros(len(order), model.head.in_features, device=shared)
     rank, done, hidden = processes.rank(), 0, None if processes.rank() == 0 else True
     with tqdm(total=len(order), desc="features", unit="painting", disable=hidden, leave=False) as bar:
         for images, _ in loader.batches(order, BATCH):
             with devices.autocast(loader.device):
-                features[done + rank : done + BATCH : processes.world_size()] = model.features(images).float()
+                features[done + rank : done + BATCH : processes.world_size()] = model.features(images).to(
+                    shared, torch.float32
+                )
             bar.update(min(BATCH, len(order) - done))
             done += BATCH
     return processes.total(features).cpu()
@@ -65,21 +68,22 @@ def fit_head(model: nn.Module, features: Tensor, labels: Tensor, balanced: bool)
     """Make a classifier's head scikit-learn's logistic regression of labels, int64 [N], on features, float32 [N, F].
 
     balanced: whether every style has the same weight, or every painting. A style without labels is never predicted.
-    Features that are not finite leave the head as it is.
+    Raises UserError for features that are not finite.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression  # takes a second to import
 
     if not features.isfinite().all():
-        return
-    model.scale.running_mean.copy_(features.mean(0))
-    model.scale.running_var.copy_(features.var(0, correction=0))
-    with torch.no_grad():
-        scaled = model.scale.eval()(features.to(model.head.weight.device)).cpu().numpy()
+        raise UserError("the features are not finite, so the head cannot be fitted; try a lower learning_rate")
+    if model.has_statistics:
+        mean, variance = features.mean(0), features.var(0, correction=0)
+        model.scale.running_mean.copy_(mean)
+        model.scale.running_var.copy_(variance)
+        features = (features - mean) / (variance + model.scale.eps).sqrt()
     regression = LogisticRegression(C=HEAD_C, class_weight="balanced" if balanced else None, max_iter=100)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last iterations change next to nothing
-        regression.fit(scaled, labels.numpy())
+        regression.fit(features.numpy(), labels.numpy())
     weight, bias = torch.from_numpy(regression.coef_), torch.from_numpy(regression.intercept_)
     if len(weight) == 1:  # two styles have one logit, the difference of ours
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2

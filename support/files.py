@@ -22,13 +22,14 @@ STALE = 3600  # seconds after which a temporary file that nobody writes to is le
 
 
 def expand(path: str) -> tuple[str, str | None]:
-    """A path with ~ and environment variables replaced, and the first variable of it that is not set, if any.
+    """A path with ~ and environment variables replaced, and the first of its variables that is not set, if any.
 
     A file or folder whose own name has a $ is taken as it is.
     """
-    path = os.path.expanduser(os.path.expandvars(path))
-    unset = None if os.path.exists(path) else re.search(r"\$[A-Za-z_]\w*|\$\{\w+\}", path)
-    return path, unset and unset[0]
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    names = re.findall(r"\$([A-Za-z_]\w*)|\$\{(\w+)\}", path)
+    unset = [name or braced for name, braced in names if (name or braced) not in os.environ]
+    return expanded, unset[0] if unset and not os.path.exists(expanded) else None
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[io.BufferedWriter], object]) -> None:

@@ -55,7 +55,7 @@ def read(path: Path, modelfile: Path, run: dict[str, object], epochs: int) -> di
     if not all(isinstance(state.get(key), kind) for key, kind in KEYS.items()) or not _is_consistent(state):
         raise UserError(f"{where}: is damaged; {FRESH}")
     was, now, end, done = dict(state["run"]), dict(run), state["ends"][-1], len(state["history"])
-    if end > epochs > done:  # in the middle of a longer schedule
+    if end > epochs >= done and end > done:  # in the middle of a longer schedule
         was["epochs"], now["epochs"] = end, epochs
     differences = [
         f"{name} was {console.shown(was.get(name))} and is {console.shown(now.get(name))}"

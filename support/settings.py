@@ -40,7 +40,8 @@ def number(default: float, low: float, high: float, help: str) -> Setting:
 
 
 IMBALANCE = ["none", "weighted_sampler", "smote"]
-PATHS = ("trainingdir", "testingdir", "outputdir", "cachedir", "modelfile")
+WRITTEN = ("outputdir", "cachedir", "modelfile")
+PATHS = ("trainingdir", "testingdir", *WRITTEN)
 SHARED = {
     "trainingdir": _text("data/sample/train", "folder of training paintings, one folder per style", "a path"),
     "testingdir": _text("data/sample/test", "folder of test paintings, one folder per style", "a path"),
@@ -192,7 +193,7 @@ def read(section: str, description: str, argv: list[str] | None, switches: dict[
             values[name], origins[name] = parse_flag(name, given[name], setting), f"--{name}"
         if name in (*PATHS, "pretrained") and isinstance(values[name], str):
             values[name], unset = files.expand(values[name])
-            if unset:
-                raise UserError(f"{origins[name]}: the environment variable {unset} is not set")
+            if unset and name in WRITTEN:  # else the folder is not found, which says as much
+                raise UserError(f"{origins[name]}: the environment variable ${unset} is not set")
     values["flags"] = {name for name in known if given[name] is not None}
     return Settings(section=section, origins=origins, **values, **{s[2:]: given[s[2:]] for s in switches})

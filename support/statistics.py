@@ -1,6 +1,6 @@
 """Statistics of an image's colours, textures and strokes, which do not depend on where in it they are.
 
-Images are normalized: mean 0, standard deviation 1 per channel; the bins share the range from -2 to 2.
+Images are normalized, or at least mostly between -2 and 2, the range that the bins of colours share.
 """
 
 import torch
@@ -43,13 +43,13 @@ def gradient_histogram(greys: Tensor) -> Tensor:
     """
     across, down = greys[:, 1:-1, 2:] - greys[:, 1:-1, :-2], greys[:, 2:, 1:-1] - greys[:, :-2, 1:-1]
     direction = 4 * (across > 0).long() + 2 * (down > 0).long() + (down.abs() > across.abs()).long()
-    limits = torch.tensor([0.0004 * 4**k for k in range(7)], device=greys.device)
+    limits = 0.0004 * 4 ** torch.arange(7, device=greys.device)
     magnitude = torch.bucketize(across.square() + down.square(), limits)
     return _root_histogram(8 * direction + magnitude, 64)
 
 
 def colour_step_histogram(images: Tensor) -> Tensor:
-    """Square roots of each image's histogram of colour differences between neighbours: float [B, 3, S, S] -> [B, 125].
+    """Square roots of each image's histogram of colour steps to the right: float [B, 3, S, S] -> [B, 125].
 
     Five steps per channel, a tenth of the range from -2 to 2 each; the outermost take what lies beyond.
     """

@@ -44,15 +44,17 @@ class Run:
         self.optimizer = optimizer.make(model, self.peak)
         self.scaler = torch.amp.GradScaler(device.type, enabled=devices.precision(device) == torch.float16)
         self.identity = resume.identity(options, contents)
-        self.stack, self.epoch, self.saved, self.cut = contextlib.ExitStack(), 0, 0, False
+        self.epoch, self.saved, self.cut = 0, 0, False
         self.start, self.history, self.times, self.best = {}, [], [], 0
         self.ends, self.is_begun = [options.epochs], False
 
     def __enter__(self) -> "Run":
-        if processes.rank() == 0:
-            for file in self.csv_file, self.modelfile:  # modelfile may be in another folder
-                self.stack.enter_context(files.locked(file.with_name(f".{file.stem}.lock"), wait=False))
-        self._go_on()
+        with contextlib.ExitStack() as stack:
+            if processes.rank() == 0:  # modelfile may be in another folder
+                for lock in {file.with_name(f".{file.stem}.lock") for file in (self.csv_file, self.modelfile)}:
+                    stack.enter_context(files.locked(lock, wait=False))
+            self._go_on()
+            self.stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
@@ -121,7 +123,8 @@ class Run:
         loss = processes.total(self.losses).item() / self.steps / processes.world_size()
         rate = self.optimizer.param_groups[0]["lr"]
         row = {"epoch": self.epoch, "learning_rate": rate, "training_loss": loss, **metrics}
-        if not all(map(math.isfinite, row.values())):
+        stuck = self.scaler.is_enabled() and self.scaler.get_scale() < 1  # no step has had finite gradients
+        if stuck or not all(map(math.isfinite, row.values())):
             raise self._not_finite("after its last step")
         earlier = [old[self.score] for old in [self.start, *self.history] if self.score in old]
         if all(row[self.score] < value for value in earlier):

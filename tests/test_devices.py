@@ -28,13 +28,16 @@ def test_device_auto_is_cuda_or_else_the_cpu(capsys):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU that can be used")
 @pytest.mark.parametrize(("build", "why"), [(None, "it is a build for the CPU"), ("13.0", "driver may be too old")])
 def test_a_gpu_that_torch_cannot_use_is_a_warning(monkeypatch, tmp_path, capsys, build, why):
-    driver = tmp_path / "version"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    driver = tmp_path / "nvidiactl"
     monkeypatch.setattr(devices, "NVIDIA_DRIVER", str(driver))
     monkeypatch.setattr(torch.version, "cuda", build)
     assert devices.start(read()).type == "cpu" and not capsys.readouterr().err
-    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module\n")
+    driver.touch()
     assert devices.start(read()).type == "cpu" and why in capsys.readouterr().err
     assert devices.start(read("--device", "cpu")).type == "cpu" and not capsys.readouterr().err  # as was asked
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices.start(read()).type == "cpu" and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("batch_size", "warns"), [(30, True), (32, False)])
@@ -74,13 +77,19 @@ def test_autocast_is_to_the_devices_precision(monkeypatch, kind):
 
 
 @pytest.mark.parametrize(
-    ("bfloat16", "capability", "expected"),
-    [(True, (9, 0), torch.bfloat16), (False, (7, 5), torch.float16), (False, (6, 1), torch.float32)],
+    ("name", "bfloat16", "capability", "expected"),
+    [
+        ("NVIDIA H100", True, (9, 0), torch.bfloat16),
+        ("Tesla T4", False, (7, 5), torch.float16),
+        ("NVIDIA GeForce GTX 1660", False, (7, 5), torch.float32),  # its float16 convolutions can give NaN
+        ("NVIDIA GeForce GTX 1080", False, (6, 1), torch.float32),
+    ],
 )
-def test_a_gpu_gets_the_fastest_precision_that_it_has(monkeypatch, capsys, bfloat16, capability, expected):
+def test_a_gpu_gets_the_fastest_precision_that_it_has(monkeypatch, capsys, name, bfloat16, capability, expected):
     devices.start(read("--device", "cpu"))  # training, not in full float32
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert devices.precision(torch.device("cuda", 0)) == expected
 
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import balance, batches, checkpoints, features, settings
+from support import balance, batches, checkpoints, console, features, settings, statistics
 
 ARCHITECTURE, S = "shufflenet_v2_x0_5", 32
 
@@ -101,11 +101,12 @@ def test_a_style_without_paintings_is_never_predicted():
     assert (found.argmax(1) == labels).all() and (found[:, 2] == features.NEVER).all()
 
 
-def test_features_that_are_not_finite_leave_the_head_as_it_is():
+def test_no_head_is_fitted_to_features_that_are_not_finite():
     model = wikiart.make_classifier(ARCHITECTURE, 2, S)
-    before, values = copy.deepcopy(model.state_dict()), torch.full((4, model.head.in_features), torch.inf)
-    features.fit_head(model, values, torch.arange(4) % 2, balanced=True)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    values = torch.zeros(4, model.head.in_features)
+    values[1, 3] = torch.nan
+    with pytest.raises(console.UserError, match="not finite"):
+        features.fit_head(model, values, torch.arange(4) % 2, balanced=True)
 
 
 @pytest.fixture
@@ -152,12 +153,16 @@ def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(flags, tmp_
     assert not different
 
 
-@pytest.mark.parametrize("architecture", ["residual", "three_conv"])
-def test_after_the_last_epoch_the_head_is_the_best_one_for_whole_paintings(architecture, tmp_path, paint, run):
+@pytest.fixture
+def scratch(tmp_path, paint):
+    """The flags of a small training from scratch, but for the number of epochs."""
     paint(tmp_path / "train", {"A": 12, "B": 8})
-    where = ["--trainingdir", tmp_path / "train", "--outputdir", tmp_path, "--cachedir", tmp_path / "cache",
-             "--device", "cpu", "--image_size", S, "--batch_size", 4, "--architecture", architecture]  # fmt: skip
-    done = run(trainpart1, *where, "--epochs", 2, "--validation", 0)
+    return ["--trainingdir", tmp_path / "train", "--outputdir", tmp_path, "--cachedir", tmp_path / "cache",
+            "--device", "cpu", "--image_size", S, "--batch_size", 4, "--validation", 0, "--epochs"]  # fmt: skip
+
+
+def test_after_the_last_epoch_the_head_is_the_best_one_for_whole_paintings(scratch, tmp_path, run):
+    done = run(trainpart1, *scratch, 2)
     assert (done.status, done.err) == (0, "") and "fitting the head" in done.out
     checkpoint = checkpoints.read(tmp_path / "wikiart.pth", 1)
     assert checkpoint["epoch"] == 2
@@ -167,6 +172,25 @@ def test_after_the_last_epoch_the_head_is_the_best_one_for_whole_paintings(archi
     assert torch.allclose(model.scale.running_mean, found.mean(0), atol=1e-4)
     features.fit_head(again := copy.deepcopy(model), found, dataset.labels, balanced=True)
     assert torch.allclose(again(dataset.images / 255), model(dataset.images / 255), atol=0.01)
+
+
+def test_before_the_last_epoch_the_head_does_not_read_the_images_statistics(scratch, tmp_path, run, monkeypatch):
+    """Neither in a first training, nor where one is continued that ended with a fitted head."""
+    read, honest = [], trainpart1.validate
+
+    def note(model, *arguments):
+        read.append(bool(model.head.weight[:, -statistics.STROKES :].any()))
+        return honest(model, *arguments)
+
+    monkeypatch.setattr(trainpart1, "validate", note)
+    assert run(trainpart1, *scratch, 2).status == run(trainpart1, *scratch, 4).status == 0
+    assert read == [False, True, False, True]
+
+
+def test_three_conv_keeps_the_last_layer_that_it_learned(scratch, tmp_path, run):
+    done = run(trainpart1, *scratch, 1, "--architecture", "three_conv")
+    assert (done.status, done.err) == (0, "") and "fitting" not in done.out
+    assert not [name for name in checkpoints.read(tmp_path / "wikiart.pth", 1)["model"] if name.startswith("scale")]
 
 
 def test_epochs_0_needs_pretrained_weights(tmp_path, paint, refused):

@@ -144,6 +144,11 @@ def test_a_full_disk_stops_a_training_with_a_line(size, words, home, tmp_path):
     assert not list((tmp_path / "cache").glob("*.uint8*"))
 
 
+def test_a_run_does_not_lock_itself_out(home, tmp_path):
+    done = jobs.call("trainpart1", *flags(home, tmp_path / "out", "--modelfile", "history_part1.pth"))
+    assert (done.status, done.err) == (0, "")
+
+
 @pytest.mark.parametrize("second", ["out", "elsewhere"])
 def test_a_second_run_into_the_same_folder_or_modelfile_is_refused(second, home, tmp_path):
     """It says who holds the folder; the first run is not disturbed."""

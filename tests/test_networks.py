@@ -11,6 +11,7 @@ from support import console, optimizer, statistics
 def test_three_conv_is_the_assignments_network_layer_by_layer():
     model = wikiart.make_classifier("three_conv", 27, 64)
     assert not model.has_statistics
+    assert isinstance(model.scale, nn.Identity)
     model = nn.Sequential(*model.trunk, model.head)
     block = [wikiart.PaddedConv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
     head = [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear, nn.Dropout, nn.ReLU, nn.Linear]
@@ -47,23 +48,23 @@ def test_residual_tells_palettes_and_textures_apart_without_its_convolutions():
     assert min(apart[0, 1], apart[0, 2], apart[1, 2]) > 4 * apart[2, 3]
 
 
-def test_a_new_trunk_learns_without_the_images_statistics_which_a_fitted_head_reads():
+def test_a_new_trunk_learns_without_the_images_statistics_and_a_pretrained_one_with_them():
     torch.manual_seed(0)
     model, images = wikiart.make_classifier("residual", 3, 32), torch.rand(6, 3, 32, 32)
-    own = model.head.weight[:, model.learned :]
-    assert own.shape == (3, statistics.STYLE + statistics.STROKES) and not own.any()
+    own = model.head.weight[:, -statistics.STYLE - statistics.STROKES :]
+    assert not own.any()
     plain = model(images)
     with torch.no_grad():
         own.normal_()
     assert torch.equal(model(images), plain)
     wikiart.classifier_loss(model, images, torch.arange(6) % 3).backward()
-    assert not model.head.weight.grad[:, model.learned :].any() and model.head.weight.grad.any()
-    model.is_pretrained = True  # fine-tuning starts from a fitted head
+    learns = model.head.weight.grad.any(0)
+    assert learns[: -own.shape[1]].any() and not learns[-own.shape[1] :].any()
+    model.is_pretrained = True
     assert not torch.allclose(model(images), plain)
     read = model.eval()(images)
-    with torch.no_grad():
-        own.zero_()
-    assert not torch.allclose(model(images), read)
+    model.ignore_statistics()
+    assert not own.any() and not torch.allclose(model(images), read)
 
 
 @pytest.mark.parametrize("architecture", ["three_conv", "residual"])

@@ -224,6 +224,12 @@ def test_more_epochs_train_further_and_keep_the_best(third, fourth, kept, painti
     assert kept > 1 or jobs.same(checkpoint, first)
 
 
+def test_an_interrupted_run_is_not_finished_by_asking_for_fewer_epochs(paintings, tmp_path, monkeypatch):
+    stop_at(monkeypatch, "average_statistics", 2, partial(part1, paintings, tmp_path))
+    assert saved_epochs(tmp_path) == 1  # its head is not fitted yet, and its learning rate has not fallen
+    assert refused(part1(paintings, tmp_path, "--epochs", 1), f"epochs was {EPOCHS} and is 1")
+
+
 def test_killed_in_an_added_epoch(paintings, tmp_path, monkeypatch):
     for name in "whole", "parts":
         assert part1(paintings, tmp_path / name, "--epochs", 2).status == 0

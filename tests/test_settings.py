@@ -89,11 +89,13 @@ def test_a_variable_that_is_not_set_makes_no_folder_of_its_name(write, workdir, 
         write({"outputdir": path})
         with pytest.raises(console.UserError) as caught:
             read("classifier", "-c", "c.json")
-        name = path.removesuffix("/out")
-        assert str(caught.value) == f"c.json: outputdir: the environment variable {name} is not set"
+        assert str(caught.value) == "c.json: outputdir: the environment variable $DATA is not set"
     (workdir / "$DATA").mkdir()
     assert read("classifier", "--outputdir", "$DATA").outputdir == "$DATA"
     assert read("classifier", "--outputdir", "Pay_$5").outputdir == "Pay_$5"
+    monkeypatch.setenv("PRICE", "$FIVE")
+    assert read("classifier", "--outputdir", "$PRICE/out").outputdir == "$FIVE/out"
+    assert read("classifier", "--trainingdir", "$GONE/train").trainingdir == "$GONE/train"  # nothing is made there
 
 
 def test_no_folder_of_the_machine_is_kept(tmp_path):

@@ -74,6 +74,15 @@ def test_the_gradients_scale_of_float16_goes_on_with_the_run(begin, monkeypatch)
     assert again.scaler.get_scale() == 1024
 
 
+def test_gradients_of_float16_that_are_never_finite_stop_the_run(begin, monkeypatch):
+    monkeypatch.setattr(devices, "precision", lambda device: torch.float16)
+    run, loader, order = begin()
+    run.model[1].weight.register_hook(lambda gradient: gradient * math.nan)
+    run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0})
+    with pytest.raises(console.UserError, match="not finite in epoch 1"):
+        next(train(run, loader, order, [{}]))
+
+
 @pytest.mark.parametrize(
     "score, values, kept",
     [

@@ -106,6 +106,19 @@ def test_copies_are_named_or_kept_on_one_side_and_broken_images_left_out(workdir
     assert line.split()[5] in ("4", "16"), line  # of A two of three, or one and all the copies
 
 
+def test_training_is_on_crops_and_validation_on_whole_paintings(workdir, paint, run, monkeypatch):
+    paint(workdir / "train", {"A": 6, "B": 6})
+    seen, honest = {True: set(), False: set()}, wikiart.Classifier.forward
+
+    def note(model, images):
+        seen[model.training].add(images.shape[2])
+        return honest(model, images)
+
+    monkeypatch.setattr(wikiart.Classifier, "forward", note)
+    assert run(trainpart1, *FLAGS, "--validation", 0.3).status == 0
+    assert seen == {True: {12}, False: {16}}
+
+
 def test_an_error_overwrites_nothing(workdir, paint, run, refused, listing):
     paint(workdir / "train", {"A": 3, "B": 3})
     paint(workdir / "one", {"A": 3})
