@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     panels = {
         "cross-entropy": {
             "training_loss": f"training (augmented, label smoothing, {options.imbalance})",
-            "validation_loss": "validation (plain)",
+            "validation_loss": "validation (plain)" + model.has_statistics * ", the head fitted after the last epoch",
         },
         "share of the held-out paintings": {"accuracy": "accuracy", "macro_f1": "macro F1"},
     }

@@ -206,8 +206,9 @@ class Classifier(nn.Module):
     trunk: normalized images -> features [B, width]. The statistics are those of palette, texture and strokes, and the
     mean and standard deviation of every channel at the trunk's earlier levels, which carry style (Huang and Belongie,
     2017, arXiv:1703.06868). The head reads those of the image once it is fitted (`support/features.py`); a trunk with
-    random weights learns without them. `three_conv` stays the assignment's network and has no statistics. `crop_side`:
-    the side in pixels of the crops that it trains on.
+    random weights learns without them. `three_conv` stays the assignment's network and has no statistics, and since
+    its hidden units see where things are, it trains on whole paintings. `crop_side`: the side in pixels of the crops
+    that a network trains on.
     """
 
     def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
@@ -223,7 +224,8 @@ class Classifier(nn.Module):
             width = self.features(blank).shape[1]
             self.crop_side = image_size
             with contextlib.suppress(Exception):  # some networks take one size alone, or nothing so small
-                self.crop_side = crop.shape[2] if self.features(crop).shape[1] == width else image_size
+                if self.has_statistics and self.features(crop).shape[1] == width:
+                    self.crop_side = crop.shape[2]
         if self.has_statistics:
             self.scale = nn.BatchNorm1d(width, eps=SCALE_EPS, affine=False)
             self.scale.running_var.fill_(1e-3)  # so that the running variance converges in a few steps

@@ -125,7 +125,8 @@ def test_with_flips_a_painting_and_its_mirror_image_get_the_same_logits():
 
 
 @pytest.mark.parametrize(
-    "architecture, side", [("residual", 24), ("shufflenet_v2_x0_5", 24), ("vit_b_16", 32), ("densenet121", 32)]
+    "architecture, side",
+    [("residual", 24), ("three_conv", 32), ("shufflenet_v2_x0_5", 24), ("vit_b_16", 32), ("densenet121", 32)],
 )
 def test_training_from_scratch_sees_crops_unless_a_network_takes_none_so_small(architecture, side):
     model = wikiart.make_classifier(architecture, 3, 32)
