@@ -437,7 +437,7 @@ def reconstruct(
 
 @torch.no_grad()
 def embed(model: Autoencoder, images: Tensor) -> Tensor:
-    """Where images in [0, 1] lie among others, to find similar ones: float32 [B, latent_dim], always in float32.
+    """Where images in [0, 1] lie among others, to find similar ones: float32 [B, latent_dim], without autocast.
 
     Latents as `reconstruct` gives them, each number times the spread of its component in pixels: a crop of a painting
     then lies nearer to it than in the latents as they are, where fine details count as much as light and dark.

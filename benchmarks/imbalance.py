@@ -91,7 +91,8 @@ def train_and_test(
             order = torch.cat([order, balance.index_order(imbalance, training.labels, members, plan, seed, epoch)])
         trainee.epoch(loader, order[:wanted], whole=True)
     pixel_file = training.pixel_file if arguments.pretrained else None
-    trainpart1.fit_head(trainee.model, loader, members, imbalance, pixel_file)
+    if trainee.model.has_statistics:
+        trainpart1.fit_head(trainee.model, loader, members, imbalance, pixel_file)
     loader, everything = batches.Batches(test.images, test.labels, device), torch.arange(len(test))
     logits = [
         wikiart.classify(trainee.model, images, flips=True)
