@@ -73,6 +73,23 @@ def test_features_are_kept_until_the_weights_change(model, tmp_path, monkeypatch
     )
 
 
+@pytest.mark.parametrize("architecture", ["residual", "mobilenet_v2", "densenet121", ARCHITECTURE])
+def test_folded_batch_norms_change_no_feature(architecture):
+    torch.manual_seed(7)
+    model = wikiart.make_classifier(architecture, 3, S).eval()
+    norms = [module for module in model.trunk.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            for values in norm.weight, norm.bias, norm.running_mean, norm.running_var:
+                values.copy_(torch.rand_like(values) + 0.5)
+        images = torch.rand(4, 3, S, S)
+        quick = copy.deepcopy(model)
+        features.fold_batch_norms(quick.trunk)
+        expected, found = model.features(images), quick.features(images)
+    assert len([module for module in quick.modules() if isinstance(module, torch.nn.BatchNorm2d)]) < len(norms)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
+
+
 @pytest.mark.parametrize("styles", [2, 3])
 @pytest.mark.parametrize("balanced", [True, False])
 def test_the_head_is_the_logistic_regression_of_scaled_features(styles, balanced):
