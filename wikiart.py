@@ -50,7 +50,7 @@ class WikiArtDataset(Dataset):
         self, imgdir: str, image_size: int, classes: list[str] | None = None, cachedir: str = ".cache"
     ) -> None:
         imgdir, self.image_size = os.fspath(imgdir), image_size
-        styles = find_images(imgdir)
+        styles = find_images(imgdir, classes or ())
         self.classes = list(styles) if classes is None else list(classes)
         label_of = {unicodedata.normalize("NFC", name): label for label, name in enumerate(self.classes)}
         for style in styles:
@@ -77,7 +77,12 @@ class WikiArtDataset(Dataset):
         self._map()
 
     def _map(self) -> None:
-        pixels = np.memmap(self.pixel_file, np.uint8, "r", shape=(len(self.labels), 3, *[self.image_size] * 2))
+        shape = (len(self.labels), 3, *[self.image_size] * 2)
+        try:
+            pixels = np.memmap(self.pixel_file, np.uint8, "r", shape=shape)
+        except OSError as error:  # such as a limit on the memory that a process may address
+            problem = f"cannot be mapped into memory: {error.strerror}; a smaller image_size needs less"
+            raise UserError(f"{console.printable(self.pixel_file)}: {problem}") from None
         with warnings.catch_warnings():  # of memory that cannot be written, which is what is wanted
             warnings.simplefilter("ignore", UserWarning)
             self.images = torch.from_numpy(pixels)

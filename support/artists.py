@@ -1,15 +1,16 @@
 """Artists by the names of their paintings' files: WikiArt's are artist_title.jpg."""
 
 import os
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
 
 def artist_of(path: str) -> str:
-    """What stands before the first underscore of a file's name; the whole path where there is none."""
+    """What stands before the first underscore of a file's name, in NFC; the whole path where there is none."""
     name = os.path.basename(path)
-    return name.split("_")[0] if is_named(path) else path
+    return unicodedata.normalize("NFC", name.split("_")[0]) if is_named(path) else path
 
 
 def is_named(path: str) -> bool:

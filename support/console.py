@@ -53,10 +53,11 @@ def names(texts: list[object], most: int = 5) -> str:
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """A hint for an unknown name: the nearest known one, else all of them."""
+    """A hint for an unknown name: the nearest known one, else all of them, or the first thirty."""
     near = {text.casefold().strip(): text for text in known}
     close = difflib.get_close_matches(name.casefold().strip(), near, n=1)
-    return f"; did you mean {quoted(near[close[0]])}?" if close else f"; known: {', '.join(known)}"
+    more = f" and {len(known) - 30:,} more" if len(known) > 30 else ""
+    return f"; did you mean {quoted(near[close[0]])}?" if close else f"; known: {', '.join(known[:30])}{more}"
 
 
 def looked_in(path: str | os.PathLike) -> str:
@@ -104,7 +105,7 @@ def _explain(error: RuntimeError | MemoryError) -> tuple[str, int] | None:
     memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
     if memory or "not enough memory" in text:
         why = ". ".join(text.split("DefaultCPUAllocator: ")[-1].split(". ")[:2]).rstrip(".") or "out of memory"
-        return f"{why}; a smaller batch_size, image_size or latent_dim needs less", 2
+        return f"{why}; a smaller batch_size or image_size needs less", 2
     if processes.world_size() > 1 and ("gloo" in text or isinstance(error, torch.distributed.DistError)):
         line = f"process {processes.rank()}: another process has ended or cannot be reached; see its own error"
         return f"{line} ({reason(error)})", 1

@@ -21,15 +21,24 @@ from support.console import UserError
 STALE = 3600  # seconds after which a temporary file that nobody writes to is left over from a killed run
 
 
-def expand(path: str) -> tuple[str, str | None]:
-    """A path with ~ and environment variables replaced, and the first of its variables that is not set, if any.
+def expand(value: object, where: str, written: bool = False) -> object:
+    """A path, or every path in a list, with ~ and environment variables replaced; any other value as it is.
 
-    A file or folder whose own name has a $ is taken as it is.
+    A file or folder whose own name has a $ or begins with ~ is taken as it is. Raises UserError, beginning with
+    `where`, for a user or a variable that does not exist, if the path will be written; else it is not found.
     """
-    expanded = os.path.expanduser(os.path.expandvars(path))
-    names = re.findall(r"\$([A-Za-z_]\w*)|\$\{(\w+)\}", path)
-    unset = [name or braced for name, braced in names if (name or braced) not in os.environ]
-    return expanded, unset[0] if unset and not os.path.exists(expanded) else None
+    if isinstance(value, list):
+        return [expand(path, where, written) for path in value]
+    if not isinstance(value, str):
+        return value
+    expanded = os.path.expanduser(os.path.expandvars(value))
+    names = [name or braced for name, braced in re.findall(r"\$([A-Za-z_]\w*)|\$\{(\w+)\}", value)]
+    problems = [f"the environment variable ${name} is not set" for name in names if name not in os.environ]
+    if expanded.startswith("~"):
+        problems.append(f"there is no user {console.quoted(expanded.split(os.sep)[0][1:])}")
+    if problems and written and not os.path.exists(expanded):
+        raise UserError(f"{where}: {problems[0]}")
+    return expanded
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[io.BufferedWriter], object]) -> None:

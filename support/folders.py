@@ -4,7 +4,7 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from PIL import Image
@@ -17,14 +17,20 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "BMP", "DIB", "GIF", "TIFF
 # What file systems, network drives and programs keep beside a user's files.
 NOT_STYLES = {
     "#recycle", "#snapshot", "$recycle.bin", "@recycle", "@recently-snapshot", "@eadir", "__macosx", "__pycache__",
-    ".ipynb_checkpoints", "lost+found", "system volume information", "recycler", "found.000",
+    ".ipynb_checkpoints", "lost+found", "system volume information", "recycler", "recycled", "found.000", "@tmp",
+    "~snapshot", "thumbs", ".trashes", ".trash-1000", ".@__thumb", ".appledouble",
 }  # fmt: skip
 SPLITS = {"train", "training", "valid", "val", "validation", "test", "testing"}
-SIGNATURES = (  # of the formats above, and of Photoshop, PostScript, icons and OpenEXR
+SIGNATURES = (  # of the formats above, and of others that hold pictures
     b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51",
-    b"8BPS", b"%!PS", b"\0\0\1\0", b"\x76\x2f\x31\x01",
+    b"P4\n", b"P5\n", b"P6\n", b"II+\0", b"MM\0+",  # PPM, BigTIFF
+    b"8BPS", b"gimp xcf", b"%!PS", b"\0\0\1\0", b"icns", b"\x76\x2f\x31\x01", b"#?RADIANCE", b"DDS ", b"qoif",
+    b"\xff\x0a", b"\0\0\0\x0cJXL ", b"II\xbc\x01",  # JPEG XL, JPEG XR
+    b"FUJIFILM", b"IIU\0", b"IIRO", b"IIRS",  # cameras' raw files; most others begin as TIFF does
 )  # fmt: skip
-BOXES = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")  # HEIF and AVIF name themselves after four bytes
+BOXES = {  # HEIF, AVIF and Canon's raw files name themselves after four bytes
+    b"ftyp" + brand for brand in b"heic,heix,heim,heis,hevc,mif1,msf1,avif,avis,crx ".split(b",")
+}
 
 
 class ImageFile(NamedTuple):
@@ -57,13 +63,13 @@ def _count_images(folder: str) -> int:
     return sum(is_image(name) for _, _, names in os.walk(folder) for name in names)
 
 
-def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
+def find_images(imgdir: str, known: Collection[str] = ()) -> dict[str, list[ImageFile]]:
     """The image files of every style folder directly under `imgdir`, by the style's name in NFC, sorted.
 
-    Images may lie deeper. Symlinks are followed, each folder once per style, so that a loop ends. Hidden files are
-    skipped; files that look like images and are not read are counted in a warning, and so are folders that are left
-    out. Raises DataError where there is no folder, no style folder or no image, and for a folder that holds splits
-    (train, test) or another folder of styles.
+    known: the styles of the network that will be tested, if any. Images may lie deeper. Symlinks are followed, each
+    folder once per style, so that a loop ends. Hidden files are skipped; images that are not read are counted in a
+    warning, and so are folders that are left out. Raises DataError where there is no folder, no style folder or no
+    image, and for a folder that holds splits (train, test) or another folder of styles.
     """
     try:
         with os.scandir(imgdir) as entries:
@@ -73,7 +79,7 @@ def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
         where = console.quoted(imgdir) + " cannot be read" + console.looked_in(imgdir)
         raise DataError(f"folder {where}: {error.strerror}{hint}") from None
     folders = [name for name, is_folder in names if is_folder]
-    _check_level(imgdir, folders)
+    _check_level(imgdir, folders, known)
     styles = {}
     for folder in folders:
         where = console.quoted(os.path.join(imgdir, folder))
@@ -90,10 +96,17 @@ def find_images(imgdir: str) -> dict[str, list[ImageFile]]:
             styles[style] = sorted(styles[style] + found)
         else:
             styles[style] = found
+    loose = sum(is_image(name) for name, is_folder in names if not is_folder)
     if not styles:
-        loose = any(is_image(name) for name, is_folder in names if not is_folder)
         what = "images but no style folders; expected one folder per style" if loose else "no style folder with images"
         raise DataError(f"folder {console.quoted(imgdir)} holds {what}")
+    if loose:
+        count = f"{loose:,} image" + "s" * (loose > 1)
+        console.warn(f"folder {console.quoted(imgdir)}: {count} beside the style folders skipped")
+    alike = {}
+    for style in styles:
+        if (other := alike.setdefault(style.casefold().strip(), style)) != style:
+            console.warn(f"{console.quoted(other)} and {console.quoted(style)} are taken for two styles")
     return dict(sorted(styles.items()))
 
 
@@ -106,29 +119,32 @@ def find_in_folder(folder: str) -> list[str]:
     return [os.path.join(folder, file.path.removeprefix(os.curdir + os.sep)) for file in _walk(folder, "")]
 
 
-def _check_level(imgdir: str, folders: list[str]) -> None:
-    """Raise DataError for a folder one level too high: its folders are splits, or its only folder holds the styles."""
+def _check_level(imgdir: str, folders: list[str], known: Collection[str]) -> None:
+    """Raise DataError for a folder above the styles: its folders are splits, or its only folder leads to them."""
     splits = [name for name in folders if name.lower() in SPLITS]
     if len(splits) > 1:
-        meant = next((name for name in splits if name.lower().startswith("train")), splits[0])
+        part = "test" if known else "train"
+        meant = next((name for name in splits if name.lower().startswith(part)), splits[0])
         raise DataError(
             f"folder {console.quoted(imgdir)} holds the folders {', '.join(splits)}, which are no styles; "
             f"did you mean {console.quoted(os.path.join(imgdir, meant))}?"
         )
-    styles = [name for name in folders if name.lower() not in NOT_STYLES]
-    if len(styles) == 1:
-        inner = os.path.join(imgdir, styles[0])
+    inner, styles = imgdir, [name for name in folders if name.lower() not in NOT_STYLES]
+    while len(styles) == 1 and unicodedata.normalize("NFC", styles[0]) not in known:
+        inner = os.path.join(inner, styles[0])
         try:
             with os.scandir(inner) as entries:
-                kinds = [(e.is_dir(), is_image(e.name)) for e in entries if not e.name.startswith(".")]
+                kinds = [(e.name, e.is_dir()) for e in entries if not e.name.startswith(".")]
         except OSError:
             return
-        inside = sum(is_folder for is_folder, _ in kinds)
-        if inside > 1 and not any(image for is_folder, image in kinds if not is_folder):
-            raise DataError(
-                f"folder {console.quoted(imgdir)} holds only the folder {console.quoted(styles[0])}, which holds "
-                f"{inside} folders; did you mean {console.quoted(inner)}?"
-            )
+        if any(is_image(name) for name, is_folder in kinds if not is_folder):
+            return
+        styles = [name for name, is_folder in kinds if is_folder and name.lower() not in NOT_STYLES]
+    if inner != imgdir and len(styles) > 1:
+        raise DataError(
+            f"folder {console.quoted(imgdir)} holds only the folder {console.quoted(os.path.relpath(inner, imgdir))}, "
+            f"which holds {len(styles)} folders; did you mean {console.quoted(inner)}?"
+        )
 
 
 def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:

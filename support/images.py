@@ -21,7 +21,7 @@ TURNS = {  # by EXIF orientation; ImageOps.exif_transpose also rewrites all othe
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-VERSION = 5  # of decoding: any change of the pixels raises it, so that older caches are decoded again
+VERSION = 6  # of decoding: any change of the pixels raises it, so that older caches are decoded again
 
 
 def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
@@ -80,8 +80,8 @@ def _flatten(image: Image.Image) -> Image.Image:
         low, high = values.min(), values.max()
         if not np.isfinite([low, high]).all():
             raise ValueError("its pixel values are not finite")
-        ranges = {"F": [1, 255, 65535], "I": [255, 65535]}.get(image.mode, [65535])
-        fits = [top for top in ranges if low >= 0 and top / 8 < high <= top] if len(ranges) > 1 else ranges
+        ranges = {"F": [1, 255, 65535], "I": [255, 65535]}.get(image.mode, [255, 4095, 65535])  # 4095: 12-bit scans
+        fits = [top for top in ranges if low >= 0 and top / 8 < high <= top]
         if not fits:  # no usual range, or next to black in it: stretched from its darkest to its lightest pixel
             values, fits = values - low, [max(high - low, 1e-12)]
         return Image.fromarray((values * (255 / fits[0]) + 0.5).astype(np.uint8))
@@ -105,7 +105,8 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 @functools.lru_cache(maxsize=64)  # a collection has few profiles
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     source = ImageCms.getOpenProfile(io.BytesIO(profile))
-    if "srgb" in ImageCms.getProfileDescription(source).lower():
+    name = ImageCms.getProfileDescription(source).lower()
+    if "srgb" in name and "linear" not in name:
         return None
     return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
 

@@ -18,8 +18,10 @@ def problem() -> str | None:
     if len(here) < len(TORCHRUN):
         return f"{', '.join(here)} set without {', '.join(name for name in TORCHRUN if name not in here)}"
     values = [os.environ[name] for name in (*TORCHRUN[:3], "MASTER_PORT")]
-    if all(value.isdecimal() for value in values) and int(values[0]) < int(values[1]) > int(values[2]):
-        return None
+    if os.environ["MASTER_ADDR"] and all(value.isdecimal() for value in values):
+        rank, world_size, local_rank, port = map(int, values)
+        if rank < world_size > local_rank and 0 < port < 65536:
+            return None
     return "got " + ", ".join(f'{name}="{os.environ[name]}"' for name in TORCHRUN)
 
 

@@ -183,17 +183,18 @@ def read(section: str, description: str, argv: list[str] | None, switches: dict[
         hint = console.did_you_mean(extra[0], flags) if extra[0].startswith("-") else "; see --help"
         raise UserError(f"{parser.prog}: unknown argument {console.quoted(extra[0])}{hint}")
 
-    config = read_config(arguments.config or Path(__file__).parent.with_name("config.json"))
-    file_name, given = console.printable(arguments.config or "config.json"), vars(arguments)
+    given = vars(arguments)
+    chosen = files.expand(given["config"], "--config")
+    config = read_config(chosen or Path(__file__).parent.with_name("config.json"))
+    file_name = console.printable(chosen or "config.json")
+    switched = {name[2:]: files.expand(given[name[2:]], name, name == "--csv") for name in switches}
     values, origins = {}, {}
     for name, setting in known.items():
         place, where = (config, "") if name in SHARED else (config.get(section, {}), f"{section}: ")
         values[name], origins[name] = place.get(name, setting.default), f"{file_name}: {where}{name}"
         if given[name] is not None:
             values[name], origins[name] = parse_flag(name, given[name], setting), f"--{name}"
-        if name in (*PATHS, "pretrained") and isinstance(values[name], str):
-            values[name], unset = files.expand(values[name])
-            if unset and name in WRITTEN:  # else the folder is not found, which says as much
-                raise UserError(f"{origins[name]}: the environment variable ${unset} is not set")
+        if name in (*PATHS, "pretrained"):
+            values[name] = files.expand(values[name], origins[name], name in WRITTEN)
     values["flags"] = {name for name in known if given[name] is not None}
-    return Settings(section=section, origins=origins, **values, **{s[2:]: given[s[2:]] for s in switches})
+    return Settings(section=section, origins=origins, **values, **switched)

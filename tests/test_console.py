@@ -41,6 +41,8 @@ def test_texts_of_messages():
     assert console.names(["a", "b", "c"], most=2) == '"a"; "b" and 1 more'
     assert console.did_you_mean("sed", ["seed", "epochs"]) == '; did you mean "seed"?'
     assert console.did_you_mean("zzz", ["seed", "epochs"]) == "; known: seed, epochs"
+    many = console.did_you_mean("zzz", list("abcdefgh") * 500)
+    assert many.endswith(", a, b, c, d, e, f and 3,970 more") and len(many) < 200
     assert console.reason(OSError(2, "No such file")) == "No such file"
     assert console.reason(ValueError(" a \n b ")) == "a b" and console.reason(ValueError()) == "ValueError"
 
@@ -68,7 +70,7 @@ def raising(error: BaseException) -> None:
         (
             gpu_memory,
             2,
-            "CUDA out of memory. Tried to allocate 9.00 GiB; a smaller batch_size, image_size or latent_dim needs less",
+            "CUDA out of memory. Tried to allocate 9.00 GiB; a smaller batch_size or image_size needs less",
         ),
         (partial(raising, MemoryError()), 2, "out of memory; a smaller batch_size"),
     ],

@@ -8,6 +8,7 @@ import re
 import unicodedata
 
 import jobs
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -59,6 +60,17 @@ def test_a_changed_sample_leaves_the_dataset_alone_and_the_mapping_is_read_only(
     with open("/proc/self/maps") as maps:
         (line,) = [line for line in maps if os.path.realpath(dataset.pixel_file) in line]
     assert line.split()[1].startswith("r--")
+
+
+def test_a_cache_that_cannot_be_mapped_is_one_clear_error(folder, tmp_path, monkeypatch):
+    wikiart.WikiArtDataset(folder, 16, cachedir=tmp_path / "cache")
+
+    def refuse(*_, **__):  # as a limit on the address space does
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    with pytest.raises(console.UserError, match="Cannot allocate memory; a smaller image_size needs less"):
+        wikiart.WikiArtDataset(folder, 16, cachedir=tmp_path / "cache")
 
 
 def test_a_pickle_holds_no_pixels(tmp_path):

@@ -13,10 +13,11 @@ from PIL import Image
 import testtrainpart1
 import trainauto
 import trainpart1
-from support import folders
+import wikiart
+from support import console, folders
 
 JUNK = ["#recycle", "$RECYCLE.BIN", "@Recycle", "@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found",
-        "System Volume Information"]  # fmt: skip
+        "System Volume Information", "@tmp", "RECYCLED", "~snapshot", ".Trash-1000", ".AppleDouble"]  # fmt: skip
 
 
 @pytest.fixture
@@ -80,8 +81,26 @@ def test_files_that_look_like_images_and_are_not_read_are_counted_in_one_line(to
 
 
 def test_what_is_hidden_is_passed_over_in_silence(top, capfd):
-    save(top, ".git/a.jpg", "Cubism/.b.jpg", "Cubism/.deep/c.jpg", "Rococo/._000.jpg", "loose.jpg")
+    save(top, ".git/a.jpg", "Cubism/.b.jpg", "Cubism/.deep/c.jpg", "Rococo/._000.jpg", ".loose.jpg")
     assert counts(top) == {"Baroque": 2, "Cubism": 3, "Rococo": 4} and capfd.readouterr().err == ""
+
+
+def test_images_beside_the_style_folders_are_counted_in_one_line(top, capfd):
+    save(top, "a.jpg", "b.png")
+    assert counts(top) == {"Baroque": 2, "Cubism": 3, "Rococo": 4}
+    assert capfd.readouterr().err == f'warning: folder "{top}": 2 images beside the style folders skipped\n'
+
+
+@pytest.mark.parametrize("start", [
+    b"\xff\x0a\xfa", b"\0\0\0\x0cJXL \r\n", b"\0\0\0\x18ftypheim", b"\0\0\0\x18ftypmsf1", b"\0\0\0\x20ftypavis",
+    b"\0\0\0\x18ftypcrx ", b"II+\0\x08", b"FUJIFILMCCD-RAW", b"IIU\0\x18", b"IIRO\x08", b"II\xbc\x01\x08", b"P6\n9 9\n",
+    b"DDS \x7c", b"gimp xcf file", b"qoif\0\0", b"#?RADIANCE\n", b"icns\0",
+])  # fmt: skip
+def test_the_first_bytes_tell_an_image(top, capfd, start):
+    (top / "Cubism" / "picture.xyz").write_bytes(start.ljust(40, b"\0"))
+    (top / "Cubism" / "text.xyz").write_text("Painted in Paris, 1907")
+    assert counts(top)["Cubism"] == 3
+    assert capfd.readouterr().err == f'warning: "{top}/Cubism": 1 file skipped that looks like an image: 1 .xyz\n'
 
 
 @pytest.mark.parametrize("name", JUNK)
@@ -144,6 +163,12 @@ def test_two_unicode_forms_of_a_style_are_one_style_with_a_warning(tmp_path, cap
     assert "two Unicode forms: one style" in capfd.readouterr().err
 
 
+def test_two_styles_that_differ_in_case_or_spaces_alone_are_named(tmp_path, capfd):
+    save(tmp_path, "Cubism/a.png", "cubism /b.png", "Other/c.png")
+    assert counts(tmp_path) == {"Cubism": 1, "cubism ": 1, "Other": 1}
+    assert capfd.readouterr().err == 'warning: "Cubism" and "cubism " are taken for two styles\n'
+
+
 # Folders that cannot be used
 
 
@@ -175,8 +200,24 @@ def test_a_folder_that_wraps_the_styles_is_an_error_that_names_the_one_within(wo
     (workdir / "wrap" / "__MACOSX").mkdir()
     line = refused(trainpart1, *flags("wrap"))
     assert line.endswith('holds only the folder "wikiart", which holds 3 folders; did you mean "wrap/wikiart"?')
+    (workdir / "zip").mkdir()
+    (workdir / "wrap").rename(workdir / "zip" / "wrap")
+    line = refused(trainpart1, *flags("zip"))
+    assert '"wrap/wikiart", which holds 3 folders' in line and line.endswith('did you mean "zip/wrap/wikiart"?')
+    (workdir / "zip" / "wrap").rename(workdir / "wrap")
     save(workdir, "wrap/wikiart/one.png")  # a style with folders inside, then
     assert counts(workdir / "wrap") == {"wikiart": 4}
+
+
+def test_a_test_folder_is_told_by_the_styles_that_the_network_knows(workdir, paint):
+    for part in "train", "test":
+        paint(workdir / "export" / part, {"A": 1, "B": 1})
+    with pytest.raises(console.DataError, match='did you mean "export/test"'):
+        wikiart.WikiArtDataset("export", 16, classes=["A", "B"])
+    save(workdir, "one/A/1600s/a.png", "one/A/1650s/b.png", "one/A/@eaDir/c.png")
+    assert wikiart.WikiArtDataset("one", 16, classes=["A", "B"]).counts == {"A": 2, "B": 0}
+    with pytest.raises(console.DataError, match='which holds 2 folders; did you mean "one/A"'):
+        wikiart.WikiArtDataset("one", 16)
 
 
 @pytest.mark.parametrize("script", [trainpart1, trainauto])

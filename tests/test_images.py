@@ -133,6 +133,9 @@ def test_a_format_that_starts_another_program_is_refused(tmp_path):
 
 RAMPS = {  # values along a row, and the greys that they stand for
     "16 bits": (np.array([0, 257, 32896, 65535], np.uint16), [0, 1, 128, 255]),
+    "16 bits, to 4095": (np.array([0, 512, 2048, 4000], np.uint16), [0, 32, 128, 249]),
+    "16 bits, to 255": (np.array([0, 10, 128, 250], np.uint16), [0, 10, 128, 250]),
+    "16 bits, dark": (np.array([0, 1500, 3000, 6000], np.uint16), [0, 64, 128, 255]),
     "32 bits, to 255": (np.array([0, 10, 128, 255], np.int32), [0, 10, 128, 255]),
     "32 bits, to 65535": (np.array([0, 257, 32896, 65535], np.int32), [0, 1, 128, 255]),
     "32 bits, large": (np.array([0, 10**8, 10**9, 2 * 10**9], np.int32), [0, 13, 128, 255]),
@@ -306,6 +309,14 @@ def test_an_srgb_a_damaged_and_an_unfitting_profile_change_nothing(tmp_path):
     for icc in srgb, b"junk", wide[:200], wide[:130] + b"\xff" * 200, profile(b"RGB ", {}), profile(b"CMYK", {}):
         assert color(save(tmp_path, "a.png", image, icc_profile=icc)) == list(COLORS[1])
     assert color(save(tmp_path, "grey.png", Image.new("L", (9, 9), 77), icc_profile=wide)) == [77] * 3
+
+
+def test_linear_srgb_is_converted_whatever_its_name_has_in_it(tmp_path):
+    name = struct.pack(">I", 12) + b"Linear sRGB\0" + bytes(72)
+    icc = matrix_profile(SRGB, 1.0).replace(struct.pack(">I", 5) + b"test\0" + bytes(79), name)
+    assert ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(icc))).strip() == "Linear sRGB"
+    got = color(save(tmp_path, "a.png", Image.new("RGB", (9, 9), (60, 60, 60)), icc_profile=icc))
+    assert is_close(np.array(got), to_srgb(np.full(3, 60 / 255) @ SRGB), 2) and got[0] > 120
 
 
 # Broken files: named, left out, and the rest goes on

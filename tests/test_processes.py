@@ -57,6 +57,8 @@ WHOLE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.
         (WHOLE | {"RANK": ""}, 'got RANK=""'),
         (WHOLE | {"RANK": "3"}, 'got RANK="3"'),
         (WHOLE | {"MASTER_PORT": "abc"}, 'MASTER_PORT="abc"'),
+        (WHOLE | {"MASTER_PORT": "99999"}, 'MASTER_PORT="99999"'),
+        (WHOLE | {"MASTER_ADDR": ""}, 'MASTER_ADDR=""'),
     ],
 )
 def test_half_an_environment_is_one_clear_line(environment, words, paintings, tmp_path, monkeypatch):

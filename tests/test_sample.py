@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import io
 import os
 import signal
 import subprocess
@@ -39,6 +40,11 @@ def test_it_repeats_itself_and_training_and_test_share_no_picture(prepare, tmp_p
     first = digests(tmp_path / "a")
     assert first == digests(tmp_path / "b") and len(first) == len(set(first.values())) == 18
     assert sum(name.startswith("train/Cubism/") for name in first) == 6
+
+
+def test_a_terminal_that_is_not_utf8_is_no_reason_to_stop(prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert prepare.main(["--out", str(tmp_path / "pr\u00e9"), "--workers", "1"]) == 0
 
 
 def test_styles_differ(prepare, tmp_path):

@@ -1,6 +1,7 @@
 """Settings: defaults, file, flags, help and errors."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import testtrainpart1
 import trainpart1
 import wikiart
 from support import console, settings
@@ -96,6 +98,25 @@ def test_a_variable_that_is_not_set_makes_no_folder_of_its_name(write, workdir, 
     monkeypatch.setenv("PRICE", "$FIVE")
     assert read("classifier", "--outputdir", "$PRICE/out").outputdir == "$FIVE/out"
     assert read("classifier", "--trainingdir", "$GONE/train").trainingdir == "$GONE/train"  # nothing is made there
+
+
+def test_a_user_that_does_not_exist_makes_no_folder(write):
+    with pytest.raises(console.UserError) as caught:
+        read("classifier", "--outputdir", "~nosuchuser/out")
+    assert str(caught.value) == '--outputdir: there is no user "nosuchuser"'
+
+
+def test_paths_in_switches_are_expanded(write, monkeypatch):
+    monkeypatch.setenv("HOME", os.getcwd())
+    monkeypatch.delenv("DATA", raising=False)
+    write({"seed": 7})
+    more = testtrainpart1.SWITCHES
+    flags = ["-c", "~/c.json", "--predict", "~/a.jpg", "$HOME/b", "--csv=~/p.csv"]
+    options = settings.read("classifier", "", flags, more)
+    home = os.getcwd()
+    assert (options.seed, options.predict, options.csv) == (7, [f"{home}/a.jpg", f"{home}/b"], f"{home}/p.csv")
+    with pytest.raises(console.UserError, match=r"--csv: the environment variable \$DATA is not set"):
+        settings.read("classifier", "", ["--predict", "a.jpg", "--csv", "$DATA/p.csv"], more)
 
 
 def test_no_folder_of_the_machine_is_kept(tmp_path):

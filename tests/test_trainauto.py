@@ -1,6 +1,7 @@
 """trainauto.py: the autoencoder's training through the script."""
 
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -73,6 +74,15 @@ def test_without_held_out_paintings_the_last_epoch_is_kept(trained, workdir, run
     result = run(trainauto, *trained.flags, *SMALL, "--outputdir", ".")
     assert result.status == 0 and result.out.count("-> autoencoder.pth") == 2 and "validation" not in result.out
     assert checkpoints.read("autoencoder.pth", 2)["epoch"] == 2
+
+
+def test_copies_of_a_painting_stay_on_one_side(workdir, paint, run):
+    paint(workdir / "train", {"A": 4, "B": 4})
+    for number in range(12):
+        shutil.copy(workdir / "train" / "A" / "002.jpg", workdir / "train" / "A" / f"copy{number}.jpg")
+    result = run(trainauto, "--trainingdir", "train", "--device", "cpu", "--batch_size", 4, *SMALL, "--validation", 0.5)
+    (line,) = [line for line in result.out.splitlines() if "held out" in line]
+    assert line.split()[5] in ("4", "16"), line  # of A two of four, or one and all the copies
 
 
 def test_sizes_that_do_not_go_are_one_line(trained, workdir, refused):

@@ -515,6 +515,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.workers < 1:
         parser.error("--workers must be 1 or more")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal or log that is not UTF-8
     try:
         write_sample(arguments.out, arguments.full, arguments.workers)
     except KeyboardInterrupt:
