@@ -8,6 +8,7 @@ All of it can be imported in a notebook. `support/` has the rest of what the scr
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import unicodedata
@@ -43,7 +44,7 @@ class WikiArtDataset(Dataset):
     `counts`: style -> number of paintings; `fingerprints`: int64 [N], equal for equal pixels.
 
     Raises DataError for a folder that cannot be used, a style that is not in `classes`, and when more than half of
-    the images cannot be decoded; UserError when the cache cannot be written.
+    the images cannot be decoded; UserError when the cache cannot be written or mapped.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class WikiArtDataset(Dataset):
         try:
             pixels = np.memmap(self.pixel_file, np.uint8, "r", shape=shape)
         except OSError as error:  # such as a limit on the memory that a process may address
-            problem = f"cannot be mapped into memory: {error.strerror}; a smaller image_size needs less"
+            hint = "; a smaller image_size needs less" if error.errno == errno.ENOMEM else ""
+            problem = f"cannot be mapped into memory: {error.strerror}{hint}"
             raise UserError(f"{console.printable(self.pixel_file)}: {problem}") from None
         with warnings.catch_warnings():  # of memory that cannot be written, which is what is wanted
             warnings.simplefilter("ignore", UserWarning)

@@ -105,7 +105,7 @@ def _explain(error: RuntimeError | MemoryError) -> tuple[str, int] | None:
     memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
     if memory or "not enough memory" in text:
         why = ". ".join(text.split("DefaultCPUAllocator: ")[-1].split(". ")[:2]).rstrip(".") or "out of memory"
-        return f"{why}; a smaller batch_size or image_size needs less", 2
+        return f"{why}; a smaller batch_size or image_size (in part 2 also latent_dim) needs less", 2
     if processes.world_size() > 1 and ("gloo" in text or isinstance(error, torch.distributed.DistError)):
         line = f"process {processes.rank()}: another process has ended or cannot be reached; see its own error"
         return f"{line} ({reason(error)})", 1

@@ -48,7 +48,7 @@ def compute(model: nn.Module, loader: batches.Batches, order: Tensor, pixel_file
 def fold_batch_norms(trunk: nn.Module) -> None:
     """Fold every batch norm of a trunk in eval mode into the convolution before it in a sequence, in place.
 
-    The same features, up to rounding, in two thirds of the time on a CPU.
+    The same features, up to rounding; with mobilenet_v2 in two thirds of the time on a CPU.
     """
     for sequence in [module for module in trunk.modules() if isinstance(module, nn.Sequential)]:
         for (first, layer), (second, norm) in itertools.pairwise(list(sequence.named_children())):

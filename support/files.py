@@ -29,14 +29,15 @@ def expand(value: object, where: str, written: bool = False) -> object:
     """
     if isinstance(value, list):
         return [expand(path, where, written) for path in value]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or os.path.lexists(value):
         return value
     expanded = os.path.expanduser(os.path.expandvars(value))
     names = [name or braced for name, braced in re.findall(r"\$([A-Za-z_]\w*)|\$\{(\w+)\}", value)]
     problems = [f"the environment variable ${name} is not set" for name in names if name not in os.environ]
     if expanded.startswith("~"):
-        problems.append(f"there is no user {console.quoted(expanded.split(os.sep)[0][1:])}")
-    if problems and written and not os.path.exists(expanded):
+        user = expanded.split(os.sep)[0][1:]
+        problems.append(f"there is no user {console.quoted(user)}" if user else "there is no home folder")
+    if problems and written and not os.path.lexists(expanded):
         raise UserError(f"{where}: {problems[0]}")
     return expanded
 

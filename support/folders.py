@@ -101,13 +101,16 @@ def find_images(imgdir: str, known: Collection[str] = ()) -> dict[str, list[Imag
         what = "images but no style folders; expected one folder per style" if loose else "no style folder with images"
         raise DataError(f"folder {console.quoted(imgdir)} holds {what}")
     if loose:
-        count = f"{loose:,} image" + "s" * (loose > 1)
-        console.warn(f"folder {console.quoted(imgdir)}: {count} beside the style folders skipped")
+        console.warn(f"folder {console.quoted(imgdir)}: images beside the style folders skipped: {loose:,}")
     alike = {}
     for style in styles:
-        if (other := alike.setdefault(style.casefold().strip(), style)) != style:
-            console.warn(f"{console.quoted(other)} and {console.quoted(style)} are taken for two styles")
+        if (other := alike.setdefault(_bare(style), style)) != style:
+            console.warn(f"{console.names([other, style])} in {console.quoted(imgdir)} are taken for two styles")
     return dict(sorted(styles.items()))
+
+
+def _bare(style: str) -> str:
+    return unicodedata.normalize("NFC", style).casefold().strip()
 
 
 def _is_hidden(name: str) -> bool:
@@ -123,14 +126,14 @@ def _check_level(imgdir: str, folders: list[str], known: Collection[str]) -> Non
     """Raise DataError for a folder above the styles: its folders are splits, or its only folder leads to them."""
     splits = [name for name in folders if name.lower() in SPLITS]
     if len(splits) > 1:
-        part = "test" if known else "train"
-        meant = next((name for name in splits if name.lower().startswith(part)), splits[0])
+        wanted = ("test", "val", "") if known else ("train", "")  # what a network is tested on, or trained on
+        meant = next(name for start in wanted for name in splits if name.lower().startswith(start))
         raise DataError(
             f"folder {console.quoted(imgdir)} holds the folders {', '.join(splits)}, which are no styles; "
             f"did you mean {console.quoted(os.path.join(imgdir, meant))}?"
         )
     inner, styles = imgdir, [name for name in folders if name.lower() not in NOT_STYLES]
-    while len(styles) == 1 and unicodedata.normalize("NFC", styles[0]) not in known:
+    while len(styles) == 1 and _bare(styles[0]) not in map(_bare, known):
         inner = os.path.join(inner, styles[0])
         try:
             with os.scandir(inner) as entries:
@@ -140,10 +143,10 @@ def _check_level(imgdir: str, folders: list[str], known: Collection[str]) -> Non
         if any(is_image(name) for name, is_folder in kinds if not is_folder):
             return
         styles = [name for name, is_folder in kinds if is_folder and name.lower() not in NOT_STYLES]
-    if inner != imgdir and len(styles) > 1:
+    if inner != imgdir and styles:
         raise DataError(
             f"folder {console.quoted(imgdir)} holds only the folder {console.quoted(os.path.relpath(inner, imgdir))}, "
-            f"which holds {len(styles)} folders; did you mean {console.quoted(inner)}?"
+            f"which holds {console.names(sorted(styles), 3)}; did you mean {console.quoted(inner)}?"
         )
 
 
@@ -189,9 +192,7 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
     where = console.quoted(os.path.join(imgdir, style))
     if skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
-        what = (
-            "file skipped that looks like an image" if skipped.total() == 1 else "files skipped that look like images"
-        )
+        what = "files skipped that look like images" if skipped.total() > 1 else "file skipped that looks like an image"
         console.warn(f"{where}: {skipped.total()} {what}: {kinds}")
     for name, count in not_styles.items():
         if count:

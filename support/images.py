@@ -80,8 +80,11 @@ def _flatten(image: Image.Image) -> Image.Image:
         low, high = values.min(), values.max()
         if not np.isfinite([low, high]).all():
             raise ValueError("its pixel values are not finite")
-        ranges = {"F": [1, 255, 65535], "I": [255, 65535]}.get(image.mode, [255, 4095, 65535])  # 4095: 12-bit scans
-        fits = [top for top in ranges if low >= 0 and top / 8 < high <= top]
+        if image.mode in ("F", "I"):
+            ranges = [255, 65535] if image.mode == "I" else [1, 255, 65535]
+            fits = [top for top in ranges if low >= 0 and top / 8 < high <= top]
+        else:  # 16 bits, of which scanners and cameras may use 8, 10, 12 or 14
+            fits = [top for top in (255, 1023, 4095, 16383, 65535) if high <= top]
         if not fits:  # no usual range, or next to black in it: stretched from its darkest to its lightest pixel
             values, fits = values - low, [max(high - low, 1e-12)]
         return Image.fromarray((values * (255 / fits[0]) + 0.5).astype(np.uint8))

@@ -70,7 +70,7 @@ def raising(error: BaseException) -> None:
         (
             gpu_memory,
             2,
-            "CUDA out of memory. Tried to allocate 9.00 GiB; a smaller batch_size or image_size needs less",
+            "CUDA out of memory. Tried to allocate 9.00 GiB; a smaller batch_size or image_size (in part 2",
         ),
         (partial(raising, MemoryError()), 2, "out of memory; a smaller batch_size"),
     ],

@@ -1,5 +1,6 @@
 """WikiArtDataset: labels, the read-only mapping, worker processes of any kind, and the README's lines."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -65,11 +66,15 @@ def test_a_changed_sample_leaves_the_dataset_alone_and_the_mapping_is_read_only(
 def test_a_cache_that_cannot_be_mapped_is_one_clear_error(folder, tmp_path, monkeypatch):
     wikiart.WikiArtDataset(folder, 16, cachedir=tmp_path / "cache")
 
-    def refuse(*_, **__):  # as a limit on the address space does
-        raise OSError(12, "Cannot allocate memory")
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(np, "memmap", refuse)
-    with pytest.raises(console.UserError, match="Cannot allocate memory; a smaller image_size needs less"):
+    number = errno.ENOMEM  # as a limit on the address space does
+    with pytest.raises(console.UserError, match=r"cannot be mapped .* memory; a smaller image_size needs less$"):
+        wikiart.WikiArtDataset(folder, 16, cachedir=tmp_path / "cache")
+    number = errno.ENOENT
+    with pytest.raises(console.UserError, match=r"cannot be mapped into memory: No such file or directory$"):
         wikiart.WikiArtDataset(folder, 16, cachedir=tmp_path / "cache")
 
 

@@ -47,8 +47,12 @@ def test_features_are_what_the_head_sees_of_every_image_and_synthetic_one(model,
 
 
 def test_features_are_kept_until_the_weights_change(model, tmp_path, monkeypatch):
-    loader, pixels = make_loader(), tmp_path / "a.uint8"
+    loader, pixels, folded = make_loader(), tmp_path / "a.uint8", []
+    before, fold = copy.deepcopy(model.state_dict()), features.fold_batch_norms
+    monkeypatch.setattr(features, "fold_batch_norms", lambda trunk: folded.append(trunk) or fold(trunk))
     first = features.compute(model, loader, torch.arange(23), pixels)
+    assert len(folded) == 1 and folded[0] is not model.trunk  # a copy: the model keeps its batch norms
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     (path,) = tmp_path.iterdir()
     assert path.name.startswith("a.") and path.suffix == ".pth"  # goes when the paintings' own file goes
     monkeypatch.setattr(model, "features", None)

@@ -88,7 +88,7 @@ def test_what_is_hidden_is_passed_over_in_silence(top, capfd):
 def test_images_beside_the_style_folders_are_counted_in_one_line(top, capfd):
     save(top, "a.jpg", "b.png")
     assert counts(top) == {"Baroque": 2, "Cubism": 3, "Rococo": 4}
-    assert capfd.readouterr().err == f'warning: folder "{top}": 2 images beside the style folders skipped\n'
+    assert capfd.readouterr().err == f'warning: folder "{top}": images beside the style folders skipped: 2\n'
 
 
 @pytest.mark.parametrize("start", [
@@ -166,7 +166,7 @@ def test_two_unicode_forms_of_a_style_are_one_style_with_a_warning(tmp_path, cap
 def test_two_styles_that_differ_in_case_or_spaces_alone_are_named(tmp_path, capfd):
     save(tmp_path, "Cubism/a.png", "cubism /b.png", "Other/c.png")
     assert counts(tmp_path) == {"Cubism": 1, "cubism ": 1, "Other": 1}
-    assert capfd.readouterr().err == 'warning: "Cubism" and "cubism " are taken for two styles\n'
+    assert capfd.readouterr().err == f'warning: "Cubism"; "cubism " in "{tmp_path}" are taken for two styles\n'
 
 
 # Folders that cannot be used
@@ -199,11 +199,11 @@ def test_a_folder_that_wraps_the_styles_is_an_error_that_names_the_one_within(wo
     paint(workdir / "wrap" / "wikiart", {"A": 1, "B": 1, "C": 1})
     (workdir / "wrap" / "__MACOSX").mkdir()
     line = refused(trainpart1, *flags("wrap"))
-    assert line.endswith('holds only the folder "wikiart", which holds 3 folders; did you mean "wrap/wikiart"?')
+    assert line.endswith('holds only the folder "wikiart", which holds "A"; "B"; "C"; did you mean "wrap/wikiart"?')
     (workdir / "zip").mkdir()
     (workdir / "wrap").rename(workdir / "zip" / "wrap")
     line = refused(trainpart1, *flags("zip"))
-    assert '"wrap/wikiart", which holds 3 folders' in line and line.endswith('did you mean "zip/wrap/wikiart"?')
+    assert '"wrap/wikiart", which holds "A";' in line and line.endswith('did you mean "zip/wrap/wikiart"?')
     (workdir / "zip" / "wrap").rename(workdir / "wrap")
     save(workdir, "wrap/wikiart/one.png")  # a style with folders inside, then
     assert counts(workdir / "wrap") == {"wikiart": 4}
@@ -214,9 +214,18 @@ def test_a_test_folder_is_told_by_the_styles_that_the_network_knows(workdir, pai
         paint(workdir / "export" / part, {"A": 1, "B": 1})
     with pytest.raises(console.DataError, match='did you mean "export/test"'):
         wikiart.WikiArtDataset("export", 16, classes=["A", "B"])
+    paint(workdir / "part" / "train", {"A": 1})
+    paint(workdir / "part" / "val", {"A": 1})
+    with pytest.raises(console.DataError, match='did you mean "part/val"'):
+        wikiart.WikiArtDataset("part", 16, classes=["A", "B"])
+    save(workdir, "wrap/in/A/a.png", "case/a/1600s/a.png", "case/a/1700s/a.png")
+    with pytest.raises(console.DataError, match='which holds "A"; did you mean "wrap/in"'):
+        wikiart.WikiArtDataset("wrap", 16, classes=["A", "B"])
+    with pytest.raises(console.DataError, match='style "a", which the model does not know; did you mean "A"'):
+        wikiart.WikiArtDataset("case", 16, classes=["A", "B"])
     save(workdir, "one/A/1600s/a.png", "one/A/1650s/b.png", "one/A/@eaDir/c.png")
     assert wikiart.WikiArtDataset("one", 16, classes=["A", "B"]).counts == {"A": 2, "B": 0}
-    with pytest.raises(console.DataError, match='which holds 2 folders; did you mean "one/A"'):
+    with pytest.raises(console.DataError, match='which holds "1600s"; "1650s"; did you mean "one/A"'):
         wikiart.WikiArtDataset("one", 16)
 
 

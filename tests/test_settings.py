@@ -119,6 +119,14 @@ def test_paths_in_switches_are_expanded(write, monkeypatch):
         settings.read("classifier", "", ["--predict", "a.jpg", "--csv", "$DATA/p.csv"], more)
 
 
+def test_a_path_that_exists_as_it_is_written_is_taken_as_it_is(write, workdir, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    for name in "a$HOME.jpg", "~b.jpg":
+        (workdir / name).write_text("")
+    options = settings.read("classifier", "", ["--predict", "a$HOME.jpg", "~b.jpg"], testtrainpart1.SWITCHES)
+    assert options.predict == ["a$HOME.jpg", "~b.jpg"]
+
+
 def test_no_folder_of_the_machine_is_kept(tmp_path):
     flags = [text for name in settings.PATHS for text in (f"--{name}", tmp_path / name)]
     values = read("classifier", *flags, "--pretrained", tmp_path / "weights.pth").values()
