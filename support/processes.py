@@ -20,7 +20,7 @@ def problem() -> str | None:
     values = [os.environ[name] for name in (*TORCHRUN[:3], "MASTER_PORT")]
     if os.environ["MASTER_ADDR"] and all(value.isdecimal() for value in values):
         rank, world_size, local_rank, port = map(int, values)
-        if rank < world_size > local_rank and 0 < port < 65536:
+        if rank < world_size > local_rank and port < 65536:
             return None
     return "got " + ", ".join(f'{name}="{os.environ[name]}"' for name in TORCHRUN)
 
