@@ -18,7 +18,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "BMP", "DIB", "GIF", "TIFF
 NOT_STYLES = {
     "#recycle", "#snapshot", "$recycle.bin", "@recycle", "@recently-snapshot", "@eadir", "__macosx", "__pycache__",
     ".ipynb_checkpoints", "lost+found", "system volume information", "recycler", "recycled", "found.000", "@tmp",
-    "~snapshot", "thumbs", ".trashes", ".trash-1000", ".@__thumb", ".appledouble",
+    "~snapshot", "thumbs", ".trashes", ".@__thumb", ".appledouble",
 }  # fmt: skip
 SPLITS = {"train", "training", "valid", "val", "validation", "test", "testing"}
 SIGNATURES = (  # of the formats above, and of others that hold pictures
@@ -73,7 +73,8 @@ def find_images(imgdir: str, known: Collection[str] = ()) -> dict[str, list[Imag
     """
     try:
         with os.scandir(imgdir) as entries:
-            names = sorted((e.name, os.path.isdir(e.path)) for e in entries if not _is_hidden(e.name))
+            seen = [e for e in entries if not e.name.startswith(".") or _is_no_style(e.name)]
+            names = sorted((e.name, os.path.isdir(e.path)) for e in seen)
     except OSError as error:
         hint = " (python data/sample/prepare.py makes the sample)" if "data/sample" in imgdir else ""
         where = console.quoted(imgdir) + " cannot be read" + console.looked_in(imgdir)
@@ -83,7 +84,7 @@ def find_images(imgdir: str, known: Collection[str] = ()) -> dict[str, list[Imag
     styles = {}
     for folder in folders:
         where = console.quoted(os.path.join(imgdir, folder))
-        if folder.lower() in NOT_STYLES:
+        if _is_no_style(folder):
             if count := _count_images(os.path.join(imgdir, folder)):
                 console.warn(f"{where} is not a style: {count:,} images skipped")
             continue
@@ -113,8 +114,8 @@ def _bare(style: str) -> str:
     return unicodedata.normalize("NFC", style).casefold().strip()
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") and name.lower() not in NOT_STYLES
+def _is_no_style(folder: str) -> bool:
+    return folder.lower() in NOT_STYLES or folder.lower().startswith(".trash-")  # and a user's number
 
 
 def find_in_folder(folder: str) -> list[str]:
@@ -132,7 +133,7 @@ def _check_level(imgdir: str, folders: list[str], known: Collection[str]) -> Non
             f"folder {console.quoted(imgdir)} holds the folders {', '.join(splits)}, which are no styles; "
             f"did you mean {console.quoted(os.path.join(imgdir, meant))}?"
         )
-    inner, styles = imgdir, [name for name in folders if name.lower() not in NOT_STYLES]
+    inner, styles = imgdir, [name for name in folders if not _is_no_style(name)]
     while len(styles) == 1 and _bare(styles[0]) not in map(_bare, known):
         inner = os.path.join(inner, styles[0])
         try:
@@ -142,7 +143,7 @@ def _check_level(imgdir: str, folders: list[str], known: Collection[str]) -> Non
             return
         if any(is_image(name) for name, is_folder in kinds if not is_folder):
             return
-        styles = [name for name, is_folder in kinds if is_folder and name.lower() not in NOT_STYLES]
+        styles = [name for name, is_folder in kinds if is_folder and not _is_no_style(name)]
     if inner != imgdir and styles:
         raise DataError(
             f"folder {console.quoted(imgdir)} holds only the folder {console.quoted(os.path.relpath(inner, imgdir))}, "
@@ -166,9 +167,9 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
             continue
         seen.add((status.st_dev, status.st_ino))
         for name in folders:
-            if name.lower() in NOT_STYLES:
+            if _is_no_style(name):
                 not_styles[name] += _count_images(os.path.join(folder, name))
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() not in NOT_STYLES)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_no_style(name))
         for name in folders:
             if is_image(name):
                 console.warn(f"{console.quoted(os.path.join(folder, name))} is a folder; images in it are read")

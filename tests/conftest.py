@@ -40,7 +40,7 @@ def picture(style: int, number: int, size: tuple[int, int], seed: int = 0) -> Im
 def paint():
     """paint(folder, {style: number}, size, seed) makes one folder per style with that many JPEGs.
 
-    The position in `counts` decides what a style looks like, in any folder; `seed` varies its pictures.
+    The position in `counts` decides how the pictures look, in any folder; `seed` varies them.
     """
 
     def paint(folder: Path, counts: dict[str, int], size: tuple[int, int] = (40, 32), seed: int = 0) -> Path:

@@ -17,7 +17,7 @@ import wikiart
 from support import console, folders
 
 JUNK = ["#recycle", "$RECYCLE.BIN", "@Recycle", "@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found",
-        "System Volume Information", "@tmp", "RECYCLED", "~snapshot", ".Trash-1000", ".AppleDouble"]  # fmt: skip
+        "System Volume Information", "@tmp", "RECYCLED", "~snapshot", ".Trash-502", ".AppleDouble"]  # fmt: skip
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_a_folder_that_wraps_the_styles_is_an_error_that_names_the_one_within(wo
     line = refused(trainpart1, *flags("zip"))
     assert '"wrap/wikiart", which holds "A";' in line and line.endswith('did you mean "zip/wrap/wikiart"?')
     (workdir / "zip" / "wrap").rename(workdir / "wrap")
-    save(workdir, "wrap/wikiart/one.png")  # a style with folders inside, then
+    save(workdir, "wrap/wikiart/one.png")  # now it is one style with folders inside
     assert counts(workdir / "wrap") == {"wikiart": 4}
 
 
