@@ -57,7 +57,7 @@ FIGURES = ("ari", "ami", "nmi", "homogeneity", "completeness", "silhouette")
 SPACES = {
     "latents": "our latents",
     "pixels": "PCA of the pixels",
-    "plane": "latents' 2-D plane",
+    "plane": "2-D plane of our latents",
     "colour": "colour histogram",
     "statistics": "style statistics, no network",
 }
@@ -87,11 +87,10 @@ def main(argv: list[str] | None = None) -> None:
 
     loader = batches.Batches(dataset.images, dataset.labels, device)
     spaces, errors, pca_errors = measure_paintings(model, loader, options.batch_size)
-    spaces["plane"] = project(spaces["latents"], options.seed)[0]
-    spaces["latents"] = read_out(model, spaces["latents"])
+    spaces["plane"], shares = project(spaces["latents"], options.seed)
     labels = dataset.labels.numpy()
     results = {name: cluster(spaces[name], labels, clusters, options.seed, device) for name in SPACES}
-    points, (_, tree, found) = half_whiten(spaces["latents"]), results["latents"]["half_whitened"]
+    points, (_, tree, found) = spaces["latents"], results["latents"]["as_is"]
     metrics = summarize(checkpoint["latent_dim"], clusters, errors, pca_errors, results)
     print_metrics(metrics)
     known = duplicates.known_paintings(dataset, checkpoint)
@@ -103,12 +102,11 @@ def main(argv: list[str] | None = None) -> None:
             console.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
         metrics["also_in_training"] = {"images": len(paths), "paths": paths, "metrics_without": rest}
 
-    plane, shares = project(points, options.seed)
     files.write_json(options.output("metrics_auto.json"), metrics)
-    write_clusters(options, dataset, found, plane)
+    write_clusters(options, dataset, found, spaces["plane"])
     pictures = {
         "reconstruction.png": lambda: draw_reconstructions(model, dataset, errors, metrics, device, options.seed),
-        "clusters.png": lambda: draw_clusters(plane, shares, found, labels, classes),
+        "clusters.png": lambda: draw_clusters(spaces["plane"], shares, found, labels, classes),
         "cluster_gallery.png": lambda: draw_gallery(dataset, points, found),
         "dendrogram.png": lambda: draw_dendrogram(dataset, points, tree, clusters),
     }
@@ -123,7 +121,8 @@ def measure_paintings(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """What every painting is clustered by, its squared error, and that of the checkpoint's PCA (mean of pixels, [N]).
 
-    By name, float [N, D]: latents, pixels (the PCA's codes), colour (histogram), statistics (of the painting itself).
+    By name, float [N, D]: latents (their style numbers), pixels (the PCA's codes), colour (histogram), statistics (of
+    the painting itself).
     """
     columns = {name: [] for name in ("latents", "pixels", "colour", "statistics", "errors", "pca_errors")}
     everything = torch.arange(len(loader))
@@ -131,7 +130,7 @@ def measure_paintings(
         for images, pictures, latents in wikiart.reconstruct(model, loader, everything, batch_size):
             codes = (images.flatten(1) - model.mean) @ model.components.T
             linear = (codes @ model.components + model.mean).clamp(0, 1)  # clipped as the network's are
-            columns["latents"].append(latents)
+            columns["latents"].append(latents[:, : model.style_dim])
             columns["pixels"].append(codes)
             columns["colour"].append(statistics.colour_histogram(4 * images - 2))
             columns["statistics"].append(statistics.style(4 * images - 2))
@@ -142,19 +141,10 @@ def measure_paintings(
     return arrays, arrays.pop("errors"), arrays.pop("pca_errors")
 
 
-def read_out(model: wikiart.Autoencoder, latents: np.ndarray) -> np.ndarray:
-    """The latents [N, D] weighted as the network reads colours and textures from them: [N, at most D].
-
-    The statistics are linear in the latents with weights W = QR, so that R alone, at most D x D, keeps all distances.
-    """
-    weights = model.statistics_decoder.weight.detach().double().cpu().numpy()
-    return latents @ np.linalg.qr(weights, mode="r").T
-
-
 def half_whiten(points: np.ndarray) -> np.ndarray:
     """Points [N, D] with the spread along each principal axis replaced by its square root: [N, at most D].
 
-    Half-way to whitening: what varies little counts more than before, what varies much less (docs/recipe.md).
+    Half-way to whitening: what varies little counts more than before, what varies much less.
     """
     coordinates, lengths, _ = np.linalg.svd(points - points.mean(0), full_matrices=False)
     return coordinates * np.sqrt(lengths * len(points) ** 0.5)
@@ -220,7 +210,7 @@ def summarize(
 ) -> dict[str, object]:
     """What metrics_auto.json holds. `spaces`: the figures of every space in each of `WAYS`.
 
-    Beside it, at the top, those of our latents half-whitened, and under the baselines' names theirs as they are.
+    Beside it, at the top, those of our latents, and under the baselines' names theirs, all as they are.
     """
     spaces = {name: {way: one.scores for way, one in ways.items()} for name, ways in results.items()}
     return {
@@ -230,7 +220,7 @@ def summarize(
         "images": len(errors),
         "latent_dim": latent_dim,
         "clusters": clusters,
-        **spaces["latents"]["half_whitened"],
+        **spaces["latents"]["as_is"],
         **{name: ways["as_is"] for name, ways in spaces.items() if name != "latents"},
         "spaces": spaces,
     }
@@ -245,8 +235,8 @@ def print_metrics(metrics: dict[str, object]) -> None:
         f"({psnr(metrics['pca_mse']):.1f} dB): {abs(gain):.1%} {'less' if gain >= 0 else 'more'} error than it"
     )
     console.say(
-        f"Ward clustering into {metrics['clusters']}; our latents are weighted as the network reads colours and "
-        "textures from them; half-whitened: the spread along each principal axis is replaced by its square root"
+        f"Ward clustering into {metrics['clusters']}; of our latents the numbers that describe style; "
+        "half-whitened: the spread along each principal axis is replaced by its square root"
     )
     width = 2 + max(map(len, [*SPACES.values(), *WAYS.values()]))
     for way, title in WAYS.items():
@@ -322,9 +312,11 @@ def distinct_colours(count: int) -> list[tuple[float, float, float]]:
 def draw_clusters(
     plane: np.ndarray, shares: list[float], found: np.ndarray, labels: np.ndarray, classes: list[str]
 ) -> "Figure":
-    """The scaled latents' 2-D plane [N, 2] twice: by cluster, with the number at its middle, and by true style."""
+    """The latents' 2-D plane [N, 2] twice: by cluster, with the number at its middle, and by true style."""
     figure = figures.new(17, 7.5, dpi=110)
-    figure.suptitle(f"{len(plane):,} test paintings: the first two principal components of their half-whitened latents")
+    figure.suptitle(
+        f"{len(plane):,} test paintings: the first two principal components of their latents' style numbers"
+    )
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     size = float(np.clip(12_000 / len(plane), 2, 30))
     colours = distinct_colours(found.max() + 1)

@@ -10,19 +10,26 @@ import torch
 from torch import Tensor
 
 import wikiart
-from support import balance, batches, checkpoints, console, devices, figures, history, processes, settings, training
+from support import (
+    balance,
+    batches,
+    checkpoints,
+    console,
+    devices,
+    figures,
+    history,
+    processes,
+    settings,
+    statistics,
+    training,
+)
 from support.console import DataError
-
-SMALLEST_CROP = 0.8  # share of a painting's area that augmentation keeps at least
 
 
 @console.script
 def main(argv: list[str] | None = None) -> None:
     """Read the settings, make dataset and network, train, write the files."""
     options = settings.read("autoencoder", __doc__, argv, settings.FRESH)
-    if options.image_size % 16:
-        problem = f"got {options.image_size}, expected a multiple of 16: the autoencoder halves images four times"
-        raise options.error("image_size", problem)
     device = devices.start(options)
 
     with options.blame("trainingdir", DataError):
@@ -34,7 +41,9 @@ def main(argv: list[str] | None = None) -> None:
 
     model = wikiart.Autoencoder(options.image_size, options.latent_dim)
     if processes.rank() == 0:  # the other processes receive it
-        model.start_from(wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed))
+        pca = wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed)
+        style = statistics.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
+        model.start_from(pca, style)
     model = model.to(device, memory_format=torch.channels_last)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     size = f"{options.image_size} x {options.image_size} pixels"
@@ -46,19 +55,16 @@ def main(argv: list[str] | None = None) -> None:
         if run.is_finished() and curves.exists():
             return
         for epoch in run.epochs():
-            order, squares = balance.index_order("none", dataset.labels, members, None, options.seed, epoch), []
+            order = balance.index_order("none", dataset.labels, members, None, options.seed, epoch)
             for images, _ in run.batches(loader, order):
                 with devices.autocast(device):
-                    loss, mse = wikiart.autoencoder_loss(run.network, batches.augment(images, SMALLEST_CROP))
+                    loss = wikiart.autoencoder_loss(run.network, batches.crop(images, options.image_size))  # flips
                 run.step(loss)
-                squares.append(mse)
-            training_mse = processes.total(torch.stack(squares).mean()).item() / processes.world_size()
-            validation = validate(model, loader, held_out, options.batch_size)
-            run.end_epoch({"training_mse": training_mse, **validation})
+            run.end_epoch(validate(model, loader, held_out, options.batch_size))
 
     panels = {
         "mean squared error of pixels in [0, 1]": {
-            "training_mse": "training (augmented)", "validation_mse": "validation (plain)",
+            "training_loss": "training", "validation_mse": "validation"
         }
     }  # fmt: skip
     title = f"Training of the autoencoder on {len(members):,} paintings"
@@ -66,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         history.draw(run.history, panels, title, curves)
 
 
+@torch.no_grad()
 def validate(
     model: wikiart.Autoencoder, loader: batches.Batches, held_out: Tensor, batch_size: int
 ) -> dict[str, float]:
@@ -73,8 +80,9 @@ def validate(
     if not len(held_out):
         return {}
     error = torch.zeros((), device=loader.labels.device)
-    for images, reconstructions, _ in wikiart.reconstruct(model, loader, held_out, batch_size):
-        error += (reconstructions - images).square().mean((1, 2, 3)).sum()
+    for images, _ in loader.batches(held_out, batch_size):
+        with devices.autocast(images.device):
+            error += (model(images).clamp(0, 1) - images).square().mean((1, 2, 3)).sum()
     return {"validation_mse": processes.total(error).item() / len(held_out)}
 
 

@@ -9,7 +9,7 @@ All of it can be imported in a notebook. `support/` has the rest of what the scr
 
 import contextlib
 import errno
-import itertools
+import math
 import os
 import unicodedata
 import warnings
@@ -319,95 +319,107 @@ def classify(model: Classifier, images: Tensor, flips: bool = False) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Autoencoder(nn.Module):
-    """Images [B, 3, S, S] in [0, 1] to a vector of `latent_dim` numbers and back; S is a multiple of 16.
+WORKING_SIDE = 32  # in pixels, of the images that the autoencoder's convolutions see
+STYLE_NUMBERS = 6  # of the latent vector, at most half of it, describe the painting's style
 
-    It holds the best linear autoencoder, which `start_from` gives it, and its convolutions learn what that leaves. The
-    painting's `statistics.style` go into the same vector, and are read from it again, by a linear layer each.
+
+class Correction(nn.Module):
+    """A small U-Net (Ronneberger et al., 2015, arXiv:1505.04597): images [B, 3, S, S] -> what to add to them, float32.
+
+    It works at 32 x 32 pixels, whatever S is: the numbers of a latent vector hold no finer detail. A new one adds 0.
     """
 
-    def __init__(self, image_size: int, latent_dim: int, width: int = 32) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
-        if image_size % 16:
-            raise console.UserError(f"the autoencoder halves images four times: {image_size} is not a multiple of 16")
-        small, top, values = image_size // 16, 8 * width, 3 * image_size**2
-        layers = []
-        for channels_in, channels_out in itertools.pairwise([3, width, 2 * width, 4 * width, top]):
-            layers += [
-                nn.Conv2d(channels_in, channels_out, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(channels_out),
-                nn.ReLU(inplace=True),
-                ResidualBlock(channels_out, channels_out, 1),
-            ]
-        self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * small**2, latent_dim))
-        self.statistics_encoder = nn.Linear(statistics.STYLE, latent_dim, bias=False)
-        layers = [nn.Linear(latent_dim, top * small**2), nn.Unflatten(1, (top, small, small))]
-        for channels_in, channels_out in itertools.pairwise([top, 4 * width, 2 * width, width]):
-            layers += [
-                nn.Conv2d(channels_in, 4 * channels_out, 3, 1, 1, bias=False),
-                nn.PixelShuffle(2),
-                nn.BatchNorm2d(channels_out),
-                nn.ReLU(inplace=True),
-                ResidualBlock(channels_out, channels_out, 1),
-            ]
-        self.decoder = nn.Sequential(*layers, nn.Conv2d(width, 12, 3, 1, 1), nn.PixelShuffle(2))
-        self.statistics_decoder = nn.Linear(latent_dim, statistics.STYLE, bias=False)
-        ends = (self.encoder[-1], self.statistics_encoder, self.decoder[-2], self.statistics_decoder)
-        for layer in ends:  # at first the linear part stands alone
-            nn.init.zeros_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-        self.register_buffer("mean", torch.full((values,), 0.5))
-        self.register_buffer("components", torch.zeros(latent_dim, values))
-        self.register_buffer("scales", torch.ones(latent_dim))
+        self.fine = self._halve(3, width)
+        self.coarse = nn.Sequential(
+            self._halve(width, 2 * width), nn.Conv2d(2 * width, 4 * width, 1), nn.PixelShuffle(2)
+        )
+        self.out = nn.Sequential(ResidualBlock(width, width, 1), nn.Conv2d(width, 12, 3, 1, 1), nn.PixelShuffle(2))
+        nn.init.zeros_(self.out[1].weight)
+        nn.init.zeros_(self.out[1].bias)
 
-    def start_from(self, pca: "PCA") -> None:
-        """Take a PCA of pixels in [0, 1] as the linear part, its codes scaled to a variance of 1."""
+    @staticmethod
+    def _halve(channels_in: int, channels_out: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+            ResidualBlock(channels_out, channels_out, 1),
+            ResidualBlock(channels_out, channels_out, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        small = F.adaptive_avg_pool2d(images, WORKING_SIDE) - 0.5
+        fine = self.fine(small.contiguous(memory_format=torch.channels_last))
+        return F.interpolate(self.out(fine + self.coarse(fine)).float(), size=images.shape[2:], mode="bilinear")
+
+
+class Autoencoder(nn.Module):
+    """Images [B, 3, S, S] in [0, 1] to a vector of `latent_dim` numbers and back.
+
+    The first numbers (`style_dim`) describe the painting's style, by a discriminant of its statistics. The others
+    describe its content and are decoded: they are the codes of a PCA, where one network learns what to add to a
+    painting before it is projected, and another what to add to the linear reconstruction. Convolutions do the same
+    everywhere, so they learn from few paintings what a fully connected layer does not. PCA and discriminant, which
+    `start_from` gives it, stay as they are.
+    """
+
+    def __init__(self, image_size: int, latent_dim: int) -> None:
+        super().__init__()
+        self.style_dim, values = min(STYLE_NUMBERS, latent_dim // 2), 3 * image_size**2
+        self.encoder, self.decoder = Correction(), Correction()
+        self.register_buffer("mean", torch.full((values,), 0.5))
+        self.register_buffer("components", torch.zeros(latent_dim, values))  # all of them: the PCA is a yardstick, too
+        self.register_buffer("scales", torch.ones(latent_dim - self.style_dim))
+        self.register_buffer("style_mean", torch.zeros(statistics.COMBINED))
+        self.register_buffer("style_axes", torch.zeros(self.style_dim, statistics.COMBINED))
+
+    def start_from(self, pca: "PCA", discriminant: tuple[Tensor, Tensor]) -> None:
+        """Take a PCA of pixels in [0, 1], its codes scaled to a variance of 1, and mean and axes of a discriminant."""
         count = int((np.nan_to_num(pca.explained_variance_) > 1e-6).sum())  # few or equal paintings have few directions
         self.mean.copy_(torch.from_numpy(pca.mean_))
         self.components[:count] = torch.from_numpy(pca.components_[:count])
-        self.scales[:count] = torch.from_numpy(pca.explained_variance_[:count]).sqrt()
+        spread = torch.from_numpy(pca.explained_variance_[:count]).sqrt()[: len(self.scales)]
+        self.scales[: len(spread)] = spread
+        self.style_mean.copy_(discriminant[0])
+        self.style_axes.copy_(discriminant[1])
 
     def encode(self, images: Tensor) -> Tensor:
-        """Float [B, 3, S, S] in [0, 1] -> latents [B, latent_dim]."""
-        return self._encode(images, statistics.style(4 * images - 2))
+        """Float [B, 3, S, S] in [0, 1] -> latents, float32 [B, latent_dim]: style, then content."""
+        with torch.autocast(images.device.type, enabled=False):  # small differences of large numbers
+            style = F.linear(statistics.combined(4 * images - 2) - self.style_mean, self.style_axes)
+        return torch.cat([style, self.content(images)], 1)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, latent_dim] -> float32 images [B, 3, S, S] in [0, 1]."""
-        return self._decode(latents).clamp(0, 1)
+        return self._decode(latents[:, self.style_dim :]).clamp(0, 1)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The reconstruction [B, 3, S, S], not clipped to [0, 1] so that errors beyond count in training, and the
-        error [B, statistics.STYLE] with which the style statistics are read from the latent.
-        """
-        style = statistics.style(4 * images - 2)
-        latents = self._encode(images, style)
-        return self._decode(latents), self.statistics_decoder(latents).float() - style
+    def forward(self, images: Tensor) -> Tensor:
+        """The reconstruction [B, 3, S, S], not clipped to [0, 1] so that errors beyond count in training."""
+        return self._decode(self.content(images))
 
-    def _encode(self, images: Tensor, style: Tensor) -> Tensor:
-        linear = F.linear(images.contiguous().flatten(1) - self.mean, self.components) / self.scales
-        learned = self.encoder((images - 0.5).contiguous(memory_format=torch.channels_last))
-        return linear + learned + self.statistics_encoder(style)
+    def content(self, images: Tensor) -> Tensor:
+        """The part of the latents that is decoded: float [B, 3, S, S] in [0, 1] -> float32 [B, content numbers]."""
+        corrected = images + self.encoder(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return F.linear(corrected.flatten(1) - self.mean, self.components[: len(self.scales)]) / self.scales
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        learned = self.decoder(latents).float()
-        return learned + (F.linear(latents * self.scales, self.components.T).float() + self.mean).view(learned.shape)
+    def _decode(self, content: Tensor) -> Tensor:
+        with torch.autocast(content.device.type, enabled=False):
+            linear = F.linear(content * self.scales, self.components[: len(self.scales)].T) + self.mean
+        side = math.isqrt(len(self.mean) // 3)
+        linear = linear.view(-1, 3, side, side)
+        return linear + self.decoder(linear)
 
 
-STATISTICS_WEIGHT = 0.004  # of the statistics' squared error (1 for a constant guess) against the pixels' MSE
 PCA_IMAGES = 10_000  # images at most that a PCA is fitted on
 PCA_NUMBERS = 2**28  # and pixel values at most: a gigabyte
 
 
-def autoencoder_loss(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of training on a batch of images in [0, 1], and its part that is the MSE of the pixels.
-
-    The other part is the variance of the error with which the style statistics are read from the latent: a constant
-    error does not matter, only differences between paintings do. The estimate is unbiased for any batch size.
-    """
-    pictures, statistics_error = model(images)
-    mse = F.mse_loss(pictures, images)
-    return mse + STATISTICS_WEIGHT * statistics_error.var(0).sum(), mse.detach()
+def autoencoder_loss(model: nn.Module, images: Tensor) -> Tensor:
+    """The loss of training on a batch of images in [0, 1]: the mean squared error of the reconstruction's pixels."""
+    return F.mse_loss(model(images), images)
 
 
 def fit_pca(images: Tensor, members: Tensor, components: int, seed: int) -> "PCA":
@@ -430,26 +442,22 @@ def fit_pca(images: Tensor, members: Tensor, components: int, seed: int) -> "PCA
 def reconstruct(
     model: Autoencoder, loader: Batches, members: Tensor, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """This process's share of the members, batch by batch: images and reconstructions in [0, 1], and latents, float32.
-
-    A latent is the mean over the painting and its flip; the reconstruction is made from the painting alone.
-    """
+    """This process's share of the members, batch by batch, float32: images, reconstructions in [0, 1] and latents."""
     for images, _ in loader.batches(members, batch_size):
         with devices.autocast(images.device):
             latents = model.encode(images)
-            flipped = model.encode(images.flip(3))
             decoded = model.decode(latents)
-        yield images, decoded, (latents.float() + flipped.float()) / 2
+        yield images, decoded, latents
 
 
 @torch.no_grad()
 def embed(model: Autoencoder, images: Tensor) -> Tensor:
-    """Where images in [0, 1] lie among others, to find similar ones: float32 [B, latent_dim], without autocast.
+    """Where images in [0, 1] lie among others, to find similar ones: float32 [B, D], without autocast.
 
-    Latents as `reconstruct` gives them, each number times the spread of its component in pixels: a crop of a painting
-    then lies nearer to it than in the latents as they are, where fine details count as much as light and dark.
+    The content of the latents, each number times the spread of its component in pixels: a crop of a painting then lies
+    nearer to it than in the latents as they are, where fine details count as much as light and dark.
     """
-    return (model.encode(images) + model.encode(images.flip(3))) / 2 * model.scales
+    return (model.content(images) + model.content(images.flip(3))) / 2 * model.scales
 
 
 def load_network(checkpoint: dict[str, object], where: str = "checkpoint") -> nn.Module:

@@ -165,7 +165,7 @@ class Trainee:
         with devices.autocast(images.device):
             if self.is_classifier:
                 return wikiart.classifier_loss(self.model, batches.crop(images, self.model.crop_side), labels)
-            return wikiart.autoencoder_loss(self.model, batches.augment(images, 0.8))[0]
+            return wikiart.autoencoder_loss(self.model, batches.crop(images, images.shape[2]))
 
     def steps(self, images: Tensor, labels: Tensor, count: int) -> None:
         """`count` steps on one batch that never changes."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from support import balance, processes
@@ -92,26 +91,6 @@ class Batches:
                 if following is not None:
                     waiting.append(pool.submit(load, following))
                 yield parts, chosen
-
-
-def augment(images: Tensor, smallest: float) -> Tensor:
-    """A random crop of each image, resized to the image's size, and a random horizontal flip: float [B, 3, S, S].
-
-    The crop takes from `smallest` to all of the area at aspect ratios from 3:4 to 4:3 (Szegedy et al., 2015,
-    arXiv:1409.4842, with a larger lower end, so that brushwork stays visible). One batched resampling on the device.
-    """
-    count, device = len(images), images.device
-    area = torch.empty(count, device=device).uniform_(smallest, 1)
-    ratio = torch.empty(count, device=device).uniform_(math.log(3 / 4), math.log(4 / 3)).exp()
-    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-    shift = torch.rand(2, count, device=device) * 2 - 1
-    mirror = torch.randint(0, 2, (count,), device=device) * 2 - 1
-    theta = torch.zeros(count, 2, 3, device=device)
-    theta[:, 0, 0], theta[:, 0, 2] = width * mirror, shift[0] * (1 - width)
-    theta[:, 1, 1], theta[:, 1, 2] = height, shift[1] * (1 - height)
-    with torch.autocast(device.type, enabled=False):  # bfloat16 is too coarse for coordinates
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def crop(images: Tensor, side: int) -> Tensor:

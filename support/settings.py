@@ -72,7 +72,7 @@ SECTIONS = {
     },
     "autoencoder": {
         "modelfile": _text("autoencoder.pth", "checkpoint, in outputdir unless absolute", "a path"),
-        "latent_dim": integer(128, 1, 4096, "size of the latent vector of a painting"),
+        "latent_dim": integer(128, 2, 4096, "size of the latent vector of a painting"),
         "clusters": integer("auto", 1, 1000, 'number of clusters; "auto": as many as there are styles', "auto"),
         **_TRAINING,
         "learning_rate": number(0.001, 1e-8, 10.0, "peak learning rate of AdamW"),

@@ -3,12 +3,18 @@
 Images are normalized, or at least mostly between -2 and 2, the range that the bins of colours share.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.linalg import eigh
 from torch import Tensor
+from tqdm import tqdm
+
+from support import batches
 
 STYLE = 512 + 256 + 256  # numbers of `style`
 STROKES = 3 * 64 + 125  # and of `strokes`
+COMBINED = STYLE + STROKES  # and of `combined`
 SCALES = (0.87, 2.02, 1.4)  # over WikiArt, each block then has a third of a total variance of 1
 
 
@@ -76,9 +82,51 @@ def style(images: Tensor) -> Tensor:
 def strokes(images: Tensor) -> Tensor:
     """Gradients at three sizes and steps between colours: float [B, 3, S, S] -> [B, STROKES].
 
-    The classifier reads them besides `style`; the clusters of part 2 are no better with them (docs/recipe.md).
+    The classifier reads them besides `style`, and so does part 2.
     """
     greys = sum(images.unbind(1)) / 3
     half = F.avg_pool2d(greys, 2)
     gradients = [gradient_histogram(size) for size in (greys, half, F.avg_pool2d(half, 2))]
     return torch.cat([*gradients, colour_step_histogram(images)], 1)
+
+
+def combined(images: Tensor) -> Tensor:
+    """`style`, and `strokes` doubled: float [B, 3, S, S] -> [B, COMBINED]."""
+    return torch.cat([style(images), 2 * strokes(images)], 1)
+
+
+FITTED = 10_000  # paintings at most that a discriminant is fitted on
+CROP = 0.625  # share of a painting's side that its crops have
+DIRECTIONS = 256  # principal components of the statistics that it looks at
+RIDGE = 0.3  # of the mean variance of one statistic within paintings, added to the variance along every direction
+
+
+def fit_discriminant(
+    images: Tensor, members: Tensor, count: int, seed: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What differs between paintings but not within one: mean [COMBINED] and axes [count, COMBINED], float32.
+
+    A linear discriminant analysis of `combined` (Fisher, 1936, doi:10.1111/j.1469-1809.1936.tb02137.x) in which every
+    painting is a class of its own and two random crops are its members: no label is needed. It is fitted on the
+    `members` (indices) of uint8 images [N, 3, S, S], at most `FITTED` of them; seed: of the draws. The variance along
+    the first axis is 1; axes that so few paintings do not have are 0.
+    """
+    from sklearn.decomposition import PCA  # takes a second to import
+
+    torch.manual_seed(seed)
+    drawn = members[torch.randperm(len(members))[:FITTED].sort().values]
+    side, crops = max(round(CROP * images.shape[2]), 12), []  # 3 pixels are left at quarter size, so one gradient
+    with tqdm(total=len(drawn), desc="statistics", unit="painting", disable=None, leave=False) as bar:
+        for part in drawn.split(64):
+            pixels = images[part].to(device) / 255
+            crops.append(torch.stack([combined(4 * batches.crop(pixels, side) - 2).cpu() for _ in range(2)], 1))
+            bar.update(len(part))
+    pairs = torch.cat(crops).flatten(0, 1).numpy()  # rows 2i and 2i + 1 are of one painting
+    pca = PCA(min(DIRECTIONS, len(pairs)), random_state=seed).fit(pairs)
+    codes = pca.transform(pairs).astype(np.float64)
+    differences = codes[::2] - codes[1::2]
+    within, spread = differences.T @ differences / len(pairs), np.square(pairs[::2] - pairs[1::2]).mean() / 2
+    within += np.eye(len(within)) * (RIDGE * spread + 1e-6)
+    variances, axes = eigh(codes.T @ codes / len(pairs), within)
+    axes = (axes[:, ::-1] / max(variances[-1], 1) ** 0.5).T[:count] @ pca.components_
+    return torch.from_numpy(pca.mean_).float(), F.pad(torch.from_numpy(axes).float(), (0, 0, 0, count - len(axes)))

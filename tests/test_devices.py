@@ -103,8 +103,7 @@ def test_nothing_leaves_the_gpu_between_a_batch_and_its_loss(network, monkeypatc
             model = wikiart.Autoencoder(32, 8) if network == "autoencoder" else wikiart.make_classifier(network, 3, 32)
         images, labels = torch.empty(8, 3, 32, 32, device=cuda), torch.empty(8, dtype=torch.int64, device=cuda)
         if network == "autoencoder":
-            loss, mse = wikiart.autoencoder_loss(model, batches.augment(images, 0.8))
-            found = [loss, mse, wikiart.embed(model, images)]
+            found = [wikiart.autoencoder_loss(model, batches.crop(images, 32)), wikiart.embed(model, images)]
         else:
             loss = wikiart.classifier_loss(model, batches.crop(images, 24), labels)
             found = [loss, wikiart.classify(model.eval(), images, flips=True)]

@@ -2,7 +2,11 @@
 
 import math
 
+import numpy as np
+import pytest
 import torch
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from support import statistics
 
@@ -57,3 +61,41 @@ def test_strokes_are_the_gradients_at_three_sizes_and_the_steps():
         part = found[:, 64 * number : 64 * number + 64]
         assert torch.allclose(part, statistics.gradient_histogram(grey), atol=0.1)  # rounding moves single pixels
     assert torch.equal(found[:, 192:], statistics.colour_step_histogram(images))
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The statistics that are measured, batch by batch."""
+    parts, honest = [], statistics.combined
+    monkeypatch.setattr(statistics, "combined", lambda images: parts.append(honest(images)) or parts[-1])
+    return parts
+
+
+def pictures(count, size=40):
+    """uint8 [count, 3, size, size]: noise of several colours and sizes."""
+    random = torch.Generator().manual_seed(0)
+    coarse = (
+        torch.rand(count, 3, size // 4, size // 4, generator=random).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    )
+    fine, palette = torch.rand(count, 3, size, size, generator=random), torch.rand(count, 3, 1, 1, generator=random)
+    share = torch.rand(count, 1, 1, 1, generator=random)
+    return (255 * (palette + share * coarse + (1 - share) * fine) / 2).to(torch.uint8)
+
+
+def test_the_discriminant_is_scikit_learns_with_every_painting_a_class(seen):
+    images, members = pictures(90), torch.arange(5, 85)
+    mean, axes = statistics.fit_discriminant(images, members, 4, 7, torch.device("cpu"))
+    pairs = torch.stack(seen).unflatten(0, (-1, 2)).transpose(1, 2).flatten(0, 1) if len(seen) == 2 else torch.cat(
+        [torch.stack(seen[i : i + 2], 1) for i in range(0, len(seen), 2)])  # fmt: skip
+    rows = pairs.flatten(0, 1).double().numpy()
+    assert len(rows) == 160 and np.allclose(mean.numpy(), rows.mean(0), atol=1e-5)
+    codes, painting = PCA(160).fit_transform(rows), np.repeat(np.arange(80), 2)
+    within = np.mean([np.square(part - part.mean(0)).sum() for part in rows.reshape(80, 2, -1)]) / 2
+    ridge = statistics.RIDGE * 2 * within / rows.shape[1]
+    shrinkage = ridge / (ridge + within / 160)
+    theirs = LinearDiscriminantAnalysis("eigen", shrinkage=shrinkage).fit(codes, painting)
+    ours = (rows - rows.mean(0)) @ axes.double().numpy().T
+    for number in range(4):
+        expected = codes @ theirs.scalings_[:, number]
+        assert abs(np.corrcoef(ours[:, number], expected)[0, 1]) > 0.999
+    assert np.square(ours).mean(0)[0] == pytest.approx(1, rel=1e-3)

@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
-from support import checkpoints, devices, figures, statistics
+from support import checkpoints, figures, statistics
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
@@ -65,9 +65,10 @@ def pixels_of(dataset):
 def spaces(trained):
     """The spaces, float64 [N, D], made in other ways than the script's."""
     images = trained.test.images.float() / 255
-    with torch.no_grad(), devices.autocast(torch.device("cpu")):
-        latents = (trained.model.encode(images).float() + trained.model.encode(images.flip(3)).float()) / 2
-    latents = latents.double().numpy()
+    combined = torch.cat([statistics.style(4 * images - 2), 2 * statistics.strokes(4 * images - 2)], 1)
+    weights = trained.checkpoint["model"]
+    latents = ((combined - weights["style_mean"]) @ weights["style_axes"].T).double().numpy()
+    assert latents.shape == (14, 3)
     histograms = np.zeros((len(trained.test), 512))
     for number, image in enumerate(trained.test.images.numpy()):
         for red, green, blue in image.reshape(3, -1).T // 32:
@@ -75,7 +76,7 @@ def spaces(trained):
     training = pixels_of(wikiart.WikiArtDataset(trained.folder / "train", 16, cachedir=trained.folder / "cache"))
     components = np.linalg.svd(training - training.mean(0), full_matrices=False)[2][:6]
     return {
-        "latents": latents @ trained.model.statistics_decoder.weight.double().numpy().T,
+        "latents": latents,
         "pixels": (pixels_of(trained.test) - training.mean(0)) @ components.T,
         "plane": PCA(2).fit_transform(latents),
         "colour": np.sqrt(histograms),
@@ -119,7 +120,7 @@ def test_every_space_is_clustered_and_measured_in_the_same_two_ways(trained, spa
             for figure, measure in measures.items():
                 assert scores[figure] == pytest.approx(measure(styles, found)), (name, way, figure)
             assert scores["silhouette"] == pytest.approx(sklearn_metrics.silhouette_score(points, found), abs=2e-3)
-    assert trained.metrics["spaces"]["latents"]["half_whitened"].items() <= trained.metrics.items()  # earlier keys stay
+    assert trained.metrics["spaces"]["latents"]["as_is"].items() <= trained.metrics.items()
     for name in ("pixels", "plane", "colour", "statistics"):
         assert trained.metrics[name] == trained.metrics["spaces"][name]["as_is"]
 
@@ -127,12 +128,12 @@ def test_every_space_is_clustered_and_measured_in_the_same_two_ways(trained, spa
 def test_the_csv_holds_our_clusters_and_plane(trained, spaces):
     assert [row["path"] for row in trained.rows] == trained.test.paths
     assert {style: [row["style"] for row in trained.rows].count(style) for style in TEST} == TEST
-    points = half_whitened(spaces["latents"])
+    points = spaces["latents"]
     assert sklearn_metrics.adjusted_rand_score(AgglomerativeClustering(4).fit_predict(points), trained.found) == 1
     sizes = np.bincount(trained.found)
     assert len(sizes) == 4 and list(sizes) == sorted(sizes, reverse=True)
     plane = np.array([[float(row["pc1"]), float(row["pc2"])] for row in trained.rows])
-    assert np.allclose(np.abs(plane), np.abs(points[:, :2]), atol=0.02 * np.abs(points).max())  # the sign is anyone's
+    assert np.allclose(np.abs(plane), np.abs(spaces["plane"]), atol=0.01)  # the sign is anyone's
 
 
 def test_the_pca_is_the_training_paintings_and_clipped_like_ours(trained, spaces):
@@ -234,7 +235,7 @@ def test_the_figures_show_what_was_measured(trained, spaces, workdir, run, drawn
     for style, points in zip(TEST, right.collections, strict=True):
         assert np.allclose(points.get_offsets(), plane[[row["style"] == style for row in trained.rows]])
 
-    points = half_whitened(spaces["latents"])
+    points = spaces["latents"]
     for number, row in enumerate(np.reshape(drawn["cluster_gallery.png"].axes, (4, 9))):
         members = np.flatnonzero(found == number)
         distances = np.linalg.norm(points[members] - points[members].mean(0), axis=1)
@@ -245,7 +246,7 @@ def test_the_figures_show_what_was_measured(trained, spaces, workdir, run, drawn
 
 @pytest.mark.parametrize("clusters", [1, 4, 14])
 def test_the_dendrogram_is_the_top_of_scipys_tree(trained, spaces, clusters):
-    points = half_whitened(spaces["latents"])
+    points = spaces["latents"]
     tree = linkage(points, "ward")
     figure = testtrainauto.draw_dendrogram(trained.test, points, tree, clusters)
     heights = sorted(max(line.get_xdata()) for line in figure.axes[0].lines)

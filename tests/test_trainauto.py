@@ -34,12 +34,11 @@ def trained(tmp_path_factory, paint, run):
 
 def test_training_learns_and_keeps_its_best_epoch(trained):
     history = trained.checkpoint["history"]
-    assert {"epoch", "learning_rate", "training_loss", "training_mse", "validation_mse"} == set(history[0])
+    assert {"epoch", "learning_rate", "training_loss", "validation_mse"} == set(history[0])
     lines = [line for line in trained.out.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 10 and "validation mse" in lines[0]
     losses = [float(re.search(r"training loss ([\d.e-]+)", line)[1]) for line in lines]
     assert losses[-1] < 0.9 * losses[0]
-    assert all(row["training_mse"] < row["training_loss"] for row in history)
     best = [line for line in lines if line.endswith("-> autoencoder.pth")][-1]
     assert trained.checkpoint["epoch"] == int(best.split("/")[0].split()[1])
     assert trained.checkpoint["latent_dim"] == 6 and trained.checkpoint["image_size"] == 16
@@ -85,8 +84,6 @@ def test_copies_of_a_painting_stay_on_one_side(workdir, paint, run):
     assert line.split()[5] in ("4", "16"), line  # of A two of four, or one and all the copies
 
 
-def test_sizes_that_do_not_go_are_one_line(trained, workdir, refused):
-    line = refused(trainauto, *trained.flags, "--outputdir", ".", "--image_size", 40)
-    assert line.startswith("--image_size: got 40, expected a multiple of 16")
+def test_a_batch_of_one_is_one_line(trained, workdir, refused):
     line = refused(trainauto, *trained.flags, "--outputdir", ".", "--batch_size", 1)
     assert "--batch_size: " in line and "at least 2" in line and not list(workdir.iterdir())
