@@ -55,9 +55,10 @@ SIMILAR = 8  # paintings that --similar finds for an image
 SIMILAR_ROWS = 18  # images that similar.png shows at most
 FIGURES = ("ari", "ami", "nmi", "homogeneity", "completeness", "silhouette")
 SPACES = {
-    "latents": "our latents",
+    "latents": "our latents: style numbers",
+    "content": "our latents: content numbers",
     "pixels": "PCA of the pixels",
-    "plane": "2-D plane of our latents",
+    "plane": "2-D plane of the style numbers",
     "colour": "colour histogram",
     "statistics": "style statistics, no network",
 }
@@ -121,23 +122,24 @@ def measure_paintings(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """What every painting is clustered by, its squared error, and that of the checkpoint's PCA (mean of pixels, [N]).
 
-    By name, float [N, D]: latents (their style numbers), pixels (the PCA's codes), colour (histogram), statistics (of
-    the painting itself).
+    By name, float [N, D]: latents (their style numbers), content (the others), pixels (the PCA's codes), colour
+    (histogram), statistics (of the painting itself).
     """
-    columns = {name: [] for name in ("latents", "pixels", "colour", "statistics", "errors", "pca_errors")}
+    columns = {name: [] for name in ("latents", "content", "pixels", "colour", "statistics", "errors", "pca_errors")}
     everything = torch.arange(len(loader))
     with tqdm(total=len(loader), unit="painting", disable=None, leave=False) as bar:
         for images, pictures, latents in wikiart.reconstruct(model, loader, everything, batch_size):
             codes = (images.flatten(1) - model.mean) @ model.components.T
             linear = (codes @ model.components + model.mean).clamp(0, 1)  # clipped as the network's are
             columns["latents"].append(latents[:, : model.style_dim])
+            columns["content"].append(latents[:, model.style_dim :])
             columns["pixels"].append(codes)
             columns["colour"].append(statistics.colour_histogram(4 * images - 2))
             columns["statistics"].append(statistics.style(4 * images - 2))
             columns["errors"].append((pictures - images).square().mean((1, 2, 3)))
             columns["pca_errors"].append((linear - images.flatten(1)).square().mean(1))
             bar.update(len(images))
-    arrays = {name: torch.cat(parts).double().cpu().numpy() for name, parts in columns.items()}
+    arrays = {name: torch.cat(parts).cpu().double().numpy() for name, parts in columns.items()}
     return arrays, arrays.pop("errors"), arrays.pop("pca_errors")
 
 
@@ -228,15 +230,16 @@ def summarize(
 
 def print_metrics(metrics: dict[str, object]) -> None:
     """Print the reconstruction's figures, and the clusters' beside those of the baselines."""
-    gain = 1 - metrics["mse"] / metrics["pca_mse"] if metrics["pca_mse"] > 0 else 0.0
+    gain = 1 - metrics["mse"] / metrics["pca_mse"] if metrics["pca_mse"] > 1e-6 else 0.0
+    compared = f": {abs(gain):.1%} {'less' if gain >= 0 else 'more'} error than it" if gain else ""
     console.say(
         f"{metrics['images']:,} test paintings in {metrics['latent_dim']} numbers each: MSE {metrics['mse']:.5f} "
         f"(PSNR {metrics['psnr']:.1f} dB); PCA of the training pixels {metrics['pca_mse']:.5f} "
-        f"({psnr(metrics['pca_mse']):.1f} dB): {abs(gain):.1%} {'less' if gain >= 0 else 'more'} error than it"
+        f"({psnr(metrics['pca_mse']):.1f} dB){compared}"
     )
     console.say(
-        f"Ward clustering into {metrics['clusters']}; of our latents the numbers that describe style; "
-        "half-whitened: the spread along each principal axis is replaced by its square root"
+        f"Ward clustering into {metrics['clusters']} clusters; half-whitened: the spread along each principal axis is "
+        "replaced by its square root"
     )
     width = 2 + max(map(len, [*SPACES.values(), *WAYS.values()]))
     for way, title in WAYS.items():
@@ -471,7 +474,7 @@ def stored_latents(
     options: settings.Settings,
     device: torch.device,
 ) -> Tensor:
-    """A folder's paintings as `wikiart.embed` has them, float32 [N, latent_dim]; kept in a file beside its pixels."""
+    """A folder's paintings as `wikiart.embed` has them, float32 [N, D]; kept in a file beside its pixels."""
 
     def compute() -> Tensor:
         loader = batches.Batches(dataset.images, dataset.labels, device)
@@ -501,7 +504,9 @@ def draw_similar(
     count = min(len(paths), SIMILAR_ROWS)
     figure = figures.new(15, 2.3 * count + 0.5, dpi=100)
     shown = "Left the image" if count == len(paths) else f"Left the first {count} of {len(paths):,} images"
-    figure.suptitle(f"{shown}, right of it the paintings nearest to it in the latent space, with style and distance")
+    figure.suptitle(
+        f"{shown}, right of it the paintings whose latents have the nearest content, with style and distance"
+    )
     for number, row in enumerate(figure.subplots(count, SIMILAR + 1, squeeze=False)):
         for axes in row:
             axes.axis("off")

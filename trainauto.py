@@ -40,10 +40,6 @@ def main(argv: list[str] | None = None) -> None:
     loader = batches.Batches(dataset.images, dataset.labels, device)
 
     model = wikiart.Autoencoder(options.image_size, options.latent_dim)
-    if processes.rank() == 0:  # the other processes receive it
-        pca = wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed)
-        style = statistics.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
-        model.start_from(pca, style)
     model = model.to(device, memory_format=torch.channels_last)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     size = f"{options.image_size} x {options.image_size} pixels"
@@ -54,11 +50,16 @@ def main(argv: list[str] | None = None) -> None:
     with training.Run(options, model, device, contents, "validation_mse") as run:
         if run.is_finished() and curves.exists():
             return
+        if not run.saved and processes.rank() == 0:  # the other processes receive it
+            pca = wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed)
+            style = statistics.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
+            model.start_from(pca, style)
         for epoch in run.epochs():
             order = balance.index_order("none", dataset.labels, members, None, options.seed, epoch)
             for images, _ in run.batches(loader, order):
+                whole = batches.crop(images, options.image_size)  # half of them flipped
                 with devices.autocast(device):
-                    loss = wikiart.autoencoder_loss(run.network, batches.crop(images, options.image_size))  # flips
+                    loss = wikiart.autoencoder_loss(run.network, whole)
                 run.step(loss)
             run.end_epoch(validate(model, loader, held_out, options.batch_size))
 

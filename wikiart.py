@@ -326,7 +326,7 @@ STYLE_NUMBERS = 6  # of the latent vector, at most half of it, describe the pain
 class Correction(nn.Module):
     """A small U-Net (Ronneberger et al., 2015, arXiv:1505.04597): images [B, 3, S, S] -> what to add to them, float32.
 
-    It works at 32 x 32 pixels, whatever S is: the numbers of a latent vector hold no finer detail. A new one adds 0.
+    It works at 32 x 32 pixels, whatever S is: 128 numbers hold little finer detail. Its output is 0 before training.
     """
 
     def __init__(self, width: int = 32) -> None:
@@ -358,9 +358,9 @@ class Correction(nn.Module):
 class Autoencoder(nn.Module):
     """Images [B, 3, S, S] in [0, 1] to a vector of `latent_dim` numbers and back.
 
-    The first numbers (`style_dim`) describe the painting's style, by a discriminant of its statistics. The others
-    describe its content and are decoded: they are the codes of a PCA, where one network learns what to add to a
-    painting before it is projected, and another what to add to the linear reconstruction. Convolutions do the same
+    The first numbers (`style_dim`) describe the painting's style, by a discriminant of its statistics, and are not
+    decoded. The others describe its content: they are the codes of a PCA, where `encoder` learns what to add to a
+    painting before it is projected, and `decoder` what to add to the linear reconstruction. Convolutions do the same
     everywhere, so they learn from few paintings what a fully connected layer does not. PCA and discriminant, which
     `start_from` gives it, stay as they are.
     """
@@ -377,7 +377,7 @@ class Autoencoder(nn.Module):
 
     def start_from(self, pca: "PCA", discriminant: tuple[Tensor, Tensor]) -> None:
         """Take a PCA of pixels in [0, 1], its codes scaled to a variance of 1, and mean and axes of a discriminant."""
-        count = int((np.nan_to_num(pca.explained_variance_) > 1e-6).sum())  # few or equal paintings have few directions
+        count = int((pca.explained_variance_ > 1e-6).sum())  # few or equal paintings have few directions
         self.mean.copy_(torch.from_numpy(pca.mean_))
         self.components[:count] = torch.from_numpy(pca.components_[:count])
         spread = torch.from_numpy(pca.explained_variance_[:count]).sqrt()[: len(self.scales)]
@@ -387,8 +387,8 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Float [B, 3, S, S] in [0, 1] -> latents, float32 [B, latent_dim]: style, then content."""
-        with torch.autocast(images.device.type, enabled=False):  # small differences of large numbers
-            style = F.linear(statistics.combined(4 * images - 2) - self.style_mean, self.style_axes)
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 is too coarse for differences from a mean
+            style = F.linear(statistics.combined(images) - self.style_mean, self.style_axes)
         return torch.cat([style, self.content(images)], 1)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -454,8 +454,8 @@ def reconstruct(
 def embed(model: Autoencoder, images: Tensor) -> Tensor:
     """Where images in [0, 1] lie among others, to find similar ones: float32 [B, D], without autocast.
 
-    The content of the latents, each number times the spread of its component in pixels: a crop of a painting then lies
-    nearer to it than in the latents as they are, where fine details count as much as light and dark.
+    The content of the latents, each number times the spread of its component in pixels: in the latents as they are,
+    fine details count as much as light and dark.
     """
     return (model.content(images) + model.content(images.flip(3))) / 2 * model.scales
 

@@ -4,8 +4,8 @@
 #     bash benchmarks/gpu.sh PAINTINGS OUTPUT
 #
 # PAINTINGS holds the folders train and test; figures, logs and checkpoints go to OUTPUT. A step that fails is named at
-# the end and does not stop the others. PYTHON chooses the interpreter; DEVICE, SIZE, EPOCHS, SECONDS_A_CASE and ROUNDS
-# make a run that only tries everything out: DEVICE=cpu SIZE=32 EPOCHS=1 SECONDS_A_CASE=0.2 ROUNDS=1.
+# the end and does not stop the others. PYTHON chooses the interpreter; DEVICE, SIZE, EPOCHS, POINTS, SECONDS_A_CASE and
+# ROUNDS make a run that only tries everything out: DEVICE=cpu SIZE=32 EPOCHS=1 POINTS=2000 SECONDS_A_CASE=0.2 ROUNDS=1.
 set -uo pipefail
 
 [ $# -eq 2 ] || { echo "usage: bash benchmarks/gpu.sh PAINTINGS OUTPUT" >&2; exit 2; }
@@ -57,6 +57,7 @@ if [ "$device" = cuda ]; then
     step host_memory "$python" benchmarks/throughput.py --trainingdir "$paintings/train" --image_size "$size" \
         --device "$device" "${timing[@]}" --decode 500 --host_memory --json "$output/host_memory.json"
 fi
+step clustering "$python" benchmarks/clustering.py --points "${POINTS:-81444}" --device "$device"
 step smote_loop "$python" benchmarks/smote.py --loop_only --image_size "$size" --device "$device" "${timing[@]}" \
     --json "$output/smote_loop.json"
 rm -rf "$output"/cache[12]

@@ -155,6 +155,7 @@ class Trainee:
             model = wikiart.make_classifier(network, classes, options.image_size)
         else:
             model = wikiart.Autoencoder(options.image_size, 128)
+            torch.nn.init.normal_(model.components, std=0.01)  # zeros would stop all gradients
         self.model = model.to(device, memory_format=torch.channels_last)
         contents = {"part": 1, "counts": {}, "fingerprints": torch.zeros(0, dtype=torch.int64)}
         self.run = training.Run(options, self.model, device, contents, "validation_loss")

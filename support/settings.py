@@ -75,7 +75,7 @@ SECTIONS = {
         "latent_dim": integer(128, 2, 4096, "size of the latent vector of a painting"),
         "clusters": integer("auto", 1, 1000, 'number of clusters; "auto": as many as there are styles', "auto"),
         **_TRAINING,
-        "learning_rate": number(0.001, 1e-8, 10.0, "peak learning rate of AdamW"),
+        "learning_rate": number(0.004, 1e-8, 10.0, "peak learning rate of AdamW"),
     },
 }  # fmt: skip
 FRESH = {"--fresh": {"action": "store_true", "help": "start a new run, whatever an earlier one has left"}}

@@ -1,4 +1,4 @@
-"""Statistics of an image's colours, textures and strokes, which do not depend on where in it they are.
+"""Statistics of an image's colours, textures and strokes, wherever they are in it; which of them paintings differ in.
 
 Images are normalized, or at least mostly between -2 and 2, the range that the bins of colours share.
 """
@@ -91,14 +91,15 @@ def strokes(images: Tensor) -> Tensor:
 
 
 def combined(images: Tensor) -> Tensor:
-    """`style`, and `strokes` doubled: float [B, 3, S, S] -> [B, COMBINED]."""
+    """`style`, and `strokes` doubled, of images in [0, 1]: float [B, 3, S, S] -> [B, COMBINED]."""
+    images = 4 * images - 2
     return torch.cat([style(images), 2 * strokes(images)], 1)
 
 
 FITTED = 10_000  # paintings at most that a discriminant is fitted on
-CROP = 0.625  # share of a painting's side that its crops have
+CROP_SHARE = 0.625  # of a painting's side: the side of its crops
 DIRECTIONS = 256  # principal components of the statistics that it looks at
-RIDGE = 0.3  # of the mean variance of one statistic within paintings, added to the variance along every direction
+RIDGE = 0.3  # added to the variance within paintings along every direction, as a share of its mean over the statistics
 
 
 def fit_discriminant(
@@ -109,17 +110,17 @@ def fit_discriminant(
     A linear discriminant analysis of `combined` (Fisher, 1936, doi:10.1111/j.1469-1809.1936.tb02137.x) in which every
     painting is a class of its own and two random crops are its members: no label is needed. It is fitted on the
     `members` (indices) of uint8 images [N, 3, S, S], at most `FITTED` of them; seed: of the draws. The variance along
-    the first axis is 1; axes that so few paintings do not have are 0.
+    the first axis is 1; axes along which few or equal paintings do not vary are 0.
     """
     from sklearn.decomposition import PCA  # takes a second to import
 
     torch.manual_seed(seed)
     drawn = members[torch.randperm(len(members))[:FITTED].sort().values]
-    side, crops = max(round(CROP * images.shape[2]), 12), []  # 3 pixels are left at quarter size, so one gradient
+    side, crops = max(round(CROP_SHARE * images.shape[2]), 12), []  # at quarter size one gradient is left
     with tqdm(total=len(drawn), desc="statistics", unit="painting", disable=None, leave=False) as bar:
-        for part in drawn.split(64):
+        for part in drawn.split(max(1, min(64, 2**24 // images[0].numel()))):
             pixels = images[part].to(device) / 255
-            crops.append(torch.stack([combined(4 * batches.crop(pixels, side) - 2).cpu() for _ in range(2)], 1))
+            crops.append(torch.stack([combined(batches.crop(pixels, side)).cpu() for _ in range(2)], 1))
             bar.update(len(part))
     pairs = torch.cat(crops).flatten(0, 1).numpy()  # rows 2i and 2i + 1 are of one painting
     pca = PCA(min(DIRECTIONS, len(pairs)), random_state=seed).fit(pairs)
@@ -128,5 +129,5 @@ def fit_discriminant(
     within, spread = differences.T @ differences / len(pairs), np.square(pairs[::2] - pairs[1::2]).mean() / 2
     within += np.eye(len(within)) * (RIDGE * spread + 1e-6)
     variances, axes = eigh(codes.T @ codes / len(pairs), within)
-    axes = (axes[:, ::-1] / max(variances[-1], 1) ** 0.5).T[:count] @ pca.components_
+    axes = axes[:, variances > 1e-6].T[::-1][:count] @ pca.components_ / max(variances[-1], 1e-6) ** 0.5
     return torch.from_numpy(pca.mean_).float(), F.pad(torch.from_numpy(axes).float(), (0, 0, 0, count - len(axes)))

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import wikiart
 from support import console, statistics
@@ -48,7 +49,7 @@ def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     assert np.allclose(pictures.flatten(1).numpy(), pixels - centred + centred @ used.T @ used, atol=0.01)
     content = latents[3:, model.style_dim :]
     assert count == 1 or torch.allclose(content.std(0)[: len(axes)], torch.ones(len(used)), atol=0.01)
-    expected = (statistics.combined(images / 255 * 4 - 2) - style[0]) @ style[1].T
+    expected = (statistics.combined(images / 255) - style[0]) @ style[1].T
     assert torch.allclose(latents[:, : model.style_dim], expected, atol=1e-4)
     assert np.allclose(model.components.numpy().T @ model.components.numpy(), axes.T @ axes, atol=0.01)  # the yardstick
 
@@ -74,6 +75,26 @@ def test_both_networks_learn_and_the_linear_part_does_not():
     wikiart.autoencoder_loss(model, torch.rand(4, 3, 16, 16)).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"encoder", "decoder"}
+
+
+def test_reduced_precision_stays_in_the_convolutions():
+    model, images = lively(wikiart.Autoencoder(64, 12)), torch.rand(2, 3, 64, 64)
+    sides = []
+    model.encoder.fine.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[2:]))
+    latents, pictures = model.encode(images), model(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = model.encode(images), model(images), model.decode(latents)
+    assert all(tensor.dtype == torch.float32 for tensor in reduced)
+    assert torch.equal(reduced[0][:, :6], latents[:, :6])
+    assert torch.allclose(reduced[1], pictures, atol=0.1) and not torch.equal(reduced[1], pictures)
+    corrected = images + model.encoder(images)
+    exact = F.linear(corrected.flatten(1) - model.mean, model.components[:6])
+    monkeyed = wikiart.Autoencoder(64, 12)
+    monkeyed.load_state_dict(model.state_dict())
+    monkeyed.encoder.forward = lambda images: corrected - images
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(monkeyed.eval().content(images), exact, atol=1e-3)
+    assert set(sides) == {(32, 32)}
 
 
 def test_an_embedding_is_the_contents_mean_with_the_mirror_image_for_any_batch():

@@ -6,7 +6,8 @@ import torch
 from scipy.cluster.hierarchy import is_monotonic, is_valid_linkage, linkage
 from sklearn.metrics import adjusted_rand_score
 
-from support import clustering
+import wikiart
+from support import clustering, statistics
 from support.clustering import cut, ward_linkage
 
 N = 2000
@@ -59,6 +60,20 @@ def test_merges_and_heights_are_scipys(kind):
     assert compared >= 4
     if kind not in (with_duplicates, box):  # no two distances are equal: the very same tree
         assert np.array_equal(ours[:, [0, 1, 3]], theirs[:, [0, 1, 3]])
+
+
+@pytest.mark.slow  # decoding takes most of it
+def test_merges_and_heights_of_real_paintings_latents_are_scipys(real_paintings, tmp_path):
+    images = wikiart.WikiArtDataset(real_paintings / "train", 32, cachedir=tmp_path).images[::3][:N]
+    members, model = torch.arange(len(images)), wikiart.Autoencoder(32, 40).eval()
+    style = statistics.fit_discriminant(images, members[:500], model.style_dim, 0, torch.device("cpu"))
+    model.start_from(wikiart.fit_pca(images, members, 40, 0), style)
+    with torch.no_grad():
+        found = torch.cat([model.encode(part / 255) for part in images.split(200)]).double().numpy()
+    assert found.shape == (N, 40)
+    for points in (found, found[:, :6]):
+        ours, theirs, compared = assert_is_scipys(points)
+        assert compared == 8 and np.array_equal(ours[:, [0, 1, 3]], theirs[:, [0, 1, 3]])
 
 
 def assert_is_ward(points):

@@ -104,6 +104,7 @@ def test_nothing_leaves_the_gpu_between_a_batch_and_its_loss(network, monkeypatc
         images, labels = torch.empty(8, 3, 32, 32, device=cuda), torch.empty(8, dtype=torch.int64, device=cuda)
         if network == "autoencoder":
             found = [wikiart.autoencoder_loss(model, batches.crop(images, 32)), wikiart.embed(model, images)]
+            found.append(model.decode(model.encode(images)))
         else:
             loss = wikiart.classifier_loss(model, batches.crop(images, 24), labels)
             found = [loss, wikiart.classify(model.eval(), images, flips=True)]

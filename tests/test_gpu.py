@@ -32,16 +32,21 @@ def test_batches_are_the_cpus(dataset, monkeypatch, share, imbalance):
         assert torch.allclose(images.cpu(), expected, atol=1e-5) and torch.equal(labels.cpu(), targets)
 
 
-@pytest.mark.parametrize("architecture", ["residual", "three_conv"])
-def test_steps_do_not_wait_for_the_gpu(dataset, architecture):
+@pytest.mark.parametrize("network", ["residual", "three_conv", "autoencoder"])
+def test_steps_do_not_wait_for_the_gpu(dataset, network):
     device = torch.device("cuda")
-    model = wikiart.make_classifier(architecture, 3, 32).to(device, memory_format=torch.channels_last)
+    model = wikiart.Autoencoder(32, 8) if network == "autoencoder" else wikiart.make_classifier(network, 3, 32)
+    model = model.to(device, memory_format=torch.channels_last)
     steps = optimizer.make(model, 0.001)
     loader = batches.Batches(dataset.images, dataset.labels, device)
     for number, (images, labels) in enumerate(loader.batches(batches.full_batches(torch.arange(len(dataset)), 5), 5)):
         torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first one sets things up
         try:
-            wikiart.classifier_loss(model, batches.crop(images, model.crop_side), labels).backward()
+            if network == "autoencoder":
+                loss = wikiart.autoencoder_loss(model, batches.crop(images, 32))
+            else:
+                loss = wikiart.classifier_loss(model, batches.crop(images, model.crop_side), labels)
+            loss.backward()
             steps.step()
             steps.zero_grad(set_to_none=True)
         finally:

@@ -71,7 +71,7 @@ def test_half_an_environment_is_one_clear_line(environment, words, paintings, tm
 
 
 def test_part_2_in_two_processes_ends_where_one_does(paintings, tmp_path):
-    """What is measured is summed over both; the crops that each draws differ."""
+    """What is measured is summed over both; the flips that each draws differ."""
     rows = {}
     for number in 1, 2:
         command = flags(paintings, tmp_path / str(number), "--latent_dim", 4, "--epochs", 1, "--learning_rate", 1e-5)

@@ -39,7 +39,7 @@ def quick():
     """In this process: small networks, no figures, and no waiting for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wikiart, "OWN_TRUNKS", wikiart.OWN_TRUNKS)
-        patch.setattr(wikiart, "Autoencoder", partial(wikiart.Autoencoder, width=4))
+        patch.setattr(wikiart, "Correction", partial(wikiart.Correction, width=4))
         patch.setattr(history, "draw", lambda *_: None)
         patch.setattr(os, "fsync", lambda _: None)
         narrow()

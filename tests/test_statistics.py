@@ -1,14 +1,16 @@
 """Statistics of colours, textures and strokes, against what loops over the pixels find."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import empirical_covariance
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from support import statistics
+from support import batches, statistics
 
 
 def test_the_texture_histogram_is_that_of_patterns_found_pixel_by_pixel():
@@ -63,39 +65,83 @@ def test_strokes_are_the_gradients_at_three_sizes_and_the_steps():
     assert torch.equal(found[:, 192:], statistics.colour_step_histogram(images))
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """The statistics that are measured, batch by batch."""
-    parts, honest = [], statistics.combined
-    monkeypatch.setattr(statistics, "combined", lambda images: parts.append(honest(images)) or parts[-1])
-    return parts
-
-
 def pictures(count, size=40):
     """uint8 [count, 3, size, size]: noise of several colours and sizes."""
     random = torch.Generator().manual_seed(0)
-    coarse = (
-        torch.rand(count, 3, size // 4, size // 4, generator=random).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    )
-    fine, palette = torch.rand(count, 3, size, size, generator=random), torch.rand(count, 3, 1, 1, generator=random)
-    share = torch.rand(count, 1, 1, 1, generator=random)
+    coarse, fine = (torch.rand(count, 3, size // n, size // n, generator=random) for n in (4, 1))
+    coarse = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    palette, share = (torch.rand(count, n, 1, 1, generator=random) for n in (3, 1))
     return (255 * (palette + share * coarse + (1 - share) * fine) / 2).to(torch.uint8)
 
 
-def test_the_discriminant_is_scikit_learns_with_every_painting_a_class(seen):
-    images, members = pictures(90), torch.arange(5, 85)
-    mean, axes = statistics.fit_discriminant(images, members, 4, 7, torch.device("cpu"))
-    pairs = torch.stack(seen).unflatten(0, (-1, 2)).transpose(1, 2).flatten(0, 1) if len(seen) == 2 else torch.cat(
-        [torch.stack(seen[i : i + 2], 1) for i in range(0, len(seen), 2)])  # fmt: skip
-    rows = pairs.flatten(0, 1).double().numpy()
-    assert len(rows) == 160 and np.allclose(mean.numpy(), rows.mean(0), atol=1e-5)
-    codes, painting = PCA(160).fit_transform(rows), np.repeat(np.arange(80), 2)
-    within = np.mean([np.square(part - part.mean(0)).sum() for part in rows.reshape(80, 2, -1)]) / 2
-    ridge = statistics.RIDGE * 2 * within / rows.shape[1]
-    shrinkage = ridge / (ridge + within / 160)
-    theirs = LinearDiscriminantAnalysis("eigen", shrinkage=shrinkage).fit(codes, painting)
+def fit(images, members, count=4, seed=7):
+    return statistics.fit_discriminant(images, members, count, seed, torch.device("cpu"))
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What a fit looks at: the paintings that are cropped, their crops, and the crops' statistics, batch by batch."""
+    found, crop, combined = SimpleNamespace(paintings=[], crops=[], rows=[]), batches.crop, statistics.combined
+
+    def watched(images, side):
+        found.paintings.append(images)
+        found.crops.append(crop(images, side))
+        return found.crops[-1]
+
+    monkeypatch.setattr(batches, "crop", watched)
+    monkeypatch.setattr(statistics, "combined", lambda images: found.rows.append(combined(images)) or found.rows[-1])
+    return found
+
+
+def test_the_statistics_of_part_2_are_of_images_in_0_1_with_strokes_doubled():
+    images = torch.rand(2, 3, 24, 24)
+    expected = [statistics.style(4 * images - 2), 2 * statistics.strokes(4 * images - 2)]
+    assert torch.equal(statistics.combined(images), torch.cat(expected, 1))
+
+
+@pytest.mark.parametrize("directions", [12, 256])
+def test_the_discriminant_is_scikit_learns_with_every_painting_a_class(seen, monkeypatch, directions):
+    monkeypatch.setattr(statistics, "RIDGE", 3)
+    monkeypatch.setattr(statistics, "DIRECTIONS", directions)
+    mean, axes = fit(pictures(90), torch.arange(5, 85))
+    pairs = torch.cat([torch.stack(seen.rows[i : i + 2], 1) for i in range(0, len(seen.rows), 2)]).numpy()
+    rows = pairs.reshape(160, -1)
+    assert np.allclose(mean.numpy(), rows.mean(0), atol=1e-5)
+    dimensions = min(directions, 160)
+    codes = PCA(dimensions, random_state=7).fit_transform(rows).astype(np.float64)  # of some, it is a random method
+    painting = np.repeat(np.arange(80), 2)
+    ridge = SimpleNamespace()
+    ridge.fit = lambda x: vars(ridge).update(
+        covariance_=empirical_covariance(x) + np.eye(dimensions) * 3 * np.var(pairs, axis=1).mean()
+    )
+    theirs = LinearDiscriminantAnalysis("eigen", covariance_estimator=ridge).fit(codes, painting)
     ours = (rows - rows.mean(0)) @ axes.double().numpy().T
     for number in range(4):
-        expected = codes @ theirs.scalings_[:, number]
-        assert abs(np.corrcoef(ours[:, number], expected)[0, 1]) > 0.999
+        assert abs(np.corrcoef(ours[:, number], codes @ theirs.scalings_[:, number])[0, 1]) > 0.9999
     assert np.square(ours).mean(0)[0] == pytest.approx(1, rel=1e-3)
+
+
+def test_a_discriminant_sees_two_crops_of_each_member_and_depends_on_the_seed(seen, monkeypatch):
+    images, members = pictures(30), torch.arange(4, 24)
+    first = fit(images, members)
+    for paintings, crops in ((seen.paintings, seen.crops), (seen.paintings[1:], seen.crops[1:])):
+        assert torch.equal(paintings[0], images[members] / 255) and crops[0].shape == (20, 3, 25, 25)
+    assert not torch.equal(*seen.crops)
+    assert all(torch.equal(a, b) for a, b in zip(first, fit(images, members), strict=True))
+    assert not torch.equal(first[1], fit(images, members, seed=8)[1])
+    monkeypatch.setattr(statistics, "FITTED", 12)
+    seen.rows.clear()
+    fit(images, members)
+    assert [len(part) for part in seen.rows] == [12, 12]
+
+
+@pytest.mark.parametrize("kind", ["one", "equal", "flat"])
+def test_axes_that_few_or_equal_paintings_do_not_have_are_zero(kind):
+    images = pictures(1).expand(1 if kind == "one" else 5, -1, -1, -1)
+    if kind == "flat":
+        images = torch.full_like(images, 7)
+    mean, axes = fit(images, torch.arange(len(images)), 6)
+    assert axes.shape == (6, statistics.COMBINED) and axes.isfinite().all() and mean.isfinite().all()
+    used = axes.abs().sum(1) > 0
+    assert used.sum() <= {"one": 1, "equal": 6, "flat": 0}[kind]
+    assert axes.norm(dim=1).max() < 100

@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
-from support import checkpoints, figures, statistics
+from support import checkpoints, devices, figures, statistics
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
@@ -69,6 +69,8 @@ def spaces(trained):
     weights = trained.checkpoint["model"]
     latents = ((combined - weights["style_mean"]) @ weights["style_axes"].T).double().numpy()
     assert latents.shape == (14, 3)
+    with torch.no_grad(), devices.autocast(torch.device("cpu")):
+        content = trained.model.content(images).double().numpy()
     histograms = np.zeros((len(trained.test), 512))
     for number, image in enumerate(trained.test.images.numpy()):
         for red, green, blue in image.reshape(3, -1).T // 32:
@@ -77,6 +79,7 @@ def spaces(trained):
     components = np.linalg.svd(training - training.mean(0), full_matrices=False)[2][:6]
     return {
         "latents": latents,
+        "content": content,
         "pixels": (pixels_of(trained.test) - training.mean(0)) @ components.T,
         "plane": PCA(2).fit_transform(latents),
         "colour": np.sqrt(histograms),
@@ -110,7 +113,7 @@ def test_every_space_is_clustered_and_measured_in_the_same_two_ways(trained, spa
         "nmi": sklearn_metrics.normalized_mutual_info_score, "homogeneity": sklearn_metrics.homogeneity_score,
         "completeness": sklearn_metrics.completeness_score,
     }  # fmt: skip
-    assert list(trained.metrics["spaces"]) == ["latents", "pixels", "plane", "colour", "statistics"]
+    assert list(trained.metrics["spaces"]) == ["latents", "content", "pixels", "plane", "colour", "statistics"]
     for name, ways in trained.metrics["spaces"].items():
         assert list(ways) == ["as_is", "half_whitened"]
         for way, scores in ways.items():
@@ -121,7 +124,7 @@ def test_every_space_is_clustered_and_measured_in_the_same_two_ways(trained, spa
                 assert scores[figure] == pytest.approx(measure(styles, found)), (name, way, figure)
             assert scores["silhouette"] == pytest.approx(sklearn_metrics.silhouette_score(points, found), abs=2e-3)
     assert trained.metrics["spaces"]["latents"]["as_is"].items() <= trained.metrics.items()
-    for name in ("pixels", "plane", "colour", "statistics"):
+    for name in ("content", "pixels", "plane", "colour", "statistics"):
         assert trained.metrics[name] == trained.metrics["spaces"][name]["as_is"]
 
 
@@ -155,14 +158,14 @@ def test_the_training_folder_of_the_test_changes_nothing(trained, workdir, paint
     flags = [*trained.flags, "--trainingdir", trainingdir, "--outputdir", "out", "--clusters", 4]
     result = run(testtrainauto, *flags)
     assert result.status == 0, result.err
-    assert result.out.splitlines()[-15:-1] == trained.testing.out.splitlines()[-15:-1]
+    assert result.out.splitlines()[-17:-1] == trained.testing.out.splitlines()[-17:-1]
     for name in ("clusters.csv", "metrics_auto.json"):
         assert (workdir / "out" / name).read_bytes() == (trained.out / name).read_bytes(), name
 
 
 def test_the_table_shows_every_space_in_both_ways(trained):
     lines = trained.testing.out.splitlines()
-    assert f"MSE {trained.metrics['mse']:.5f}" in lines[-15] and f"{trained.metrics['pca_mse']:.5f}" in lines[-15]
+    assert f"MSE {trained.metrics['mse']:.5f}" in lines[-17] and f"{trained.metrics['pca_mse']:.5f}" in lines[-17]
     for way, title in testtrainauto.WAYS.items():
         start = next(i for i, line in enumerate(lines) if line.startswith(title))
         assert lines[start].split()[-6:] == list(testtrainauto.FIGURES)

@@ -11,7 +11,8 @@ from PIL import Image
 
 import trainauto
 import wikiart
-from support import balance, checkpoints
+from support import balance, checkpoints, statistics
+from support.batches import Batches
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 SMALL = ["--image_size", 16, "--latent_dim", 3, "--epochs", 2, "--validation", 0]
@@ -54,6 +55,47 @@ def test_the_validation_figure_is_the_held_out_paintings_error(trained):
     assert row["validation_mse"] == pytest.approx(error, rel=0.02)  # bfloat16 where the machine has it
 
 
+def test_held_out_paintings_are_in_no_part_of_the_training(trained, workdir, run, monkeypatch):
+    seen, pca, discriminant, loss = {}, wikiart.fit_pca, statistics.fit_discriminant, wikiart.autoencoder_loss
+    monkeypatch.setattr(wikiart, "fit_pca", lambda *a: seen.update(pca=a) or pca(*a))
+    monkeypatch.setattr(statistics, "fit_discriminant", lambda *a: seen.update(style=a) or discriminant(*a))
+    batches = []
+    monkeypatch.setattr(
+        wikiart, "autoencoder_loss", lambda model, images: batches.append(images) or loss(model, images)
+    )
+    assert run(trainauto, *trained.flags, *SMALL[:-2], "--validation", 0.4, "--outputdir", ".").status == 0
+    dataset = wikiart.WikiArtDataset(trained.folder / "train", 16, cachedir=trained.folder / "cache")
+    members, held_out = balance.split(dataset.labels, 0.4, 2326, dataset.fingerprints)
+    assert len(held_out) > 5
+    for arguments in seen.values():
+        assert (
+            torch.equal(arguments[0], dataset.images) and torch.equal(arguments[1], members) and 2326 in arguments[2:]
+        )
+    whole = {image.numpy().tobytes(): False for image in dataset.images[members]}
+    whole |= {image.flip(2).numpy().tobytes(): True for image in dataset.images[members]}
+    flipped = [whole[image.numpy().tobytes()] for image in torch.cat(batches).mul(255).round().to(torch.uint8)]
+    assert 0.2 < sum(flipped) / len(flipped) < 0.8
+
+
+def test_validation_clips_to_0_1_and_keeps_no_gradients():
+    images = torch.full((3, 3, 16, 16), 204, dtype=torch.uint8)
+    loader = Batches(images, torch.zeros(3, dtype=torch.int64), torch.device("cpu"))
+    model, needed = torch.nn.Conv2d(3, 3, 1), []
+    torch.nn.init.zeros_(model.weight)
+    torch.nn.init.constant_(model.bias, 7)
+    model.register_forward_hook(lambda _, __, output: needed.append(output.requires_grad))
+    found = trainauto.validate(model, loader, torch.arange(3), 2)
+    assert found == {"validation_mse": pytest.approx((1 - 204 / 255) ** 2, rel=1e-3)} and needed == [False, False]
+    assert trainauto.validate(model, loader, torch.arange(0), 2) == {}
+
+
+def test_a_run_that_goes_on_or_is_finished_fits_nothing_again(trained, workdir, run, monkeypatch):
+    assert run(trainauto, *trained.flags, *SMALL, "--outputdir", ".").status == 0
+    monkeypatch.setattr(wikiart, "fit_pca", None)
+    for epochs in (2, 3):
+        assert run(trainauto, *trained.flags, *SMALL, "--outputdir", ".", "--epochs", epochs).status == 0
+
+
 def test_training_never_sees_a_style(trained, workdir, run, monkeypatch):
     weights, honest = [], wikiart.WikiArtDataset
     for change in (lambda labels: labels, lambda labels: labels.flip(0)):
@@ -84,6 +126,8 @@ def test_copies_of_a_painting_stay_on_one_side(workdir, paint, run):
     assert line.split()[5] in ("4", "16"), line  # of A two of four, or one and all the copies
 
 
-def test_a_batch_of_one_is_one_line(trained, workdir, refused):
+def test_a_batch_or_a_latent_of_one_is_one_line(trained, workdir, refused):
     line = refused(trainauto, *trained.flags, "--outputdir", ".", "--batch_size", 1)
     assert "--batch_size: " in line and "at least 2" in line and not list(workdir.iterdir())
+    line = refused(trainauto, *trained.flags, "--outputdir", ".", "--latent_dim", 1)  # none would be left to cluster
+    assert "--latent_dim: " in line and "from 2 " in line
