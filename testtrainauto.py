@@ -60,7 +60,7 @@ SPACES = {
     "pixels": "PCA of the pixels",
     "plane": "2-D plane of the style numbers",
     "colour": "colour histogram",
-    "statistics": "style statistics, no network",
+    "statistics": "statistics of colour and texture",
 }
 WAYS = {"as_is": "clustered as they are", "half_whitened": "clustered half-whitened"}
 
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     labels = dataset.labels.numpy()
     results = {name: cluster(spaces[name], labels, clusters, options.seed, device) for name in SPACES}
     points, (_, tree, found) = spaces["latents"], results["latents"]["as_is"]
-    metrics = summarize(checkpoint["latent_dim"], clusters, errors, pca_errors, results)
+    metrics = summarize(checkpoint["latent_dim"], len(model.scales), clusters, errors, pca_errors, results)
     print_metrics(metrics)
     known = duplicates.known_paintings(dataset, checkpoint)
     if known.any():
@@ -208,7 +208,12 @@ def psnr(mse: float) -> float:
 
 
 def summarize(
-    latent_dim: int, clusters: int, errors: np.ndarray, pca_errors: np.ndarray, results: dict[str, dict[str, Clusters]]
+    latent_dim: int,
+    content: int,
+    clusters: int,
+    errors: np.ndarray,
+    pca_errors: np.ndarray,
+    results: dict[str, dict[str, Clusters]],
 ) -> dict[str, object]:
     """What metrics_auto.json holds. `spaces`: the figures of every space in each of `WAYS`.
 
@@ -221,6 +226,7 @@ def summarize(
         "pca_mse": float(pca_errors.mean()),
         "images": len(errors),
         "latent_dim": latent_dim,
+        "content_numbers": content,
         "clusters": clusters,
         **spaces["latents"]["as_is"],
         **{name: ways["as_is"] for name, ways in spaces.items() if name != "latents"},
@@ -233,9 +239,9 @@ def print_metrics(metrics: dict[str, object]) -> None:
     gain = 1 - metrics["mse"] / metrics["pca_mse"] if metrics["pca_mse"] > 1e-6 else 0.0
     compared = f": {abs(gain):.1%} {'less' if gain >= 0 else 'more'} error than it" if gain else ""
     console.say(
-        f"{metrics['images']:,} test paintings in {metrics['latent_dim']} numbers each: MSE {metrics['mse']:.5f} "
-        f"(PSNR {metrics['psnr']:.1f} dB); PCA of the training pixels {metrics['pca_mse']:.5f} "
-        f"({psnr(metrics['pca_mse']):.1f} dB){compared}"
+        f"{metrics['images']:,} test paintings from {metrics['content_numbers']} numbers each: "
+        f"MSE {metrics['mse']:.5f} (PSNR {metrics['psnr']:.1f} dB); from {metrics['latent_dim']} of a PCA of the "
+        f"training pixels: {metrics['pca_mse']:.5f} ({psnr(metrics['pca_mse']):.1f} dB){compared}"
     )
     console.say(
         f"Ward clustering into {metrics['clusters']} clusters; half-whitened: the spread along each principal axis is "
@@ -281,7 +287,7 @@ def draw_reconstructions(
         pictures = model.decode(model.encode(images)).cpu()
     figure = figures.new(max(6, 1.7 * len(chosen)), 4.6, dpi=110)
     figure.suptitle(
-        f"Test paintings above their reconstructions from {metrics['latent_dim']} numbers "
+        f"Test paintings above their reconstructions from {metrics['content_numbers']} numbers "
         f"(PSNR of all {metrics['images']:,}: {metrics['psnr']:.1f} dB)"
     )
     for column, number in zip(figure.subplots(2, len(chosen), squeeze=False).T, range(len(chosen)), strict=True):

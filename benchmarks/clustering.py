@@ -1,10 +1,10 @@
 """Time and memory of Ward's clustering (support/clustering.py) of made latents, each number of them in its own process.
 
-The points are 27 overlapping clouds of 128 numbers, many more than the six that testtrainauto.py clusters. The yardstick is fastcluster's
-linkage_vector, exact and in linear memory too, on 20,000 points of 64 numbers: `ratio` is its seconds over ours. The
-two run in turns and have to agree in heights and in the sizes of 27 clusters. The peak counts the whole process, the
-libraries' own some 400 MiB included. Where other processes keep the cores busy, set OMP_WAIT_POLICY=PASSIVE: else
-threads that wait for each other take the cores from those that work.
+The points are 27 overlapping clouds of 128 numbers, many more than the six that testtrainauto.py clusters. The
+yardstick is fastcluster's linkage_vector, exact and in linear memory too, on 20,000 points of 64 numbers: `ratio` is
+its seconds over ours. The two run in turns and have to agree in heights and in the sizes of 27 clusters. The peak
+counts the whole process, the libraries' own some 400 MiB included. Where other processes keep the cores busy, set
+OMP_WAIT_POLICY=PASSIVE: else threads that wait for each other take the cores from those that work.
 """
 
 import json
