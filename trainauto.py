@@ -63,11 +63,8 @@ def main(argv: list[str] | None = None) -> None:
                 run.step(loss)
             run.end_epoch(validate(model, loader, held_out, options.batch_size))
 
-    panels = {
-        "mean squared error of pixels in [0, 1]": {
-            "training_loss": "training", "validation_mse": "validation"
-        }
-    }  # fmt: skip
+    lines = {"training_loss": "training", "validation_mse": "validation"}
+    panels = {"mean squared error of pixels in [0, 1]": lines}
     title = f"Training of the autoencoder on {len(members):,} paintings"
     with figures.drawing("training_auto.png"):
         history.draw(run.history, panels, title, curves)
