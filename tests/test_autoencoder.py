@@ -89,11 +89,11 @@ def test_reduced_precision_stays_in_the_convolutions():
     assert torch.allclose(reduced[1], pictures, atol=0.1) and not torch.equal(reduced[1], pictures)
     corrected = images + model.encoder(images)
     exact = F.linear(corrected.flatten(1) - model.mean, model.components[:6])
-    monkeyed = wikiart.Autoencoder(64, 12)
-    monkeyed.load_state_dict(model.state_dict())
-    monkeyed.encoder.forward = lambda images: corrected - images
+    planted = wikiart.Autoencoder(64, 12)
+    planted.load_state_dict(model.state_dict())
+    planted.encoder.forward = lambda images: corrected - images
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.allclose(monkeyed.eval().content(images), exact, atol=1e-3)
+        assert torch.allclose(planted.eval().content(images), exact, atol=1e-3)
     assert set(sides) == {(32, 32)}
 
 
