@@ -210,12 +210,12 @@ class Normalize(nn.Module):
 class Classifier(nn.Module):
     """A trunk, statistics beside it, and a linear head: float [B, 3, S, S] in [0, 1] -> logits [B, classes].
 
-    trunk: normalized images -> features [B, width]. The statistics are those of palette, texture and strokes, and the
-    mean and standard deviation of every channel at the trunk's earlier levels, which carry style (Huang and Belongie,
-    2017, arXiv:1703.06868). The head reads those of the image once it is fitted (`support/features.py`); a trunk with
-    random weights learns without them. `three_conv` stays the assignment's network and has no statistics, and since
-    its hidden units see where things are, it trains on whole paintings. `crop_side`: the side in pixels of the crops
-    that a network trains on.
+    trunk: normalized images -> features [B, width]. The statistics are the mean and standard deviation of every channel
+    at the trunk's earlier levels, which carry style (Huang and Belongie, 2017, arXiv:1703.06868), the correlations of
+    channels at the two finest levels, and the image's palette, texture and strokes. A trunk with random weights learns
+    with the first of these alone; once the head is fitted (`support/features.py`) it reads them all. `three_conv` stays
+    the assignment's network and has no statistics, and since its hidden units see where things are, it trains on whole
+    paintings. `crop_side`: the side in pixels of the crops that a network trains on.
     """
 
     def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
@@ -227,8 +227,9 @@ class Classifier(nn.Module):
         blank, crop = (torch.zeros(1, 3, side, side) for side in (image_size, round(CROP * image_size)))
         self.levels = levels.find(trunk, blank) if self.has_statistics else []
         with torch.no_grad():
-            self.width = trunk(blank).shape[1]  # of the features that are no statistics
-            width = self.features(blank).shape[1]
+            features, maps = levels.run(trunk, blank, self.levels)
+            self.width, width = features.shape[1], self.features(blank).shape[1]  # without and with the statistics
+            self.unlearned = width - self.width - sum(2 * level.shape[1] for level in maps)  # no new trunk reads them
             self.crop_side = image_size
             with contextlib.suppress(Exception):  # some networks take one size alone, or nothing so small
                 if self.has_statistics and self.features(crop).shape[1] == width:
@@ -241,28 +242,28 @@ class Classifier(nn.Module):
         self.train()
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head sees, before it is scaled, float [B, F]: the trunk's features, moments, the image's statistics.
+        """What the head sees, before it is scaled, float [B, F]: the trunk's features, moments, and other statistics.
 
-        While a new trunk is trained, the statistics of the image are 0: it learns more where it cannot lean on them.
+        While a new trunk is trained, the others are 0: it learns more where it cannot lean on the image's own.
         """
         images = self.normalize(images)
         features, maps = levels.run(self.trunk, images, self.levels)
         if not self.has_statistics:
             return features
         if self.training and not self.is_pretrained:
-            own = [images.new_zeros(len(images), statistics.STYLE + statistics.STROKES)]
+            others = [images.new_zeros(len(images), self.unlearned)]
         else:
-            own = [statistics.style(images), statistics.strokes(images)]
-        return torch.cat([features, *map(levels.moments, maps), *own], 1)
+            others = [*map(levels.correlations, maps[:2]), statistics.style(images), statistics.strokes(images)]
+        return torch.cat([features, *map(levels.moments, maps), *others], 1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.scale(self.features(images)))
 
     @torch.no_grad()
     def ignore_statistics(self) -> None:
-        """Let the head not read the statistics of the image, as while a new trunk is trained; a fitted head does."""
+        """Let the head not read the statistics that a new trunk is trained without; a fitted head does."""
         if self.has_statistics:
-            self.head.weight[:, -statistics.STYLE - statistics.STROKES :] = 0
+            self.head.weight[:, -self.unlearned :] = 0
 
     def load_pretrained(self, source: bool | str) -> None:
         """Take the trunk and its normalization from torchvision's weights (True) or a file (its path).

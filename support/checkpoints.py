@@ -9,7 +9,7 @@ from torch import Tensor
 from support import artists, console, duplicates, files, settings
 from support.console import UserError
 
-VERSION = 5  # of checkpoints and resume files
+VERSION = 6  # of checkpoints and resume files
 KEYS = {
     "part": int, "model": dict, "classes": list, "counts": dict, "image_size": int, "settings": dict, "epoch": int,
     "history": list, "fingerprints": Tensor, "thumbnails": Tensor, "artists": list,

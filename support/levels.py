@@ -1,7 +1,10 @@
 """The levels of a network: for each resolution that it works at, the last feature map."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+CHANNELS = 64  # of a level at most, the first, are correlated with each other
 
 
 def find(trunk: nn.Module, images: Tensor) -> list[str]:
@@ -50,6 +53,20 @@ def moments(maps: Tensor) -> Tensor:
     mean, squares = maps.mean((2, 3)), torch.linalg.vector_norm(maps, dim=(2, 3)).square() / maps[0, 0].numel()
     variance = (squares - mean.square()).clamp(min=0)  # on a CPU several times faster than torch.var
     return torch.cat([mean, (variance + 1e-6).sqrt()], 1)  # the root's slope at 0 is infinite
+
+
+def correlations(maps: Tensor) -> Tensor:
+    """Correlation over the positions of every two of the first `CHANNELS` channels, without their order.
+
+    Feature maps [B, C, H, H] -> float32 [B, c * (c - 1) / 2], c = min(C, CHANNELS), from -1 to 1, 0 for a constant
+    channel. Like the Gram matrix of Gatys et al. (2015, arXiv:1508.06576), they describe style: what appears together.
+    """
+    channels = maps[:, :CHANNELS].float().flatten(2)
+    channels = channels - channels.mean(2, keepdim=True)
+    channels = F.normalize(channels, dim=2, eps=1e-3 * channels.shape[2] ** 0.5)  # rounding is no pattern
+    found = (channels @ channels.mT).float()
+    row, column = torch.triu_indices(*found.shape[1:], offset=1, device=maps.device)
+    return found[:, row, column]
 
 
 def _as_map(output: object) -> Tensor | None:

@@ -1,5 +1,6 @@
-"""The last feature map of each resolution, by hand for networks whose structure is known."""
+"""The last feature map of each resolution, by hand for networks whose structure is known; statistics of the maps."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -48,7 +49,25 @@ def test_a_module_that_is_called_at_two_resolutions_counts_at_each():
     assert torch.equal(first, F.relu(images - 0.5)) and torch.equal(second, F.avg_pool2d(first, 2))
 
 
-def test_a_classifiers_head_sees_trunk_moments_and_statistics():
+def test_correlations_are_numpys_of_the_first_channels():
+    torch.manual_seed(2)
+    maps = torch.randn(2, 66, 5, 5) @ torch.randn(5, 5) + 3
+    found = levels.correlations(maps)
+    upper = np.triu_indices(64, 1)
+    expected = [np.corrcoef(image[:64].flatten(1).numpy())[upper] for image in maps.double()]
+    assert found.dtype == torch.float32 and np.allclose(found, expected, atol=1e-5)
+
+
+def test_a_constant_channel_is_correlated_with_nothing_and_gives_finite_gradients():
+    maps = torch.rand(1, 3, 4, 4)
+    maps[:, 1] = 0.1  # whose mean is not exact in float32
+    found = levels.correlations(maps.requires_grad_())
+    assert found[0, [0, 2]].abs().max() < 1e-3 < found[0, 1].abs()
+    found.sum().backward()
+    assert maps.grad.isfinite().all()
+
+
+def test_a_classifiers_head_sees_trunk_moments_correlations_and_statistics():
     torch.manual_seed(1)
     model = wikiart.make_classifier("residual", 4, 64).eval()
     images = torch.rand(2, 3, 64, 64)
@@ -58,6 +77,7 @@ def test_a_classifiers_head_sees_trunk_moments_and_statistics():
     expected = [trunk]
     for level in maps:
         expected += [level.mean((2, 3)), level.flatten(2).std(2, correction=0)]
+    expected += map(levels.correlations, maps[:2])
     expected = torch.cat([*expected, statistics.style(normalized), statistics.strokes(normalized)], 1)
     assert model.width == 256 and [level.shape[1] for level in maps] == [32, 64, 128, 256]
     assert torch.allclose(found, expected, atol=2e-3)

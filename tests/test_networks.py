@@ -48,11 +48,12 @@ def test_residual_tells_palettes_and_textures_apart_without_its_convolutions():
     assert min(apart[0, 1], apart[0, 2], apart[1, 2]) > 4 * apart[2, 3]
 
 
-def test_a_new_trunk_learns_without_the_images_statistics_and_a_pretrained_one_with_them():
+def test_a_new_trunk_learns_without_correlations_and_the_images_statistics_and_a_pretrained_one_with_them():
     torch.manual_seed(0)
     model, images = wikiart.make_classifier("residual", 3, 32), torch.rand(6, 3, 32, 32)
-    own = model.head.weight[:, -statistics.STYLE - statistics.STROKES :]
-    assert not own.any()
+    correlations = 32 * 31 // 2 + 64 * 63 // 2
+    own = model.head.weight[:, -correlations - statistics.STYLE - statistics.STROKES :]
+    assert not own.any() and model.head.weight[:, -own.shape[1] - 1].all()
     plain = model(images)
     with torch.no_grad():
         own.normal_()
