@@ -1,10 +1,10 @@
 """The levels of a network: for each resolution that it works at, the last feature map."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHANNELS = 64  # of a level at most, the first, are correlated with each other
+SIDE = 32  # of a level: where it has twice as many positions, some are left out
 
 
 def find(trunk: nn.Module, images: Tensor) -> list[str]:
@@ -60,11 +60,14 @@ def correlations(maps: Tensor) -> Tensor:
 
     Feature maps [B, C, H, H] -> float32 [B, c * (c - 1) / 2], c = min(C, CHANNELS), from -1 to 1, 0 for a constant
     channel. Like the Gram matrix of Gatys et al. (2015, arXiv:1508.06576), they describe style: what appears together.
+    Every n-th position counts, so that there are `SIDE` to 2 * `SIDE` along a side of a larger map.
     """
-    channels = maps[:, :CHANNELS].float().flatten(2)
-    channels = channels - channels.mean(2, keepdim=True)
-    channels = F.normalize(channels, dim=2, eps=1e-3 * channels.shape[2] ** 0.5)  # rounding is no pattern
-    found = (channels @ channels.mT).float()
+    step = max(maps.shape[3] // SIDE, 1)
+    channels = maps[:, :CHANNELS, ::step, ::step].permute(0, 2, 3, 1).flatten(1, 2).float()  # [B, positions, c]
+    channels = channels - channels.mean(1, keepdim=True)
+    products = (channels.mT @ channels).float()
+    squares = products.diagonal(dim1=1, dim2=2).clamp(min=1e-6 * channels.shape[1])  # rounding is no pattern
+    found = products / squares.sqrt().unsqueeze(2) / squares.sqrt().unsqueeze(1)
     row, column = torch.triu_indices(*found.shape[1:], offset=1, device=maps.device)
     return found[:, row, column]
 

@@ -58,6 +58,12 @@ def test_correlations_are_numpys_of_the_first_channels():
     assert found.dtype == torch.float32 and np.allclose(found, expected, atol=1e-5)
 
 
+def test_correlations_of_a_large_map_skip_positions():
+    torch.manual_seed(3)
+    maps = torch.randn(1, 4, 100, 100)
+    assert torch.equal(levels.correlations(maps), levels.correlations(maps[:, :, ::3, ::3]))
+
+
 def test_a_constant_channel_is_correlated_with_nothing_and_gives_finite_gradients():
     maps = torch.rand(1, 3, 4, 4)
     maps[:, 1] = 0.1  # whose mean is not exact in float32
