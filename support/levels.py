@@ -1,6 +1,7 @@
 """The levels of a network: for each resolution that it works at, the last feature map."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHANNELS = 64  # of a level at most, the first, are correlated with each other
@@ -65,9 +66,8 @@ def correlations(maps: Tensor) -> Tensor:
     step = max(maps.shape[3] // SIDE, 1)
     channels = maps[:, :CHANNELS, ::step, ::step].permute(0, 2, 3, 1).flatten(1, 2).float()  # [B, positions, c]
     channels = channels - channels.mean(1, keepdim=True)
-    products = (channels.mT @ channels).float()
-    squares = products.diagonal(dim1=1, dim2=2).clamp(min=1e-6 * channels.shape[1])  # rounding is no pattern
-    found = products / squares.sqrt().unsqueeze(2) / squares.sqrt().unsqueeze(1)
+    channels = F.normalize(channels, dim=1, eps=1e-3 * channels.shape[1] ** 0.5)  # rounding is no pattern
+    found = (channels.mT @ channels).float()  # of numbers up to 1, which float16 can add up
     row, column = torch.triu_indices(*found.shape[1:], offset=1, device=maps.device)
     return found[:, row, column]
 

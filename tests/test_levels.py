@@ -58,6 +58,14 @@ def test_correlations_are_numpys_of_the_first_channels():
     assert found.dtype == torch.float32 and np.allclose(found, expected, atol=1e-5)
 
 
+def test_correlations_of_large_numbers_fit_into_float16():
+    torch.manual_seed(4)
+    maps = 100 * torch.randn(1, 3, 40, 40)  # the sums of their squares do not
+    exact = levels.correlations(maps)
+    with torch.autocast("cpu", torch.float16):
+        assert torch.allclose(levels.correlations(maps), exact, atol=2e-3)
+
+
 def test_correlations_of_a_large_map_skip_positions():
     torch.manual_seed(3)
     maps = torch.randn(1, 4, 100, 100)
