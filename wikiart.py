@@ -227,9 +227,9 @@ class Classifier(nn.Module):
         blank, crop = (torch.zeros(1, 3, side, side) for side in (image_size, round(CROP * image_size)))
         self.levels = levels.find(trunk, blank) if self.has_statistics else []
         with torch.no_grad():
-            features, maps = levels.run(trunk, blank, self.levels)
-            self.width, width = features.shape[1], self.features(blank).shape[1]  # without and with the statistics
-            self.unlearned = width - self.width - sum(2 * level.shape[1] for level in maps)  # no new trunk reads them
+            widths = [part.shape[1] for part in self._parts(blank)]
+            self.width, width = widths[0], sum(widths)  # without and with the statistics
+            self.unlearned = sum(widths[1 + len(self.levels) :])  # no new trunk reads them
             self.crop_side = image_size
             with contextlib.suppress(Exception):  # some networks take one size alone, or nothing so small
                 if self.has_statistics and self.features(crop).shape[1] == width:
@@ -246,15 +246,19 @@ class Classifier(nn.Module):
 
         While a new trunk is trained, the others are 0: it learns more where it cannot lean on the image's own.
         """
+        return torch.cat(self._parts(images), 1)
+
+    def _parts(self, images: Tensor) -> list[Tensor]:
+        """The trunk's features, the moments of each level, and the other statistics."""
         images = self.normalize(images)
         features, maps = levels.run(self.trunk, images, self.levels)
         if not self.has_statistics:
-            return features
+            return [features]
         if self.training and not self.is_pretrained:
             others = [images.new_zeros(len(images), self.unlearned)]
         else:
             others = [*map(levels.correlations, maps[:2]), statistics.style(images), statistics.strokes(images)]
-        return torch.cat([features, *map(levels.moments, maps), *others], 1)
+        return [features, *map(levels.moments, maps), *others]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.scale(self.features(images)))

@@ -6,19 +6,52 @@ import io
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import jobs
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
+import wikiart
+from support import figures
+
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "wikiart7"
+STARTS_PROCESSES = "test_console", "test_dataset", "test_files", "test_processes", "test_resume"
+
+
+def pytest_itemcollected(item):
+    """A worker takes whole files, and one worker all that start processes: their fork server takes seconds to begin."""
+    name = item.module.__name__
+    item.add_marker(pytest.mark.xdist_group("processes" if name in STARTS_PROCESSES else name))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """One thread a process: the same sums in the same order on any machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_networks():
+    """Our networks have few channels, except in modules that use `full_networks`."""
+    jobs.narrow()
+
+
+@pytest.fixture(scope="module")
+def full_networks():
+    """Our networks as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wikiart, "OWN_TRUNKS", wikiart.OWN_TRUNKS | {"residual": wikiart.Residual})
+        patch.setattr(wikiart, "Correction", wikiart.Correction.func)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_figures(request, monkeypatch):
+    """Figures are empty files, except in tests marked `figures` and in fixtures of wider scope."""
+    if not request.node.get_closest_marker("figures"):
+        monkeypatch.setattr(figures, "write", jobs.write_nothing)
 
 
 def picture(style: int, number: int, size: tuple[int, int], seed: int = 0) -> Image.Image:

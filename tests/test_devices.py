@@ -93,7 +93,7 @@ def test_a_gpu_gets_the_fastest_precision_that_it_has(monkeypatch, capsys, name,
     assert devices.precision(torch.device("cuda", 0)) == expected
 
 
-@pytest.mark.parametrize("network", ["residual", "three_conv", "shufflenet_v2_x0_5", "autoencoder"])
+@pytest.mark.parametrize("network", ["residual", "squeezenet1_1", "autoencoder"])
 def test_nothing_leaves_the_gpu_between_a_batch_and_its_loss(network, monkeypatch):
     """With fake tensors, which have a device and no values: an operation of tensors on two devices raises."""
     monkeypatch.setattr(devices, "precision", lambda device: torch.float32)

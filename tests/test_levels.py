@@ -1,6 +1,7 @@
 """The last feature map of each resolution, by hand for networks whose structure is known; statistics of the maps."""
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -81,6 +82,7 @@ def test_a_constant_channel_is_correlated_with_nothing_and_gives_finite_gradient
     assert maps.grad.isfinite().all()
 
 
+@pytest.mark.usefixtures("full_networks")
 def test_a_classifiers_head_sees_trunk_moments_correlations_and_statistics():
     torch.manual_seed(1)
     model = wikiart.make_classifier("residual", 4, 64).eval()

@@ -7,6 +7,8 @@ from torch import nn
 import wikiart
 from support import console, optimizer, statistics
 
+pytestmark = pytest.mark.usefixtures("full_networks")
+
 
 def test_three_conv_is_the_assignments_network_layer_by_layer():
     model = wikiart.make_classifier("three_conv", 27, 64)
@@ -100,7 +102,7 @@ def test_a_network_that_cannot_be_used_is_refused_by_name(architecture, words):
 
 # Optimizer
 
-NETWORKS = ["residual", "vit_b_16", "convnext_tiny", "swin_t", "swin_v2_t", "maxvit_t", "mobilenet_v2"]
+NETWORKS = ["residual", "vit_b_16", "convnext_tiny", "swin_t", "swin_v2_t"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

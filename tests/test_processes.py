@@ -30,17 +30,22 @@ def flags(paintings: Path, out: Path, *more: object) -> list[object]:
 
 
 def test_torchrun_trains(paintings, tmp_path):
-    """As the README starts it; a bad setting is one clear line among torchrun's own."""
+    """As the README starts it, in a shell of a user whose matplotlib has a notebook's backend and no writable home."""
+    out = tmp_path / "out"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = map(str, [*launcher, jobs.ROOT / "trainpart1.py", *flags(paintings, tmp_path)])
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    command = [*launcher, jobs.ROOT / "trainpart1.py", *flags(paintings, out, "--architecture", "three_conv")]
+    (tmp_path / "home").write_text("")
+    matplotlib = {"MPLBACKEND": "module://no_such_package.backend_inline", "HOME": str(tmp_path / "home")}
+    environment = os.environ | matplotlib | {"OMP_NUM_THREADS": "1"}
+    for name in "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME":
+        environment.pop(name, None)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert not re.search("Warning|Error|Traceback", done.stderr), done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("2 processes on cpu")
     assert [line.split("  ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
-    assert {"wikiart.pth", "history_part1.csv", "training_part1.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"wikiart.pth", "history_part1.csv", "training_part1.png"} <= {path.name for path in out.iterdir()}
 
 
 WHOLE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}

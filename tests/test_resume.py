@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 import trainpart1
-import wikiart
 from support import checkpoints, console, files, history, processes, training
 
 EPOCHS = 3
@@ -29,20 +28,11 @@ CASES = {  # where nothing is held out, the checkpoint is that of the last epoch
 }  # fmt: skip
 
 
-def narrow() -> None:
-    """A small network, for speed."""
-    wikiart.OWN_TRUNKS = wikiart.OWN_TRUNKS | {"residual": partial(wikiart.Residual, width=4)}
-
-
 @pytest.fixture(autouse=True, scope="module")
 def quick():
-    """In this process: small networks, no figures, and no waiting for the disk."""
+    """No waiting for the disk in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wikiart, "OWN_TRUNKS", wikiart.OWN_TRUNKS)
-        patch.setattr(wikiart, "Correction", partial(wikiart.Correction, width=4))
-        patch.setattr(history, "draw", lambda *_: None)
         patch.setattr(os, "fsync", lambda _: None)
-        narrow()
         yield
 
 
@@ -327,14 +317,9 @@ def test_files_that_are_damaged_or_missing_are_one_line(paintings, tmp_path, scr
 # Ctrl-C and kills
 
 
-def interruptible() -> None:
-    narrow()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
-
-
 def test_ctrl_c_in_a_real_process(paintings, tmp_path):
     out = tmp_path / "out"
-    running = jobs.start(tmp_path / "log", "trainpart1", *flags(paintings, out, "--epochs", 1000), plant=interruptible)
+    running = jobs.start(tmp_path / "log", "trainpart1", *flags(paintings, out, "--epochs", 1000))
     assert running.wait_for(lambda: "epoch 2/1000" in running.text("out"), timeout=300)
     running.signal(signal.SIGINT)
     done = running.wait(300)
@@ -352,7 +337,7 @@ def test_kills_at_random_moments(kills, processes, tmp_path):
 
     def begin(name: str) -> jobs.Running:
         command = flags(paintings, tmp_path / name, "--cachedir", tmp_path / name / "cache", "--validation", 0)
-        return jobs.start(tmp_path / f"{name}.log", "trainpart1", *command, processes=processes, plant=narrow)
+        return jobs.start(tmp_path / f"{name}.log", "trainpart1", *command, processes=processes)
 
     def end(running: jobs.Running, out: Path) -> jobs.Done:
         done = running.wait(300)
@@ -381,7 +366,6 @@ def test_kills_at_random_moments(kills, processes, tmp_path):
 
 
 def kill_in_second_epoch() -> None:
-    narrow()
     real, calls = processes.average_statistics, iter([False, True])
 
     def planted(model: torch.nn.Module) -> None:
@@ -395,7 +379,7 @@ def kill_in_second_epoch() -> None:
 def test_two_processes_resume(paintings, tmp_path):
     start = partial(jobs.start, tmp_path / "log", "trainpart1", processes=2)
     command = {name: flags(paintings, tmp_path / name, *CASES["weighted"][1:]) for name in ("whole", "parts")}
-    expected = ending(start(*command["whole"], plant=narrow).wait(300), tmp_path / "whole")
+    expected = ending(start(*command["whole"]).wait(300), tmp_path / "whole")
     killed = start(*command["parts"], plant=kill_in_second_epoch).wait(300)
     assert killed.status == -signal.SIGKILL and saved_epochs(tmp_path / "parts") == 1
-    check_ending(start(*command["parts"], plant=narrow).wait(300), tmp_path / "parts", 1, expected)
+    check_ending(start(*command["parts"]).wait(300), tmp_path / "parts", 1, expected)

@@ -366,6 +366,7 @@ def test_the_latents_of_a_folder_are_computed_once_per_network(trained, workdir,
     assert len(list((workdir / "cache").glob("*.npy"))) == 4
 
 
+@pytest.mark.figures
 def test_without_a_training_folder_the_test_paintings_are_searched(trained, workdir, run):
     flags = [*trained.flags, "--trainingdir", "absent", "--outputdir", ".", "--similar", trained.test.paths[0]]
     result = run(testtrainauto, *flags)

@@ -25,7 +25,7 @@ def trained(tmp_path_factory, paint, run):
     flags = ["--trainingdir", folder / "train", "--cachedir", folder / "cache", "--device", "cpu", "--batch_size", 9]
     result = run(
         trainauto, *flags, "--outputdir", folder, "--image_size", 16, "--latent_dim", 6, "--epochs", 10,
-        "--learning_rate", 0.004, "--validation", 0.2,
+        "--learning_rate", 0.02, "--validation", 0.2,
     )  # fmt: skip
     assert result.status == 0, result.err
     return SimpleNamespace(
