@@ -4,10 +4,12 @@ decode_ratio: paintings per second of WikiArtDataset over those of bare Pillow c
 loop_ratio: paintings per second of the real training loop over those of the same step on one batch that never changes;
 each case under `cases`, the lowest at the top. augment_share: augmentation and normalisation in that step (residual).
 utilisation: arithmetic of the networks per second over that of a large matrix product in the same precision.
+gpu_busy: share of the training loop's time in which a GPU computes, with the profile of its kernels.
 """
 
 import functools
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -15,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 
 import measure
 import numpy as np
@@ -37,7 +40,14 @@ CASES = [
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     parser = measure.parser(
-        __doc__, trainingdir="data/sample/train", image_size=128, device="auto", rounds=7, decode=4000, seconds=3.0
+        __doc__,
+        trainingdir="data/sample/train",
+        image_size=128,
+        device="auto",
+        batch_size=64,
+        rounds=7,
+        decode=4000,
+        seconds=3.0,
     )
     parser.add_argument(
         "--host_memory", action="store_true", help="keep the images off the GPU, as if they did not fit"
@@ -46,7 +56,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.host_memory:
         batches.RESIDENT_SHARE = 0.0
-    options, device = measure.begin(device=arguments.device, image_size=arguments.image_size)
+    options, device = measure.begin(
+        device=arguments.device, image_size=arguments.image_size, batch_size=arguments.batch_size
+    )
     if arguments.probe:
         print(json.dumps(probe(arguments.trainingdir, options, device, arguments.probe)))
         return
@@ -84,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         "peak_rss_mib": f"at most {memory['uint8_mib'] + 1536:.0f}",
         "loop_ratio": "at least 0.95",
         "augment_share": "at most 0.1 with 128 pixels",
+        "cases.classifier residual none.gpu_busy": "at least 0.8",
     }
     measure.report(figures, arguments.json, limits)
 
@@ -150,6 +163,7 @@ def measure_memory(arguments: object, cachedir: str) -> dict[str, float]:
     """Peak memory of a process of its own that decodes, measures the pixels and trains some steps."""
     command = [sys.executable, __file__, "--probe", cachedir, "--trainingdir", arguments.trainingdir]
     command += ["--image_size", str(arguments.image_size), "--device", arguments.device]
+    command += ["--batch_size", str(arguments.batch_size)]
     command += ["--host_memory"] if arguments.host_memory else []
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.splitlines()[-1])
@@ -224,7 +238,27 @@ def measure_case(
     }
     if network == "residual":
         figures["augment_share"] = measure.ratio(times["augmentation"], times["one batch"])
+    if device.type == "cuda":
+        figures["gpu_busy"] = busy_share(real, device)
     return figures
+
+
+def busy_share(work: Callable[[], object], device: torch.device) -> float:
+    """Share of the time of `work` in which the GPU computes or copies; prints the ten slowest kernels."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        taken = measure.seconds(work, device)
+    print(profiler.key_averages().table("self_cuda_time_total", row_limit=10), flush=True)
+    events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return union([(event.time_range.start, event.time_range.end) for event in events]) / 1e6 / taken
+
+
+def union(spans: list[tuple[float, float]]) -> float:
+    """How much the spans, pairs of start and end, cover together."""
+    covered, reached = 0.0, -math.inf
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return covered
 
 
 if __name__ == "__main__":
