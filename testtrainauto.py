@@ -5,8 +5,6 @@ cluster_gallery.png, dendrogram.png and clusters.csv into outputdir. With --simi
 """
 
 import colorsys
-import csv
-import io
 import os
 import textwrap
 from pathlib import Path
@@ -25,7 +23,6 @@ from sklearn.metrics import (
     silhouette_score,
 )
 from torch import Tensor
-from tqdm import tqdm
 
 import wikiart
 from support import (
@@ -111,10 +108,8 @@ def main(argv: list[str] | None = None) -> None:
         "cluster_gallery.png": lambda: draw_gallery(dataset, points, found),
         "dendrogram.png": lambda: draw_dendrogram(dataset, points, tree, clusters),
     }
-    for name, draw in pictures.items():
-        with figures.drawing(name):
-            figures.write(options.output(name), draw())
-    console.say(f"wrote metrics_auto.json, {', '.join(pictures)} and clusters.csv into {options.outputdir}")
+    written = ", ".join(["metrics_auto.json", *figures.write_all(options, pictures)])
+    console.say(f"wrote {written} and clusters.csv into {options.outputdir}")
 
 
 def measure_paintings(
@@ -126,19 +121,18 @@ def measure_paintings(
     (histogram), statistics (of the painting itself).
     """
     columns = {name: [] for name in ("latents", "content", "pixels", "colour", "statistics", "errors", "pca_errors")}
-    everything = torch.arange(len(loader))
-    with tqdm(total=len(loader), unit="painting", disable=None, leave=False) as bar:
-        for images, pictures, latents in wikiart.reconstruct(model, loader, everything, batch_size):
-            codes = (images.flatten(1) - model.mean) @ model.components.T
-            linear = (codes @ model.components + model.mean).clamp(0, 1)  # clipped as the network's are
-            columns["latents"].append(latents[:, : model.style_dim])
-            columns["content"].append(latents[:, model.style_dim :])
-            columns["pixels"].append(codes)
-            columns["colour"].append(statistics.colour_histogram(4 * images - 2))
-            columns["statistics"].append(statistics.style(4 * images - 2))
-            columns["errors"].append((pictures - images).square().mean((1, 2, 3)))
-            columns["pca_errors"].append((linear - images.flatten(1)).square().mean(1))
-            bar.update(len(images))
+    for images in loader.all_images(batch_size):
+        latents = model.encode(images)
+        pictures = model.decode(latents)
+        codes = (images.flatten(1) - model.mean) @ model.components.T
+        linear = (codes @ model.components + model.mean).clamp(0, 1)  # clipped as the network's are
+        columns["latents"].append(latents[:, : model.style_dim])
+        columns["content"].append(latents[:, model.style_dim :])
+        columns["pixels"].append(codes)
+        columns["colour"].append(statistics.colour_histogram(4 * images - 2))
+        columns["statistics"].append(statistics.style(4 * images - 2))
+        columns["errors"].append((pictures - images).square().mean((1, 2, 3)))
+        columns["pca_errors"].append((linear - images.flatten(1)).square().mean(1))
     arrays = {name: torch.cat(parts).cpu().double().numpy() for name, parts in columns.items()}
     return arrays, arrays.pop("errors"), arrays.pop("pca_errors")
 
@@ -260,13 +254,10 @@ def write_clusters(
     options: settings.Settings, dataset: wikiart.WikiArtDataset, found: np.ndarray, plane: np.ndarray
 ) -> None:
     """Write clusters.csv: a row per painting."""
-    text = io.StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow(["path", "style", "cluster", "pc1", "pc2"])
+    rows = [["path", "style", "cluster", "pc1", "pc2"]]
     for path, label, number, place in zip(dataset.paths, dataset.labels.tolist(), found, plane, strict=True):
-        rows.writerow([path, dataset.classes[label], number, *map(float, place)])
-    content = text.getvalue().encode(errors="surrogateescape")
-    files.write_whole(options.output("clusters.csv"), lambda file: file.write(content))
+        rows.append([path, dataset.classes[label], number, *map(float, place)])
+    files.write_rows(options.output("clusters.csv"), rows)
 
 
 def draw_reconstructions(
@@ -484,12 +475,7 @@ def stored_latents(
 
     def compute() -> Tensor:
         loader = batches.Batches(dataset.images, dataset.labels, device)
-        order, parts = torch.arange(len(dataset)), []
-        with tqdm(total=len(dataset), unit="painting", disable=None, leave=False) as bar:
-            for images, _ in loader.batches(order, options.batch_size):
-                parts.append(wikiart.embed(model, images).cpu())
-                bar.update(len(images))
-        return torch.cat(parts)
+        return torch.cat([wikiart.embed(model, images).cpu() for images in loader.all_images(options.batch_size)])
 
     return similar.stored(Path(dataset.pixel_file).with_suffix(f".{digest}.npy"), len(dataset), compute)
 

@@ -5,8 +5,6 @@ mistakes.png and heatmaps.png into outputdir. With --predict it names the styles
 """
 
 import contextlib
-import csv
-import io
 import math
 import os
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.metrics import classification_report, confusion_matrix
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 from tqdm import tqdm
 
@@ -96,12 +94,8 @@ def compute_logits(
     model: wikiart.Classifier, dataset: wikiart.WikiArtDataset, batch_size: int, device: torch.device
 ) -> Tensor:
     """Logits of all paintings, means over each painting and its flip: float32 [N, classes] on the CPU."""
-    loader, logits = batches.Batches(dataset.images, dataset.labels, device), []
-    with tqdm(total=len(dataset), unit="painting", disable=None, leave=False) as bar:
-        for images, _ in loader.batches(torch.arange(len(dataset)), batch_size):
-            logits.append(wikiart.classify(model, images, flips=True).cpu())
-            bar.update(len(images))
-    return torch.cat(logits)
+    loader = batches.Batches(dataset.images, dataset.labels, device)
+    return torch.cat([wikiart.classify(model, images, flips=True).cpu() for images in loader.all_images(batch_size)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -116,20 +110,13 @@ def measure(labels: np.ndarray, logits: np.ndarray, counts: dict[str, int]) -> d
     Macro figures average over the styles that have test images; precision is 0 for a style that is never predicted.
     """
     classes, predicted = list(counts), logits.argmax(1)
-    report = classification_report(
-        labels, predicted, labels=range(len(classes)), target_names=classes, output_dict=True, zero_division=0
-    )
+    scores = precision_recall_fscore_support(labels, predicted, labels=range(len(classes)), zero_division=0)
+    *scores, support = map(np.asarray, scores)
     per_class = {
-        style: {
-            "precision": row["precision"],
-            "recall": row["recall"],
-            "f1": row["f1-score"],
-            "support": int(row["support"]),
-        }
-        for style, row in ((style, report[style]) for style in classes)
+        style: dict(zip(("precision", "recall", "f1"), row, strict=True)) | {"support": int(number)}
+        for style, row, number in zip(classes, np.transpose(scores).tolist(), support, strict=True)
     }
-    tested = [row for row in per_class.values() if row["support"]]
-    precision, recall, f1 = (float(np.mean([row[name] for row in tested])) for name in ("precision", "recall", "f1"))
+    precision, recall, f1 = np.mean(scores, 1, where=support > 0).tolist()
     top3 = np.argsort(-logits, axis=1, kind="stable")[:, :3]
     majority = max(range(len(classes)), key=lambda label: counts[classes[label]])
     return {
@@ -138,7 +125,7 @@ def measure(labels: np.ndarray, logits: np.ndarray, counts: dict[str, int]) -> d
         "macro_precision": precision,
         "macro_recall": recall,
         "macro_f1": f1,
-        "weighted_f1": float(report["weighted avg"]["f1-score"]),
+        "weighted_f1": float(np.average(scores[2], weights=support)),
         "top3_accuracy": float((top3 == labels[:, None]).any(1).mean()),
         "majority_accuracy": float((labels == majority).mean()),
         "images": len(labels),
@@ -201,23 +188,21 @@ def print_artists(groups: dict[str, dict[str, float | int | None]]) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def log_priors(checkpoint: dict[str, object]) -> tuple[str, Tensor, dict[str, Tensor]]:
-    """Which prior the network was trained with (a name and float [classes]), and those of `PRIORS`, as logarithms.
+def log_priors(checkpoint: dict[str, object]) -> tuple[str, dict[str, Tensor]]:
+    """The name of the prior that the network was trained with, and the logarithms of every prior, float [classes].
 
     Training without treatment of rare styles shows them as frequent as the folder holds them, a weighted sampler shows
     all equally often, SMOTE raises the rare ones to its target (name "smote", unless all styles end up equal).
     """
-    counts = torch.tensor([float(max(count, 1)) for count in checkpoint["counts"].values()])
-    imbalance = checkpoint["settings"].get("imbalance", "none")
-    seen, name = counts, "training"
-    if imbalance == "smote":
-        target = checkpoint["settings"].get("smote_target", "auto")
-        seen = counts.clamp(min=float(counts.max() if target == "auto" else target))
-        name = "smote"
-    if imbalance == "weighted_sampler" or (imbalance == "smote" and seen.min() == seen.max()):
-        seen, name = torch.ones_like(counts), "uniform"
-    logs = [(numbers / numbers.sum()).log() for numbers in (seen, torch.ones_like(counts), counts)]
-    return name, logs[0], dict(zip(PRIORS, logs[1:], strict=True))
+    options, counts = checkpoint["settings"], torch.tensor([float(max(n, 1)) for n in checkpoint["counts"].values()])
+    members = counts * (1 - options["validation"])  # SMOTE sees no held-out paintings
+    target = options["smote_target"]
+    raised = members.clamp(min=float(members.max() if target == "auto" else target))
+    name = {"none": "training", "weighted_sampler": "uniform", "smote": "smote"}[options["imbalance"]]
+    if name == "smote" and raised.min() == raised.max():
+        name = "uniform"
+    priors = {"uniform": torch.ones_like(counts), "training": counts, "smote": raised}
+    return name, {prior: (numbers / numbers.sum()).log() for prior, numbers in priors.items()}
 
 
 def with_prior(logits: Tensor, checkpoint: dict[str, object], prior: str) -> Tensor:
@@ -225,8 +210,8 @@ def with_prior(logits: Tensor, checkpoint: dict[str, object], prior: str) -> Ten
 
     Bayes' rule: a network's logits contain the log frequencies of its training, which can be exchanged afterwards.
     """
-    name, trained, wanted = log_priors(checkpoint)
-    return logits if prior == name else logits + wanted[prior] - trained
+    name, logs = log_priors(checkpoint)
+    return logits + (logs[prior] - logs[name])
 
 
 def measure_priors(labels: np.ndarray, logits: Tensor, checkpoint: dict[str, object]) -> dict[str, object]:
@@ -252,7 +237,7 @@ def predict(
     """
     classes, trained = checkpoint["classes"], log_priors(checkpoint)[0]
     prior = options.prior or trained
-    meaning = PRIORS.get(prior, f"rare styles raised to {checkpoint['settings'].get('smote_target')}")
+    meaning = PRIORS.get(prior, f"rare styles raised to {checkpoint['settings']['smote_target']}")
     console.say(f"prior: {prior} ({meaning}{', as trained' if prior == trained else ''})")
     paths, problems = [], 0
     for path in options.predict:
@@ -312,14 +297,12 @@ def write_table(
 
     probabilities: float [N, classes]; paths and styles: N texts.
     """
-    text = io.StringIO(newline="")
-    table = csv.writer(text)
-    table.writerow(["path", *(["style"] if styles else []), "predicted", "probability", *classes])
+    rows = [["path", *(["style"] if styles else []), "predicted", "probability", *classes]]
     for i, (name, row) in enumerate(zip(paths, probabilities, strict=True)):
         best = int(row.argmax())
         true = [styles[i]] if styles else []
-        table.writerow([name, *true, classes[best], f"{row[best]:.6g}", *(f"{value:.6g}" for value in row)])
-    files.write_whole(path, lambda file: file.write(text.getvalue().encode(errors="surrogateescape")))
+        rows.append([name, *true, classes[best], f"{row[best]:.6g}", *(f"{value:.6g}" for value in row)])
+    files.write_rows(path, rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -345,12 +328,7 @@ def write_figures(
     if not gradcam.has_convolutions(model):
         del pictures["heatmaps.png"]
         console.say(f"no heatmaps.png: {model.architecture} has no convolutions")
-    written = []
-    for name, draw in pictures.items():
-        with figures.drawing(name):
-            figures.write(options.output(name), draw())
-            written.append(name)
-    return written
+    return figures.write_all(options, pictures)
 
 
 def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> "Figure":

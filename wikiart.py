@@ -13,7 +13,6 @@ import math
 import os
 import unicodedata
 import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from support import console, devices, levels, pretrained, statistics
-from support.batches import Batches
 from support.cache import decode_folder
 from support.console import DataError, UserError
 from support.folders import find_images
@@ -244,7 +242,8 @@ class Classifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """What the head sees, before it is scaled, float [B, F]: the trunk's features, moments, and other statistics.
 
-        While a new trunk is trained, the others are 0: it learns more where it cannot lean on the image's own.
+        In train mode, a trunk that was not pretrained gets 0 for the others: it learns more where the head cannot lean
+        on the image's own statistics.
         """
         return torch.cat(self._parts(images), 1)
 
@@ -272,14 +271,12 @@ class Classifier(nn.Module):
     def load_pretrained(self, source: bool | str) -> None:
         """Take the trunk and its normalization from torchvision's weights (True) or a file (its path).
 
-        From a checkpoint of our own the scale of the features, too. Raises UserError where weights cannot be had or do
-        not fit.
+        Raises UserError where weights cannot be had or do not fit.
         """
         state = pretrained.read(self.architecture, source)
-        for name, part in self.named_children():
+        for name in ("normalize", "trunk"):
             own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
-            if name == "trunk" or (own and name != "head"):
-                pretrained.load(part, self.architecture, own)
+            pretrained.load(self.get_submodule(name), self.architecture, own)
         self.crop_side, self.fixed, self.is_pretrained = self.image_size, pretrained.freeze(self.trunk), True
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -298,7 +295,7 @@ def make_classifier(architecture: str, classes: int, image_size: int) -> Classif
     """
     if architecture in OWN_TRUNKS:
         trunk = OWN_TRUNKS[architecture]()
-    elif pretrained.is_known(architecture):
+    elif architecture in pretrained.names():
         trunk = pretrained.build(architecture, image_size)
     else:
         hint = console.did_you_mean(architecture, [*OWN_TRUNKS, *pretrained.names()])
@@ -441,18 +438,6 @@ def fit_pca(images: Tensor, members: Tensor, components: int, seed: int) -> "PCA
     pca = PCA(min(components, count, values), copy=False, svd_solver="randomized", random_state=seed)
     with np.errstate(invalid="ignore"):  # a single painting has no variance to explain
         return pca.fit(pixels)
-
-
-@torch.no_grad()
-def reconstruct(
-    model: Autoencoder, loader: Batches, members: Tensor, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """This process's share of the members, batch by batch, float32: images, reconstructions in [0, 1] and latents."""
-    for images, _ in loader.batches(members, batch_size):
-        with devices.autocast(images.device):
-            latents = model.encode(images)
-            decoded = model.decode(latents)
-        yield images, decoded, latents
 
 
 @torch.no_grad()

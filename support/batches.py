@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from support import balance, processes
 
@@ -55,6 +56,13 @@ class Batches:
             if self.blend is not None:
                 images = [torch.lerp(images[0], images[1], self.blend[2][chosen].view(-1, 1, 1, 1))]
             yield images[0], self.labels[chosen]
+
+    def all_images(self, batch_size: int) -> Iterator[Tensor]:
+        """The images of all `batches` in their own order, in one process, with a progress bar."""
+        with tqdm(total=len(self), unit="painting", disable=None, leave=False) as bar:
+            for images, _ in self.batches(torch.arange(len(self)), batch_size):
+                yield images
+                bar.update(len(images))
 
     def _gather(self, chosen: Tensor, pin: bool = False) -> list[Tensor]:
         indices = [chosen] if self.blend is None else [self.blend[0][chosen], self.blend[1][chosen]]

@@ -67,8 +67,8 @@ def read(path: str | os.PathLike, part: int) -> dict[str, object]:
     if not all(isinstance(style, str) and type(count) is int for style, count in checkpoint["counts"].items()):
         raise UserError(f"{where}: is damaged: counts are not whole numbers by style")
     if part == 1:  # what the evaluation's priors follow from
-        for key in ("imbalance", "smote_target"):
-            value = checkpoint["settings"].get(key, settings.SECTIONS["classifier"][key].default)
+        for key in ("imbalance", "smote_target", "validation"):
+            value = checkpoint["settings"].get(key)
             if not settings.SECTIONS["classifier"][key].accepts(value):
                 raise UserError(f"{where}: is damaged: {key} is {console.shown(value)}")
     return checkpoint

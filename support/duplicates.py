@@ -29,7 +29,7 @@ def grey_fingerprints(images: Tensor) -> Tensor:
         blocks = blocks - blocks.mean(1, keepdim=True)
         norm = blocks.norm(dim=1, keepdim=True)
         rows.append(torch.where(norm < LEAST_CONTRAST * SIDE, 0.0, blocks / norm.clamp(min=1e-6)))
-    return torch.cat(rows) if rows else torch.zeros(0, SIDE * SIDE)
+    return torch.cat(rows)
 
 
 def pack(fingerprints: Tensor) -> Tensor:
@@ -43,13 +43,13 @@ def unpack(packed: Tensor) -> Tensor:
     return F.normalize(packed.float(), dim=1)
 
 
-def near_duplicates(first: Tensor, second: Tensor | None = None, tolerance: float = TOLERANCE) -> Tensor:
+def near_duplicates(first: Tensor, second: Tensor | None = None) -> Tensor:
     """Pairs (int64 [M, 2]) of the same painting, saved again, resized or cropped by up to 3% at each side.
 
     first, second: grey fingerprints, float32 [N, 256]; without `second`, pairs i < j within `first`. A crop moves what
     is in the image, and that changes a detailed painting more than a plain one: so the difference that is allowed
     grows with the detail, up to a correlation of `LEAST_CORRELATION`. All pairs are compared first, then the few that
-    are left are aligned. `tolerance`: allowed difference after the alignment, as a share of the detail.
+    are left are aligned.
     """
     other = first if second is None else second
     most = (1 - LEAST_CORRELATION) / 2
@@ -63,7 +63,7 @@ def near_duplicates(first: Tensor, second: Tensor | None = None, tolerance: floa
         pairs = (left[start : start + rows] @ right[:, skipped:] >= 1).nonzero() + torch.tensor([start, skipped])
         if second is None:
             pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-        found += [part[_alike(first[part[:, 0]], other[part[:, 1]], tolerance)] for part in pairs.split(4096)]
+        found += [part[_alike(first[part[:, 0]], other[part[:, 1]])] for part in pairs.split(4096)]
     return torch.cat(found) if found else torch.zeros(0, 2, dtype=torch.int64)
 
 
@@ -82,14 +82,14 @@ def _centre(blocks: Tensor) -> Tensor:
     return F.normalize(inner - inner.mean(1, keepdim=True), dim=1)
 
 
-def _alike(first: Tensor, second: Tensor, tolerance: float) -> Tensor:
+def _alike(first: Tensor, second: Tensor) -> Tensor:
     """Whether pairs of fingerprints [M, 256] are of one painting: bool [M].
 
     Their centres must agree too: a frame, a round canvas or black bars make different paintings correlate.
     """
     aligned, answer = _align(first, second), torch.ones(len(first), dtype=torch.bool)
     for view in (torch.nn.Identity(), _centre):
-        allowed = tolerance / 2 * (_detail(view(first)) + _detail(view(second)))
+        allowed = TOLERANCE / 2 * (_detail(view(first)) + _detail(view(second)))
         correlation = F.cosine_similarity(*map(view, aligned), dim=1)
         answer &= 1 - correlation <= allowed.clamp(max=1 - LEAST_CORRELATION)
     return answer

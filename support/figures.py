@@ -4,10 +4,10 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from support import console, files
+from support import console, files, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +39,16 @@ def write(path: str | os.PathLike, figure: "Figure") -> None:
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a style's name: drawn as an empty box
         figure.savefig(picture, format="png")
     files.write_whole(path, lambda file: file.write(picture.getbuffer()))
+
+
+def write_all(options: settings.Settings, pictures: dict[str, Callable[[], "Figure"]]) -> list[str]:
+    """Draw figures and write them under their names into outputdir; returns the names of those that did not fail."""
+    written = []
+    for name, draw in pictures.items():
+        with drawing(name):
+            write(options.output(name), draw())
+            written.append(name)
+    return written
 
 
 @contextlib.contextmanager

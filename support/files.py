@@ -1,6 +1,7 @@
 """Files written whole or not at all, and locks."""
 
 import contextlib
+import csv
 import errno
 import fcntl
 import io
@@ -90,6 +91,13 @@ def write_json(path: str | os.PathLike, value: object) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     text = json.dumps(value, indent=4, allow_nan=False) + "\n"
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def write_rows(path: str | os.PathLike, rows: list[list[object]]) -> None:
+    """Write a table as CSV, whole or not at all."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_whole(path, lambda file: file.write(text.getvalue().encode(errors="surrogateescape")))
 
 
 def write_tensors(path: str | os.PathLike, value: object) -> None:

@@ -1,5 +1,7 @@
 """The levels of a network: for each resolution that it works at, the last feature map."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,43 +11,37 @@ SIDE = 32  # of a level: where it has twice as many positions, some are left out
 
 
 def find(trunk: nn.Module, images: Tensor) -> list[str]:
-    """The names of the modules that give the last feature map of each resolution, but for the lowest, whose
-    features are pooled already.
+    """The names of the modules that give the last feature map of each resolution but the lowest.
 
     trunk: float [B, 3, S, S] -> anything; it is run once on `images`.
     """
-    last = {}
-    hooks = []
-    for name, module in trunk.named_modules():
-
-        def note(_module: nn.Module, _inputs: tuple, output: object, name: str = name) -> None:
-            if (level := _as_map(output)) is not None:
-                last[level.shape[3]] = name
-
-        if name:
-            hooks.append(module.register_forward_hook(note))
     with torch.no_grad():
-        trunk(images)
-    for hook in hooks:
-        hook.remove()
-    return [last[side] for side in sorted(last, reverse=True)[:-1]]
+        _, last = _watch(trunk, images, [name for name, _ in trunk.named_modules() if name])
+    return [name for name, _ in last[:-1]]
 
 
 def run(trunk: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[Tensor]]:
     """The trunk's output, and the feature maps of the modules that `find` named, [B, C, H, H] with falling H."""
-    found = {}
+    features, last = _watch(trunk, images, names)
+    return features, [level for _, level in last[: len(names)]]
 
-    def keep(_module: nn.Module, _inputs: tuple, output: object) -> None:
+
+def _watch(trunk: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+    """The trunk's output, and the last map of each resolution that the named modules give, with its module's name."""
+    last, hooks = {}, []
+
+    def keep(name: str, _module: nn.Module, _inputs: tuple, output: object) -> None:
         if (level := _as_map(output)) is not None:
-            found[level.shape[3]] = level  # a module may be called at several resolutions: the last map of each stays
+            last[level.shape[3]] = name, level
 
-    hooks = [trunk.get_submodule(name).register_forward_hook(keep) for name in names]
     try:
+        for name in names:
+            hooks.append(trunk.get_submodule(name).register_forward_hook(functools.partial(keep, name)))
         features = trunk(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return features, [found[side] for side in sorted(found, reverse=True)[: len(names)]]
+    return features, [last[side] for side in sorted(last, reverse=True)]
 
 
 def moments(maps: Tensor) -> Tensor:

@@ -18,11 +18,6 @@ AUXILIARY_NAMES = ("aux1.", "aux2.", "AuxLogits.")
 OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
 
-def is_known(architecture: str) -> bool:
-    """Whether torchvision has a classification network of this name."""
-    return architecture in names()
-
-
 def names() -> list[str]:
     """The names of torchvision's classification networks."""
     from torchvision import models  # takes a second to import
@@ -63,7 +58,7 @@ def normalization(architecture: str) -> tuple[list[float], list[float]]:
     """Mean and standard deviation that torchvision's default weights for a network were trained with."""
     from torchvision import models
 
-    if not is_known(architecture):
+    if architecture not in names():
         return IMAGENET
     if architecture in ("googlenet", "inception_v3"):  # these networks change ImageNet's normalization to this one
         return [0.5] * 3, [0.5] * 3
@@ -80,7 +75,7 @@ def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
     if source is True:
         from torchvision import models
 
-        if not is_known(architecture):
+        if architecture not in names():
             raise UserError(f"there are no weights to download for {architecture}; expected false or a path")
         try:
             state = models.get_model_weights(architecture).DEFAULT.get_state_dict(progress=processes.rank() == 0)

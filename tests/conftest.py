@@ -1,10 +1,8 @@
 """What the tests share: a painter of tiny data sets, a runner of scripts in this process, and the real paintings."""
 
 import colorsys
-import contextlib
-import io
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import jobs
 import numpy as np
@@ -89,17 +87,13 @@ def paint():
 @pytest.fixture(scope="session")
 def run():
     """run(script, *arguments) runs a script's main in this process: .status, .out, .err; a traceback is raised."""
+    return jobs.call
 
-    def run(script: ModuleType, *arguments: object) -> SimpleNamespace:
-        out, err, status = io.StringIO(), io.StringIO(), 0
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                script.main([str(argument) for argument in arguments])
-            except SystemExit as end:
-                status = end.code or 0
-        return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
 
-    return run
+@pytest.fixture(scope="module")
+def paintings(tmp_path_factory) -> Path:
+    """A folder of tiny noise paintings."""
+    return jobs.paint(tmp_path_factory.mktemp("paintings") / "train")
 
 
 @pytest.fixture(scope="session")

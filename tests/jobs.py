@@ -1,4 +1,4 @@
-"""What the robustness tests share: tiny paintings, and the scripts run in this process or in processes of their own.
+"""What tests of whole runs share: tiny paintings, and the scripts run in this process or in processes of their own.
 
 `start` forks from a server that has imported torch once, so that a run begins in milliseconds instead of seconds.
 """
@@ -15,19 +15,17 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
+import wikiart
+from support import devices, figures
+
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-import wikiart  # noqa: E402 - after the path to it
-from support import devices, figures  # noqa: E402
-
 COUNTS = {"Baroque": 13, "Cubism": 8, "Ukiyo_e": 5}
 SCRIPTS = ["trainpart1", "testtrainpart1", "trainauto", "testtrainauto"]
 
@@ -51,12 +49,13 @@ class Done(NamedTuple):
     err: str
 
 
-def call(script: str, *flags: object) -> Done:
-    """Run a script's `main` in this process. An exception that is no exit goes through, as a bug's traceback would."""
+def call(script: str | ModuleType, *flags: object) -> Done:
+    """Run the `main` of a script (its name or module) in this process; an exception that is no exit is raised."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            importlib.import_module(script).main([str(flag) for flag in flags])
+            module = importlib.import_module(script) if isinstance(script, str) else script
+            module.main([str(flag) for flag in flags])
         except SystemExit as end:
             status = end.code or 0
     return Done(status, out.getvalue(), err.getvalue())
@@ -101,7 +100,8 @@ class Running:
         return Done(next((p.exitcode for p in self.processes if p.exitcode), 0), self.text("out"), self.text("err"))
 
 
-def _server() -> multiprocessing.context.ForkServerContext:
+def fork_server() -> multiprocessing.context.ForkServerContext:
+    """The context of the one fork server of these tests, which has imported torch."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch._dynamo", "sklearn.neighbors", "matplotlib.figure", "jobs", *SCRIPTS])
     before = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
@@ -112,11 +112,6 @@ def _server() -> multiprocessing.context.ForkServerContext:
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
     return context
-
-
-def fork_server() -> multiprocessing.context.ForkServerContext:
-    """The context of the one fork server of these tests, which has imported torch."""
-    return _server()
 
 
 def _child(script: str, flags: list[str], environment: dict[str, str], output: str, plant: Callable | None) -> None:
@@ -142,7 +137,7 @@ def start(output: Path, script: str, *flags: object, processes: int = 1, plant: 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context, started = _server(), []
+    context, started = fork_server(), []
     for rank in range(processes):
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
         environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}

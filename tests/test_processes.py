@@ -18,11 +18,6 @@ import wikiart
 from support import balance, batches, checkpoints, console, processes, training, workers
 
 
-@pytest.fixture(scope="module")
-def paintings(tmp_path_factory) -> Path:
-    return jobs.paint(tmp_path_factory.mktemp("paintings") / "train")
-
-
 def flags(paintings: Path, out: Path, *more: object) -> list[object]:
     folders = ["--trainingdir", paintings, "--outputdir", out, "--cachedir", out / "cache"]
     size = ["--image_size", 16, "--batch_size", 8, "--epochs", 2, "--validation", 0.4]

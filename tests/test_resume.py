@@ -36,11 +36,6 @@ def quick():
         yield
 
 
-@pytest.fixture(scope="module")
-def paintings(tmp_path_factory) -> Path:
-    return jobs.paint(tmp_path_factory.mktemp("paintings") / "train")
-
-
 def flags(paintings: Path, out: Path, *more: object) -> list[object]:
     folders = ["--trainingdir", paintings, "--outputdir", out, "--cachedir", paintings.parent / "cache"]
     return [*folders, "--device", "cpu", "--image_size", 16, "--batch_size", 8, "--epochs", EPOCHS, *more]
@@ -314,17 +309,7 @@ def test_files_that_are_damaged_or_missing_are_one_line(paintings, tmp_path, scr
     assert refused(part1(paintings, tmp_path), "wikiart.pth: is not epoch 1 of the run, its best")
 
 
-# Ctrl-C and kills
-
-
-def test_ctrl_c_in_a_real_process(paintings, tmp_path):
-    out = tmp_path / "out"
-    running = jobs.start(tmp_path / "log", "trainpart1", *flags(paintings, out, "--epochs", 1000))
-    assert running.wait_for(lambda: "epoch 2/1000" in running.text("out"), timeout=300)
-    running.signal(signal.SIGINT)
-    done = running.wait(300)
-    said = re.fullmatch(r"\nStopped in epoch \d+ of 1000: epoch (\d+) is saved; the same .*\.\n", done.err)
-    assert done.status == 130 and said and saved_epochs(out) == int(said[1]) and not list(out.glob("*.part"))
+# Kills
 
 
 @pytest.mark.parametrize(
