@@ -5,23 +5,21 @@ python data/sample/prepare.py --full     13,350 training and 630 test pictures o
 """
 
 import argparse
-import os
+import contextlib
 import re
 import shutil
-import signal
 import sys
-import threading
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import pairwise
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from support import console, workers
 
 PARTS = ("train", "test")
 FULL_SIDE = 416  # px, the side of every picture of --full
@@ -459,32 +457,7 @@ def refuse_foreign(out: Path) -> None:
                 raise FileExistsError(f"{path} was not painted by this script, so {folder} stays as it is")
 
 
-def start_worker() -> None:
-    """End this worker at once when its parent is gone, however that ended."""
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-
-
-def paint_all(jobs: list[tuple[str, str, int]], out: Path, full: bool, workers: int) -> None:
-    """Paint every job with a progress bar; raises what a painter raises, with all workers ended."""
-    work, bar = partial(paint_file, out=out, full=full), partial(tqdm, total=len(jobs), unit="picture", disable=None)
-    if workers == 1:
-        for _ in bar(map(work, jobs)):
-            pass
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker)
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the workers: Ctrl-C is the parent's
-        try:
-            done = pool.map(work, jobs, chunksize=8)
-        finally:
-            signal.signal(signal.SIGINT, before)
-        for _ in bar(done):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def write_sample(out: Path, full: bool = False, workers: int = 1) -> None:
+def write_sample(out: Path, full: bool = False) -> None:
     """Paint train/ and test/ below `out`; each is there whole or, after an error, as it was before.
 
     Raises OSError where `out` cannot be written or holds pictures that are not this script's.
@@ -496,7 +469,9 @@ def write_sample(out: Path, full: bool = False, workers: int = 1) -> None:
     try:
         for part, name, _ in plan(full):
             (out / f".{part}.part" / name).mkdir(parents=True)
-        paint_all(jobs, out, full, workers)
+        with contextlib.closing(workers.parallel_map(partial(paint_file, out=out, full=full), jobs)) as painted:
+            for _ in tqdm(painted, total=len(jobs), unit="picture", disable=None):
+                pass
         for part in PARTS:
             if (out / part).exists():
                 (out / part).rename(out / f".{part}.old")
@@ -505,33 +480,24 @@ def write_sample(out: Path, full: bool = False, workers: int = 1) -> None:
         clean(out)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for a target that cannot be written, 130 for Ctrl-C."""
+@console.script
+def main(argv: list[str] | None = None) -> None:
+    """Paint, and say what there is."""
     parser = argparse.ArgumentParser(description="Paint a small sample dataset with a program.")
     parser.add_argument("--full", action="store_true", help="paint the course split's own counts at 416x416 px")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder of train/ and test/")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cores, help="processes that paint (default: one a core)")
     arguments = parser.parse_args(argv)
-    if arguments.workers < 1:
-        parser.error("--workers must be 1 or more")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal or log that is not UTF-8
     try:
-        write_sample(arguments.out, arguments.full, arguments.workers)
-    except KeyboardInterrupt:
-        print("stopped: nothing half painted is left", file=sys.stderr)
-        return 130
-    except (OSError, BrokenProcessPool) as error:
-        print(f"prepare.py: {error}", file=sys.stderr)
-        return 2
+        write_sample(arguments.out, arguments.full)
+    except OSError as error:
+        raise console.UserError(f"prepare.py: {error}") from None
     for part in PARTS:
         counts = [count for row_part, _, count in plan(arguments.full) if row_part == part]
-        print(f"{sum(counts):,} pictures of {len(counts)} styles in {arguments.out / part}")
-    print("A program painted them: they show only that everything runs, and figures on them say nothing about art.")
-    return 0
+        console.say(f"{sum(counts):,} pictures of {len(counts)} styles in {console.quoted(arguments.out / part)}")
+    console.say(
+        "A program painted them: they show only that everything runs, and figures on them say nothing about art."
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
