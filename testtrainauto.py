@@ -112,6 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     console.say(f"wrote {written} and clusters.csv into {options.outputdir}")
 
 
+@torch.no_grad()
 def measure_paintings(
     model: wikiart.Autoencoder, loader: batches.Batches, batch_size: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:

@@ -195,7 +195,7 @@ def log_priors(checkpoint: dict[str, object]) -> tuple[str, dict[str, Tensor]]:
     all equally often, SMOTE raises the rare ones to its target (name "smote", unless all styles end up equal).
     """
     options, counts = checkpoint["settings"], torch.tensor([float(max(n, 1)) for n in checkpoint["counts"].values()])
-    members = counts * (1 - options["validation"])  # SMOTE sees no held-out paintings
+    members = counts * (1 - options["validation"])  # about: SMOTE sees no held-out paintings
     target = options["smote_target"]
     raised = members.clamp(min=float(members.max() if target == "auto" else target))
     name = {"none": "training", "weighted_sampler": "uniform", "smote": "smote"}[options["imbalance"]]

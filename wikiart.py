@@ -242,8 +242,7 @@ class Classifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """What the head sees, before it is scaled, float [B, F]: the trunk's features, moments, and other statistics.
 
-        In train mode, a trunk that was not pretrained gets 0 for the others: it learns more where the head cannot lean
-        on the image's own statistics.
+        In train mode the others are 0 unless the trunk is pretrained: it learns more if the head cannot rely on them.
         """
         return torch.cat(self._parts(images), 1)
 

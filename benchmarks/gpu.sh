@@ -4,15 +4,18 @@
 #     bash benchmarks/gpu.sh PAINTINGS OUTPUT
 #
 # PAINTINGS holds the folders train and test; figures, logs and checkpoints go to OUTPUT. A step that fails is named at
-# the end and does not stop the others. PYTHON chooses the interpreter; DEVICE, SIZE, EPOCHS, POINTS, SECONDS_A_CASE and
-# ROUNDS make a run that only tries everything out: DEVICE=cpu SIZE=32 EPOCHS=1 POINTS=2000 SECONDS_A_CASE=0.2 ROUNDS=1.
-# WEIGHTS, a file of ImageNet weights for mobilenet_v2, adds a transfer.
+# the end and does not stop the others. PYTHON chooses the interpreter. To try it out on a CPU:
+#
+#     DEVICE=cpu SIZE=32 EPOCHS=1 BATCH=32 POINTS=2000 SECONDS_A_CASE=0.2 ROUNDS=1 bash benchmarks/gpu.sh PAINTINGS OUTPUT
+#
+# BATCH is the batch size. WEIGHTS, a file of ImageNet weights for mobilenet_v2, adds a run that starts from them.
 set -uo pipefail
 
 [ $# -eq 2 ] || { echo "usage: bash benchmarks/gpu.sh PAINTINGS OUTPUT" >&2; exit 2; }
 paintings=$(cd "$1" && pwd) && mkdir -p "$2" && output=$(cd "$2" && pwd) || exit 2
+[ -z "${WEIGHTS:-}" ] || WEIGHTS=$(realpath "$WEIGHTS") || exit 2
 cd "$(dirname "$0")/.." || exit 2
-python=${PYTHON:-python3} device=${DEVICE:-cuda} size=${SIZE:-128} epochs=${EPOCHS:-30} batch=256
+python=${PYTHON:-python3} device=${DEVICE:-cuda} size=${SIZE:-128} epochs=${EPOCHS:-30} batch=${BATCH:-256}
 timing=(--seconds "${SECONDS_A_CASE:-1.5}" --rounds "${ROUNDS:-7}")
 export PYTHONUNBUFFERED=1
 failed=()
@@ -33,10 +36,11 @@ step() {
 
 : > "$output/seconds.txt"
 if [ "$device" = cuda ]; then nvidia-smi > "$output/nvidia-smi.txt"; fi
-shared=(-c data/wikiart/config.json --trainingdir "$paintings/train" --testingdir "$paintings/test" --image_size "$size" --device "$device")
+shared=(-c data/wikiart/config.json --trainingdir "$paintings/train" --testingdir "$paintings/test"
+    --image_size "$size" --device "$device" --batch_size "$batch")
 
 # From files to checkpoint: nothing is decoded yet, for either part.
-rm -rf "$output/part1" "$output/part2" "$output"/cache[12]
+rm -rf "$output"/{part1,part2,transfer,many,cache1,cache2}
 step part1 "$python" trainpart1.py "${shared[@]}" --epochs "$epochs" --outputdir "$output/part1" \
     --cachedir "$output/cache1"
 step part2 "$python" trainauto.py "${shared[@]}" --epochs "$epochs" --outputdir "$output/part2" \
@@ -54,15 +58,15 @@ if [ "$device" = cuda ]; then
     gpus=$(nvidia-smi --list-gpus | wc -l)
     if [ "$gpus" -gt 1 ]; then
         step many_gpus "$python" -m torch.distributed.run --standalone --nproc_per_node="$gpus" trainpart1.py \
-            "${shared[@]}" --epochs 3 --batch_size $((batch * gpus)) --outputdir "$output/many" --cachedir "$output/cache1"
+            "${shared[@]}" --epochs 3 --outputdir "$output/many" --cachedir "$output/cache1"
     fi
 fi
 
 step throughput "$python" benchmarks/throughput.py --trainingdir "$paintings/train" --image_size "$size" \
-    --batch_size $batch --device "$device" "${timing[@]}" --json "$output/throughput.json"
+    --batch_size "$batch" --device "$device" "${timing[@]}" --json "$output/throughput.json"
 if [ "$device" = cuda ]; then
     step host_memory "$python" benchmarks/throughput.py --trainingdir "$paintings/train" --image_size "$size" \
-        --batch_size $batch --device "$device" "${timing[@]}" --decode 500 --host_memory --json "$output/host_memory.json"
+        --batch_size "$batch" --device "$device" "${timing[@]}" --decode 500 --host_memory --json "$output/host_memory.json"
 fi
 step clustering "$python" benchmarks/clustering.py --points "${POINTS:-81444}" --device "$device"
 step smote_loop "$python" benchmarks/smote.py --loop_only --image_size "$size" --device "$device" "${timing[@]}" \

@@ -4,7 +4,7 @@ decode_ratio: paintings per second of WikiArtDataset over those of bare Pillow c
 loop_ratio: paintings per second of the real training loop over those of the same step on one batch that never changes;
 each case under `cases`, the lowest at the top. augment_share: augmentation and normalisation in that step (residual).
 utilisation: arithmetic of the networks per second over that of a large matrix product in the same precision.
-gpu_busy: share of the training loop's time in which a GPU computes, with the profile of its kernels.
+gpu_busy: share of the training loop's time in which a GPU computes or copies, with a profile of its kernels.
 """
 
 import functools
@@ -244,7 +244,7 @@ def measure_case(
 
 
 def busy_share(work: Callable[[], object], device: torch.device) -> float:
-    """Share of the time of `work` in which the GPU computes or copies; prints the ten slowest kernels."""
+    """Share of the time of `work` in which the GPU computes or copies; prints the ten kernels that take most of it."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         taken = measure.seconds(work, device)
     print(profiler.key_averages().table("self_cuda_time_total", row_limit=10), flush=True)

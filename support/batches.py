@@ -58,7 +58,7 @@ class Batches:
             yield images[0], self.labels[chosen]
 
     def all_images(self, batch_size: int) -> Iterator[Tensor]:
-        """The images of all `batches` in their own order, in one process, with a progress bar."""
+        """All images in their own order, batch by batch, with a progress bar; for a single process."""
         with tqdm(total=len(self), unit="painting", disable=None, leave=False) as bar:
             for images, _ in self.batches(torch.arange(len(self)), batch_size):
                 yield images

@@ -11,7 +11,7 @@ SIDE = 32  # of a level: where it has twice as many positions, some are left out
 
 
 def find(trunk: nn.Module, images: Tensor) -> list[str]:
-    """The names of the modules that give the last feature map of each resolution but the lowest.
+    """The names of the modules that give the last feature map of each resolution but the lowest, which the trunk pools.
 
     trunk: float [B, 3, S, S] -> anything; it is run once on `images`.
     """

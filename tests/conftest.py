@@ -19,7 +19,7 @@ STARTS_PROCESSES = "test_console", "test_dataset", "test_files", "test_processes
 
 
 def pytest_itemcollected(item):
-    """A worker takes whole files, and one worker all that start processes: their fork server takes seconds to begin."""
+    """Each file runs in one worker; files that start processes share one: a fork server takes seconds to start."""
     name = item.module.__name__
     item.add_marker(pytest.mark.xdist_group("processes" if name in STARTS_PROCESSES else name))
 

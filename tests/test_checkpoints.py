@@ -91,6 +91,8 @@ DAMAGE = {
     "one style less": (lambda c: c | {"classes": c["classes"][:-1]}, "is damaged"),
     "counts as texts": (lambda c: c | {"counts": dict.fromkeys(c["counts"], "9")}, "is damaged: counts"),
     "other settings": (lambda c: c | {"settings": c["settings"] | {"smote_target": None}}, "smote_target is null"),
+    "no settings": (lambda c: c | {"settings": {}}, "imbalance is null"),
+    "a share of 2": (lambda c: c | {"settings": c["settings"] | {"validation": 2}}, "validation is 2"),
     "another network": (lambda c: c | {"architecture": "three_conv"}, "is damaged"),
     "no such network": (lambda c: c | {"architecture": "nothing"}, "is damaged"),
     "not finite": (lambda c: c | {"model": c["model"] | {"normalize.std": torch.ones(3) / 0}}, "is damaged"),

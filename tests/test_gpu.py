@@ -7,7 +7,10 @@ import torch
 import wikiart
 from support import balance, batches, optimizer, processes
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.usefixtures("full_networks"),
+]
 
 
 @pytest.fixture(scope="module")

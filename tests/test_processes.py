@@ -25,7 +25,7 @@ def flags(paintings: Path, out: Path, *more: object) -> list[object]:
 
 
 def test_torchrun_trains(paintings, tmp_path):
-    """As the README starts it, in a shell of a user whose matplotlib has a notebook's backend and no writable home."""
+    """As users start it, in a shell of one whose matplotlib has a notebook's backend and no writable home."""
     out = tmp_path / "out"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [*launcher, jobs.ROOT / "trainpart1.py", *flags(paintings, out, "--architecture", "three_conv")]

@@ -62,7 +62,7 @@ def test_the_full_plan_has_the_courses_counts(prepare):
     assert ("train", "Impressionism", 2269) in prepare.full_plan and ("test", "New_Realism", 1) in prepare.full_plan
 
 
-def test_a_failed_painting_keeps_the_old_parts_and_pictures_of_others(prepare, tmp_path, monkeypatch, refused):
+def test_a_painting_that_fails_keeps_the_old_parts_and_pictures_of_others(prepare, tmp_path, monkeypatch, run, refused):
     prepare.main(["--out", str(tmp_path)])
     before, real, left = digests(tmp_path), prepare.paint, iter([True] * 3)
 
@@ -74,6 +74,8 @@ def test_a_failed_painting_keeps_the_old_parts_and_pictures_of_others(prepare, t
     monkeypatch.setattr(prepare, "paint", fail)
     assert "no space left" in refused(prepare, "--out", tmp_path, "--full")
     assert digests(tmp_path) == before and sorted(path.name for path in tmp_path.iterdir()) == ["test", "train"]
+    monkeypatch.setattr(prepare.workers, "parallel_map", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run(prepare, "--out", tmp_path, "--full").status == 130 and digests(tmp_path) == before
     (tmp_path / "train" / "Cubism" / "violin.jpg").write_bytes(b"a real painting")
     assert "violin.jpg" in refused(prepare, "--out", tmp_path)
     assert digests(tmp_path).items() > before.items()

@@ -180,6 +180,7 @@ def test_a_figure_that_fails_is_a_warning_and_a_file_that_cannot_be_written_an_e
     monkeypatch.setattr(testtrainpart1, "draw_mistakes", lambda *_: 1 / 0)
     result, metrics, table = evaluate()
     assert result.err == "warning: mistakes.png is not drawn: division by zero\n"
+    assert "heatmaps.png" in (last := result.out.splitlines()[-1]) and "mistakes.png" not in last
     assert metrics == trained.metrics and table == trained.table
     assert sorted(os.listdir(tmp_path)) == [name for name in WRITTEN if name != "mistakes.png"]
     shutil.copy(trained.folder / "out" / "wikiart.pth", tmp_path)

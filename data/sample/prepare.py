@@ -4,7 +4,6 @@ python data/sample/prepare.py            about 1,350 training and 270 test pictu
 python data/sample/prepare.py --full     13,350 training and 630 test pictures of 416x416 px
 """
 
-import argparse
 import contextlib
 import re
 import shutil
@@ -19,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from support import console, workers
+from support import console, settings, workers
 
 PARTS = ("train", "test")
 FULL_SIDE = 416  # px, the side of every picture of --full
@@ -460,7 +459,8 @@ def refuse_foreign(out: Path) -> None:
 def write_sample(out: Path, full: bool = False) -> None:
     """Paint train/ and test/ below `out`; each is there whole or, after an error, as it was before.
 
-    Raises OSError where `out` cannot be written or holds pictures that are not this script's.
+    Raises OSError where `out` cannot be written or holds pictures that are not this script's, UserError when a worker
+    is killed.
     """
     out.mkdir(parents=True, exist_ok=True)
     clean(out)
@@ -483,7 +483,7 @@ def write_sample(out: Path, full: bool = False) -> None:
 @console.script
 def main(argv: list[str] | None = None) -> None:
     """Paint, and say what there is."""
-    parser = argparse.ArgumentParser(description="Paint a small sample dataset with a program.")
+    parser = settings.Parser(description="Paint a small sample dataset with a program.", allow_abbrev=False)
     parser.add_argument("--full", action="store_true", help="paint the course split's own counts at 416x416 px")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder of train/ and test/")
     arguments = parser.parse_args(argv)
