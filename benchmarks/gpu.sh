@@ -8,7 +8,7 @@
 #
 #     DEVICE=cpu SIZE=32 EPOCHS=1 BATCH=32 POINTS=2000 SECONDS_A_CASE=0.2 ROUNDS=1 bash benchmarks/gpu.sh PAINTINGS OUTPUT
 #
-# BATCH is the batch size. WEIGHTS, a file of ImageNet weights for mobilenet_v2, adds a run that starts from them.
+# BATCH is the batch size of part 1. WEIGHTS, a file of ImageNet weights for mobilenet_v2, adds a run that starts from them.
 set -uo pipefail
 
 [ $# -eq 2 ] || { echo "usage: bash benchmarks/gpu.sh PAINTINGS OUTPUT" >&2; exit 2; }
@@ -37,12 +37,12 @@ step() {
 : > "$output/seconds.txt"
 if [ "$device" = cuda ]; then nvidia-smi > "$output/nvidia-smi.txt"; fi
 shared=(-c data/wikiart/config.json --trainingdir "$paintings/train" --testingdir "$paintings/test"
-    --image_size "$size" --device "$device" --batch_size "$batch")
+    --image_size "$size" --device "$device")
 
 # From files to checkpoint: nothing is decoded yet, for either part.
 rm -rf "$output"/{part1,part2,transfer,many,cache1,cache2}
-step part1 "$python" trainpart1.py "${shared[@]}" --epochs "$epochs" --outputdir "$output/part1" \
-    --cachedir "$output/cache1"
+step part1 "$python" trainpart1.py "${shared[@]}" --batch_size "$batch" --epochs "$epochs" \
+    --outputdir "$output/part1" --cachedir "$output/cache1"
 step part2 "$python" trainauto.py "${shared[@]}" --epochs "$epochs" --outputdir "$output/part2" \
     --cachedir "$output/cache2"
 step part1_test "$python" testtrainpart1.py "${shared[@]}" --outputdir "$output/part1" --cachedir "$output/cache1"
