@@ -5,9 +5,9 @@ cluster_gallery.png, dendrogram.png and clusters.csv into outputdir. With --simi
 """
 
 import colorsys
+import contextlib
 import os
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,12 +17,12 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import (
     adjusted_mutual_info_score,
     adjusted_rand_score,
-    completeness_score,
-    homogeneity_score,
-    normalized_mutual_info_score,
+    homogeneity_completeness_v_measure,
     silhouette_score,
 )
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
+from torch.utils.data import ConcatDataset
 
 import wikiart
 from support import (
@@ -32,10 +32,10 @@ from support import (
     console,
     devices,
     duplicates,
+    features,
     figures,
     files,
     settings,
-    similar,
     statistics,
 )
 from support.console import DataError, UserError
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         dataset = wikiart.WikiArtDataset(options.testingdir, checkpoint["image_size"], classes, options.cachedir)
     clusters = len(classes) if options.clusters == "auto" else options.clusters
     if len(dataset) < max(clusters, 2):
-        count = f"{len(dataset)} painting{'s' * (len(dataset) > 1)} in {console.quoted(options.testingdir)}"
+        count = f"{console.count(len(dataset), 'painting')} in {console.quoted(options.testingdir)}"
         raise options.error("clusters", f"{count} cannot make {clusters} clusters; expected at least 2 and as many")
 
     loader = batches.Batches(dataset.images, dataset.labels, device)
@@ -89,19 +89,21 @@ def main(argv: list[str] | None = None) -> None:
     labels = dataset.labels.numpy()
     results = {name: cluster(spaces[name], labels, clusters, options.seed, device) for name in SPACES}
     points, (_, tree, found) = spaces["latents"], results["latents"]["as_is"]
-    metrics = summarize(checkpoint["latent_dim"], len(model.scales), clusters, errors, pca_errors, results)
+    metrics = summarize(model, errors, pca_errors, results)
     print_metrics(metrics)
     known = duplicates.known_paintings(dataset, checkpoint)
     if known.any():
-        rest, paths = None, [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
+        rest = None
         if not known.all():
             agreement = measure(labels[~known], found[~known], points[~known], options.seed)
             rest = {"mse": float(errors[~known].mean()), **agreement}
             console.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
-        metrics["also_in_training"] = {"images": len(paths), "paths": paths, "metrics_without": rest}
+        metrics |= duplicates.report(dataset.paths, known, rest)
 
     files.write_json(options.output("metrics_auto.json"), metrics)
-    write_clusters(options, dataset, found, spaces["plane"])
+    styles = [classes[label] for label in labels]
+    rows = zip(dataset.paths, styles, found, *spaces["plane"].T.tolist(), strict=True)
+    files.write_rows(options.output("clusters.csv"), [["path", "style", "cluster", "pc1", "pc2"], *rows])
     pictures = {
         "reconstruction.png": lambda: draw_reconstructions(model, dataset, errors, metrics, device, options.seed),
         "clusters.png": lambda: draw_clusters(spaces["plane"], shares, found, labels, classes),
@@ -181,19 +183,18 @@ def measure(labels: np.ndarray, found: np.ndarray, points: np.ndarray, seed: int
 
     The silhouette (of at most `SILHOUETTE_POINTS` points, drawn by the seed) is None where it is not defined.
     """
+    homogeneity, completeness, nmi = homogeneity_completeness_v_measure(labels, found)
     scores = {
         "ari": float(adjusted_rand_score(labels, found)),
         "ami": float(adjusted_mutual_info_score(labels, found)),
-        "nmi": float(normalized_mutual_info_score(labels, found)),
-        "homogeneity": float(homogeneity_score(labels, found)),
-        "completeness": float(completeness_score(labels, found)),
+        "nmi": float(nmi),
+        "homogeneity": float(homogeneity),
+        "completeness": float(completeness),
         "silhouette": None,
     }
-    if len(points) > SILHOUETTE_POINTS:
-        drawn = np.random.default_rng(seed).choice(len(points), SILHOUETTE_POINTS, replace=False)
-        points, found = points[drawn], found[drawn]
-    if 2 <= len(np.unique(found)) < len(points):
-        scores["silhouette"] = float(silhouette_score(points, found))
+    count = min(len(points), SILHOUETTE_POINTS)
+    with contextlib.suppress(ValueError):  # a single cluster, or one per painting
+        scores["silhouette"] = float(silhouette_score(points, found, sample_size=count, random_state=seed))
     return scores
 
 
@@ -203,12 +204,7 @@ def psnr(mse: float) -> float:
 
 
 def summarize(
-    latent_dim: int,
-    content: int,
-    clusters: int,
-    errors: np.ndarray,
-    pca_errors: np.ndarray,
-    results: dict[str, dict[str, Clusters]],
+    model: wikiart.Autoencoder, errors: np.ndarray, pca_errors: np.ndarray, results: dict[str, dict[str, Clusters]]
 ) -> dict[str, object]:
     """What metrics_auto.json holds. `spaces`: the figures of every space in each of `WAYS`.
 
@@ -220,9 +216,9 @@ def summarize(
         "psnr": psnr(errors.mean()),
         "pca_mse": float(pca_errors.mean()),
         "images": len(errors),
-        "latent_dim": latent_dim,
-        "content_numbers": content,
-        "clusters": clusters,
+        "latent_dim": len(model.components),
+        "content_numbers": len(model.scales),
+        "clusters": int(results["latents"]["as_is"].found.max()) + 1,
         **spaces["latents"]["as_is"],
         **{name: ways["as_is"] for name, ways in spaces.items() if name != "latents"},
         "spaces": spaces,
@@ -251,16 +247,6 @@ def print_metrics(metrics: dict[str, object]) -> None:
             console.say(f"  {text:<{width - 2}}{numbers}")
 
 
-def write_clusters(
-    options: settings.Settings, dataset: wikiart.WikiArtDataset, found: np.ndarray, plane: np.ndarray
-) -> None:
-    """Write clusters.csv: a row per painting."""
-    rows = [["path", "style", "cluster", "pc1", "pc2"]]
-    for path, label, number, place in zip(dataset.paths, dataset.labels.tolist(), found, plane, strict=True):
-        rows.append([path, dataset.classes[label], number, *map(float, place)])
-    files.write_rows(options.output("clusters.csv"), rows)
-
-
 def draw_reconstructions(
     model: wikiart.Autoencoder,
     dataset: wikiart.WikiArtDataset,
@@ -285,7 +271,7 @@ def draw_reconstructions(
     for column, number in zip(figure.subplots(2, len(chosen), squeeze=False).T, range(len(chosen)), strict=True):
         name = figures.caption(dataset.classes[labels[chosen[number]]])
         show(column[0], images[number].cpu())
-        column[0].set_title(wrap(name), fontsize=8, parse_math=False)
+        column[0].set_title(textwrap.fill(name, 18), fontsize=8, parse_math=False)
         show(column[1], pictures[number])
         column[1].set_title(f"{psnr(errors[chosen[number]]):.1f} dB", fontsize=8)
     return figure
@@ -295,12 +281,6 @@ def show(axes: object, image: Tensor) -> None:
     """Draw an image [3, S, S] without axes, pixel by pixel."""
     axes.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
     axes.axis("off")
-
-
-def wrap(name: str) -> str:
-    """A long name on two lines."""
-    words = name.split(" ")
-    return name if len(name) <= 16 else " ".join(words[: len(words) // 2]) + "\n" + " ".join(words[len(words) // 2 :])
 
 
 def distinct_colours(count: int) -> list[tuple[float, float, float]]:
@@ -351,7 +331,7 @@ def describe(members: np.ndarray, labels: np.ndarray, names: list[str], most: in
     """How many paintings (indices `members`) a cluster has, and its most frequent styles with their shares."""
     numbers = np.bincount(labels[members], minlength=len(names))
     styles = [label for label in np.argsort(-numbers, kind="stable")[:most] if numbers[label]]
-    lines = [f"{len(members):,} painting{'s' * (len(members) > 1)}"]
+    lines = [console.count(len(members), "painting")]
     return "\n".join([*lines, *(f"{names[label]} {numbers[label] / len(members):.0%}" for label in styles)])
 
 
@@ -430,20 +410,23 @@ def find_similar(options: settings.Settings, model: wikiart.Autoencoder, image_s
             console.warn(f"{console.quoted(path)} cannot be read: {error}")
     if pixels:
         datasets = open_folders(options, image_size)
-        digest = similar.digest(model.state_dict())
-        latents = [stored_latents(model, dataset, digest, options, device) for dataset in datasets]
+        latents = torch.cat([stored_latents(model, dataset, options.batch_size, device) for dataset in datasets])
         images = torch.stack(pixels)
-        own = torch.cat(
-            [wikiart.embed(model, part.to(device) / 255).cpu() for part in images.split(options.batch_size)]
-        )
-        nearest, distances = similar.nearest(own, torch.cat(latents), SIMILAR)
-        found = [[painting(datasets, i) for i in row] for row in nearest.tolist()]
-        for path, row, apart in zip(paths, found, distances.tolist(), strict=True):
+        own = [wikiart.embed(model, part.to(device) / 255).cpu() for part in images.split(options.batch_size)]
+        search = NearestNeighbors(n_neighbors=min(SIMILAR, len(latents)), algorithm="brute").fit(latents.double())
+        distances, nearest = search.kneighbors(torch.cat(own).double())
+        everything = ConcatDataset(datasets)
+        files_of = [
+            (path, dataset.classes[label])
+            for dataset in datasets
+            for path, label in zip(dataset.paths, dataset.labels, strict=True)
+        ]
+        found = [[(everything[i][0], *files_of[i]) for i in row] for row in nearest]
+        for path, row, apart in zip(paths, found, distances, strict=True):
             console.say(f"{console.printable(path)} is most similar to")
-            for (_, style, file), distance in zip(row, apart, strict=True):
+            for (_, file, style), distance in zip(row, apart, strict=True):
                 console.say(f"  {distance:8.3f}  {file}  ({style})")
-        with figures.drawing("similar.png"):
-            figures.write(options.output("similar.png"), draw_similar(paths, images, found, distances))
+        if figures.write_all(options, {"similar.png": lambda: draw_similar(paths, images, found, distances)}):
             console.say(f"wrote similar.png into {options.outputdir}")
     if len(paths) < len(options.similar):
         raise UserError(
@@ -466,32 +449,18 @@ def open_folders(options: settings.Settings, image_size: int) -> list[wikiart.Wi
 
 
 def stored_latents(
-    model: wikiart.Autoencoder,
-    dataset: wikiart.WikiArtDataset,
-    digest: str,
-    options: settings.Settings,
-    device: torch.device,
+    model: wikiart.Autoencoder, dataset: wikiart.WikiArtDataset, batch_size: int, device: torch.device
 ) -> Tensor:
     """A folder's paintings as `wikiart.embed` has them, float32 [N, D]; kept in a file beside its pixels."""
-
-    def compute() -> Tensor:
-        loader = batches.Batches(dataset.images, dataset.labels, device)
-        return torch.cat([wikiart.embed(model, images).cpu() for images in loader.all_images(options.batch_size)])
-
-    return similar.stored(Path(dataset.pixel_file).with_suffix(f".{digest}.npy"), len(dataset), compute)
-
-
-def painting(datasets: list[wikiart.WikiArtDataset], number: int) -> tuple[Tensor, str, str]:
-    """Pixels, style and path of a painting, counted through the datasets."""
-    for dataset in datasets:
-        if number < len(dataset):
-            break
-        number -= len(dataset)
-    return dataset.images[number], dataset.classes[dataset.labels[number]], dataset.paths[number]
+    loader = batches.Batches(dataset.images, dataset.labels, device)
+    return features.cached(
+        features.cache_path(dataset.pixel_file, model),
+        lambda: torch.cat([wikiart.embed(model, images).cpu() for images in loader.all_images(batch_size)]),
+    )
 
 
 def draw_similar(
-    paths: list[str], images: Tensor, found: list[list[tuple[Tensor, str, str]]], distances: Tensor
+    paths: list[str], images: Tensor, found: list[list[tuple[Tensor, str, str]]], distances: np.ndarray
 ) -> "Figure":
     """A row per image (uint8 [Q, 3, S, S]), at most `SIMILAR_ROWS`: itself, then what was found, the nearest first."""
     count = min(len(paths), SIMILAR_ROWS)
@@ -505,7 +474,7 @@ def draw_similar(
             axes.axis("off")
         show(row[0], images[number])
         row[0].set_title(f"{file_name(paths[number])}", fontsize=7, fontweight="bold", parse_math=False)
-        for axes, (pixels, style, path), distance in zip(row[1:], found[number], distances[number], strict=False):
+        for axes, (pixels, path, style), distance in zip(row[1:], found[number], distances[number], strict=False):
             show(axes, pixels)
             text = f"{figures.caption(style)}, {distance:.3f}\n{file_name(path)}"
             axes.set_title(text, fontsize=7, parse_math=False)

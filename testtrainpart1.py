@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 NAMED = 60  # styles that a figure names at most
 HEATMAPS = 27  # styles in heatmaps.png at most
+SHARES = (
+    "accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1", "top3_accuracy"
+)  # fmt: skip
 PRIORS = {"uniform": "all styles equally likely", "training": "styles as frequent as in the training folder"}
 SWITCHES = {
     "--predict": {
@@ -71,12 +74,19 @@ def main(argv: list[str] | None = None) -> None:
     classes, counts = checkpoint["classes"], checkpoint["counts"]
     with options.blame("testingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.testingdir, checkpoint["image_size"], classes, options.cachedir)
-    labels, logits = dataset.labels.numpy(), compute_logits(model, dataset, options.batch_size, device)
+    loader = batches.Batches(dataset.images, dataset.labels, device)
+    parts = [wikiart.classify(model, images, flips=True).cpu() for images in loader.all_images(options.batch_size)]
+    labels, logits = dataset.labels.numpy(), torch.cat(parts)
 
     metrics = measure(labels, logits.numpy(), counts)
     metrics["prior"] = measure_priors(labels, logits, checkpoint)
     print_metrics(metrics)
-    metrics |= measure_without_known(dataset, logits.numpy(), checkpoint)
+    known = duplicates.known_paintings(dataset, checkpoint)
+    if known.any():
+        rest = None if known.all() else measure(labels[~known], logits.numpy()[~known], counts)
+        if rest:
+            console.say(f"without them: accuracy {rest['accuracy']:.1%}, macro F1 {rest['macro_f1']:.1%}")
+        metrics |= duplicates.report(dataset.paths, known, rest)
     if by_artist := artists.by_artist(dataset.paths, logits.argmax(1).numpy() == labels, checkpoint["artists"]):
         metrics["by_artist"] = by_artist
         print_artists(by_artist)
@@ -86,16 +96,17 @@ def main(argv: list[str] | None = None) -> None:
     write_table(options.output("predictions.csv"), classes, dataset.paths, probabilities, styles)
     title = f"{checkpoint['architecture']}, epoch {checkpoint['epoch']}: {len(labels):,} test paintings, "
     title += f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
-    drawn = write_figures(options, model, dataset, probabilities, title, device)
+    matrix = confusion_matrix(labels, probabilities.argmax(1), labels=range(len(classes)))
+    pictures = {
+        "confusion_matrix.png": lambda: draw_confusion(matrix, classes, title),
+        "mistakes.png": lambda: draw_mistakes(dataset, matrix, probabilities),
+        "heatmaps.png": lambda: draw_heatmaps(model, dataset, probabilities, device),
+    }
+    if not gradcam.has_convolutions(model):
+        del pictures["heatmaps.png"]
+        console.say(f"no heatmaps.png: {model.architecture} has no convolutions")
+    drawn = figures.write_all(options, pictures)
     console.say(f"wrote {', '.join(['metrics_part1.json', 'predictions.csv', *drawn])} into {options.outputdir}")
-
-
-def compute_logits(
-    model: wikiart.Classifier, dataset: wikiart.WikiArtDataset, batch_size: int, device: torch.device
-) -> Tensor:
-    """Logits of all paintings, means over each painting and its flip: float32 [N, classes] on the CPU."""
-    loader = batches.Batches(dataset.images, dataset.labels, device)
-    return torch.cat([wikiart.classify(model, images, flips=True).cpu() for images in loader.all_images(batch_size)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -133,37 +144,12 @@ def measure(labels: np.ndarray, logits: np.ndarray, counts: dict[str, int]) -> d
     }
 
 
-def measure_without_known(
-    dataset: wikiart.WikiArtDataset, logits: np.ndarray, checkpoint: dict[str, object]
-) -> dict[str, object]:
-    """Which test paintings are also in training, and the figures without them; warns of them. Empty if there are none.
-
-    logits: float [N, classes].
-    """
-    known = duplicates.known_paintings(dataset, checkpoint)
-    if not known.any():
-        return {}
-    rest = None if known.all() else measure(dataset.labels.numpy()[~known], logits[~known], checkpoint["counts"])
-    if rest:
-        console.say(f"without them: accuracy {rest['accuracy']:.1%}, macro F1 {rest['macro_f1']:.1%}")
-    paths = [path for path, is_known in zip(dataset.paths, known, strict=True) if is_known]
-    return {"also_in_training": {"images": len(paths), "paths": paths, "metrics_without": rest}}
-
-
 def print_metrics(metrics: dict[str, object]) -> None:
     """Print the figures, with the majority guess for scale, and a table of the styles."""
     width = max(len("style"), *map(len, metrics["per_class"]))
     console.say(f"{metrics['images']:,} test paintings; always guessing the most frequent training style "
                 f"would be right for {metrics['majority_accuracy']:.1%}")  # fmt: skip
-    for name in (
-        "accuracy",
-        "balanced_accuracy",
-        "macro_precision",
-        "macro_recall",
-        "macro_f1",
-        "weighted_f1",
-        "top3_accuracy",
-    ):
+    for name in SHARES:
         console.say(f"  {name.replace('_', ' '):<18}{metrics[name]:>7.1%}")
     for prior, meaning in PRIORS.items():
         row = metrics["prior"][prior]
@@ -180,7 +166,8 @@ def print_artists(groups: dict[str, dict[str, float | int | None]]) -> None:
     for name, text in (("seen", "artists in training"), ("new", "artists new to the network")):
         row = groups[name]
         accuracy = f"accuracy {row['accuracy']:.1%} of " if row["images"] else ""
-        console.say(f"{text}: {accuracy}{row['images']:,} paintings by {row['artists']:,} artists")
+        paintings, painters = console.count(row["images"], "painting"), console.count(row["artists"], "artist")
+        console.say(f"{text}: {accuracy}{paintings} by {painters}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -310,27 +297,6 @@ def write_table(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def write_figures(
-    options: settings.Settings, model: wikiart.Classifier, dataset: wikiart.WikiArtDataset, probabilities: np.ndarray,
-    title: str, device: torch.device,
-) -> list[str]:  # fmt: skip
-    """Draw and write all figures; the names of those written. A figure that fails is a warning.
-
-    probabilities: float [N, classes]; title: of the confusion matrix.
-    """
-    labels, classes = dataset.labels.numpy(), dataset.classes
-    matrix = confusion_matrix(labels, probabilities.argmax(1), labels=range(len(classes)))
-    pictures = {
-        "confusion_matrix.png": lambda: draw_confusion(matrix, classes, title),
-        "mistakes.png": lambda: draw_mistakes(dataset, matrix, probabilities),
-        "heatmaps.png": lambda: draw_heatmaps(model, dataset, probabilities, device),
-    }
-    if not gradcam.has_convolutions(model):
-        del pictures["heatmaps.png"]
-        console.say(f"no heatmaps.png: {model.architecture} has no convolutions")
-    return figures.write_all(options, pictures)
-
-
 def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> "Figure":
     """The confusion matrix: true styles in rows, predicted ones in columns, colour by a row's share, counts in cells.
 
@@ -379,18 +345,14 @@ def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabili
             caption = f"is {names[labels[i]]}\nsaid {names[predicted[i]]} {confidence[i]:.0%}"
             axes.set_title(caption, fontsize=8, parse_math=False)
     confused = np.tril(matrix + matrix.T, -1)
-    pairs = sorted(((confused[i, j], i, j) for i, j in zip(*confused.nonzero(), strict=True)), reverse=True)[:10]
+    places = np.arange(min(10, np.count_nonzero(confused)))
+    i, j = np.unravel_index(np.argsort(-confused, axis=None, kind="stable")[: len(places)], confused.shape)
     axes = chart.subplots()
     axes.set_title("The pairs of styles most often confused")
-    axes.barh(range(len(pairs)), [matrix[i, j] for _, i, j in pairs], color="tab:blue", label="first taken for second")
-    axes.barh(
-        range(len(pairs)),
-        [matrix[j, i] for _, i, j in pairs],
-        left=[matrix[i, j] for _, i, j in pairs],
-        color="tab:orange",
-        label="second taken for first",
-    )
-    axes.set_yticks(range(len(pairs)), [f"{names[i]},\n{names[j]}" for _, i, j in pairs], fontsize=8, parse_math=False)
+    axes.barh(places, matrix[i, j], color="tab:blue", label="first taken for second")
+    axes.barh(places, matrix[j, i], left=matrix[i, j], color="tab:orange", label="second taken for first")
+    pairs = [f"{names[first]},\n{names[second]}" for first, second in zip(i, j, strict=True)]
+    axes.set_yticks(places, pairs, fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("test paintings")
     if pairs:

@@ -66,8 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     lines = {"training_loss": "training", "validation_mse": "validation"}
     panels = {"mean squared error of pixels in [0, 1]": lines}
     title = f"Training of the autoencoder on {len(members):,} paintings"
-    with figures.drawing("training_auto.png"):
-        history.draw(run.history, panels, title, curves)
+    figures.write_all(options, {"training_auto.png": lambda: history.draw(run.history, panels, title)})
 
 
 @torch.no_grad()

@@ -88,8 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         "share of the held-out paintings": {"accuracy": "accuracy", "macro_f1": "macro F1"},
     }
     title = f"Training of {options.architecture} on {len(members):,} paintings"
-    with figures.drawing("training_part1.png"):
-        history.draw(run.history, panels, title, curves)
+    figures.write_all(options, {"training_part1.png": lambda: history.draw(run.history, panels, title)})
 
 
 def make_model(options: settings.Settings, dataset: wikiart.WikiArtDataset, members: Tensor) -> wikiart.Classifier:
@@ -133,7 +132,8 @@ def validate(
     device = loader.labels.device
     confusion, loss = torch.zeros(styles**2, device=device), torch.zeros((), device=device)  # rows: true styles
     for images, labels in loader.batches(held_out, batch_size):
-        logits = wikiart.classify(model, images)
+        with devices.autocast(device):
+            logits = wikiart.classify(model, images)
         confusion.index_add_(0, labels * styles + logits.argmax(1), torch.ones(len(labels), device=device))
         loss += F.cross_entropy(logits, labels, reduction="sum")
     confusion = processes.total(confusion).view(styles, styles).cpu()

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from support import console, devices, levels, pretrained, statistics
+from support import console, levels, pretrained, statistics
 from support.cache import decode_folder
 from support.console import DataError, UserError
 from support.folders import find_images
@@ -310,9 +310,8 @@ def classifier_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 @torch.no_grad()
 def classify(model: Classifier, images: Tensor, flips: bool = False) -> Tensor:
     """Logits, float32 [B, classes], of images [B, 3, S, S] in [0, 1]; with `flips` means with their flips'."""
-    with devices.autocast(images.device):
-        logits = model(images).float()
-        return (logits + model(images.flip(3)).float()) / 2 if flips else logits
+    logits = model(images).float()
+    return (logits + model(images.flip(3)).float()) / 2 if flips else logits
 
 
 # ---------------------------------------------------------------------------------------------------------------------

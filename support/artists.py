@@ -7,20 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def artist_of(path: str) -> str:
-    """What stands before the first underscore of a file's name, in NFC; the whole path where there is none."""
-    name = os.path.basename(path)
-    return unicodedata.normalize("NFC", name.split("_")[0]) if is_named(path) else path
-
-
-def is_named(path: str) -> bool:
-    """Whether a file's name begins with an artist and an underscore."""
-    return os.path.basename(path).find("_") > 0
+def artist_of(path: str) -> str | None:
+    """What stands before the first underscore of a file's name, in NFC; None where nothing does."""
+    artist, underscore, _ = os.path.basename(path).partition("_")
+    return unicodedata.normalize("NFC", artist) if artist and underscore else None
 
 
 def known_artists(paths: Sequence[str]) -> list[str]:
     """The artists whom file names tell, each once and sorted."""
-    return sorted({artist_of(path) for path in paths if is_named(path)})
+    return sorted({artist for path in paths if (artist := artist_of(path))})
 
 
 def by_artist(
@@ -32,17 +27,12 @@ def by_artist(
     "new" with `images`, `artists` and `accuracy` (None without an image); None where names do not tell: fewer than
     two training artists, or most of the test paintings without an artist's name, which are left out otherwise.
     """
-    named = np.array([is_named(path) for path in paths], dtype=bool)
-    if len(training_artists) < 2 or 2 * named.sum() <= len(paths):
+    named = [(artist, right) for path, right in zip(paths, correct, strict=True) if (artist := artist_of(path))]
+    if len(training_artists) < 2 or 2 * len(named) <= len(paths):
         return None
-    known = set(training_artists)
-    seen = np.array([artist_of(path) in known for path in paths], dtype=bool)
-    groups = {"seen": named & seen, "new": named & ~seen}
-    return {
-        name: {
-            "images": int(chosen.sum()),
-            "artists": len({artist_of(path) for path, is_in in zip(paths, chosen, strict=True) if is_in}),
-            "accuracy": float(np.mean(correct[chosen])) if chosen.any() else None,
-        }
-        for name, chosen in groups.items()
-    }
+    known, groups = set(training_artists), {}
+    for name in ("seen", "new"):
+        group = [(artist, right) for artist, right in named if (artist in known) == (name == "seen")]
+        accuracy = float(np.mean([right for _, right in group])) if group else None
+        groups[name] = {"images": len(group), "artists": len({a for a, _ in group}), "accuracy": accuracy}
+    return groups

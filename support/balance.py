@@ -19,7 +19,7 @@ def check_styles(counts: dict[str, int]) -> None:
         raise DataError(f"only one style, {console.quoted(styles[0])}; expected one folder per style")
 
 
-def split(labels: Tensor, share: float, seed: int, copies: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def split(labels: Tensor, share: float, seed: int, copies: Tensor) -> tuple[Tensor, Tensor]:
     """Training and validation indices (int64, sorted), `share` of every style held out at random.
 
     labels: int64 [N]; copies: int64 [N], equal for paintings that are copies of each other and must stay on one side.
@@ -27,8 +27,7 @@ def split(labels: Tensor, share: float, seed: int, copies: Tensor | None = None)
     copies that are in several styles stay there.
     """
     generator = torch.Generator().manual_seed(random_seed(seed, 0))
-    keys = list(range(len(labels))) if copies is None else copies.tolist()
-    styles = {}  # of each key
+    keys, styles = copies.tolist(), {}  # of each key
     for key, label in zip(keys, labels.tolist(), strict=True):
         styles.setdefault(key, set()).add(label)
     held_out = torch.zeros(len(labels), dtype=torch.bool)
@@ -44,6 +43,9 @@ def split(labels: Tensor, share: float, seed: int, copies: Tensor | None = None)
     return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
 
 
+NEIGHBOURS = 5  # of a painting, that SMOTE blends it with, as in imbalanced-learn
+
+
 class SmotePlan(NamedTuple):
     """Synthetic paintings, not yet made: `base + weight * (neighbour - base)`, blended when the batch is.
 
@@ -56,14 +58,12 @@ class SmotePlan(NamedTuple):
     label: Tensor
 
 
-def plan_smote(
-    images: Tensor, labels: Tensor, members: Tensor, target: int | str, seed: int, neighbours: int = 5
-) -> SmotePlan:
+def plan_smote(images: Tensor, labels: Tensor, members: Tensor, target: int | str, seed: int) -> SmotePlan:
     """SMOTE (Chawla et al., 2002, doi:10.1613/jair.953) as a plan instead of as pixels.
 
     images: [N, ...] of any dtype; labels: int64 [N]; members: indices of the paintings that may be used. Every style
     with fewer than `target` members ("auto": the largest style's) gets what it lacks. A style with fewer than
-    `neighbours` + 1 members uses all the others; a style with one member repeats it. The draw is imbalanced-learn's:
+    `NEIGHBOURS` + 1 members uses all the others; a style with one member repeats it. The draw is imbalanced-learn's:
     the same pixels, target and integer `random_state` give the same samples.
     """
     from sklearn.neighbors import NearestNeighbors  # takes a second to import, and only SMOTE needs it
@@ -80,7 +80,7 @@ def plan_smote(
         if len(style) == 1:
             parts.append((style.repeat(lacking), style.repeat(lacking), torch.zeros(lacking, dtype=torch.float64)))
             continue
-        nearest = min(neighbours, len(style) - 1)
+        nearest = min(NEIGHBOURS, len(style) - 1)
         pixels = images[style].flatten(1).float().numpy()
         found = NearestNeighbors(n_neighbors=nearest + 1).fit(pixels).kneighbors(pixels, return_distance=False)[:, 1:]
         drawn = random.randint(0, found.size, lacking)

@@ -52,6 +52,11 @@ def names(texts: list[object], most: int = 5) -> str:
     return "; ".join(map(quoted, texts[:most])) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "1 image", "2,000 images"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
     """A hint for an unknown name: the nearest known one, else all of them, or the first thirty."""
     near = {text.casefold().strip(): text for text in known}

@@ -11,7 +11,6 @@ from support.console import UserError
 
 SMALLEST_SHARE = 16  # paintings per step and process
 NVIDIA_DRIVER = "/dev/nvidiactl"
-_exact = False  # whether everything is computed in float32
 
 
 def random_seed(*parts: int) -> int:
@@ -22,12 +21,10 @@ def random_seed(*parts: int) -> int:
 def start(options: settings.Settings, training: bool = True) -> torch.device:
     """Join the processes that share the training, choose the device and set the random seed; prints what is used.
 
-    Without `training` everything is computed in full float32, so that results do not depend on the batch size. Raises
+    Without `training` a GPU multiplies in float32, not TF32, so that results do not depend on the batch size. Raises
     UserError for a device that cannot be used, a batch that cannot be shared evenly, an incomplete torchrun
     environment, and several processes where `training` is false.
     """
-    global _exact
-    _exact = not training
     if problem := processes.problem():
         raise UserError(f"the environment is not torchrun's: {problem}; start with torchrun, or unset these variables")
     world_size = processes.world_size()
@@ -43,16 +40,18 @@ def start(options: settings.Settings, training: bool = True) -> torch.device:
         console.warn(f"{share} paintings per step and process: batch normalization is noisy below {SMALLEST_SHARE}")
     if world_size > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    hardware = f"{torch.get_num_threads()} threads"
+    hardware = console.count(torch.get_num_threads(), "thread")
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high" if training else "highest")  # TF32 where autocast leaves float32
         torch.backends.cudnn.allow_tf32 = training
         hardware = torch.cuda.get_device_name(device)
+    processes.total(torch.zeros(1, device=device))  # all are connected before one of them ends with an error
     torch.manual_seed(options.seed)
-    count = "1 process" if world_size == 1 else f"{world_size} processes"
-    kind = str(precision(device)).removeprefix("torch.") + " autocast" * (precision(device) != torch.float32)
+    count = console.count(world_size, "process", "processes")
+    numbers = precision(device) if training else torch.float32
+    kind = str(numbers).removeprefix("torch.") + " autocast" * (numbers != torch.float32)
     console.say(f"{count} on {device.type} ({hardware}{' each' * (world_size > 1)}, {kind})")
     return device
 
@@ -72,16 +71,13 @@ def _choose(options: settings.Settings) -> torch.device:
         probe.item()
         return probe.device  # "cpu:0" is "cpu", "mps" is "mps:0"
     except Exception as error:  # each backend raises errors of its own
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise options.error("device", f"{console.quoted(name)} cannot be used here: {why}") from None
+        raise options.error("device", f"{console.quoted(name)} cannot be used here: {console.reason(error)}") from None
 
 
 def precision(device: torch.device) -> torch.dtype:
     """What convolutions and matrix products are computed in: bfloat16 where the device is fast at it, float16 on GPUs
-    that are fast at that alone (V100, T4, RTX 20), else float32; always float32 outside training.
+    that are fast at that alone (V100, T4, RTX 20), else float32.
     """
-    if _exact:
-        return torch.float32
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16

@@ -117,7 +117,7 @@ def warn_of_contradictions(paths: list[str], labels: Tensor, fingerprints: Tenso
         if labels[i] != labels[j]:
             pairs.append(f"{paths[j]} and {paths[i]}")
     if pairs:
-        console.warn(f"{len(pairs)} images are in two styles: {console.names(pairs)}")
+        console.warn(f"{console.count(len(pairs), 'image')} found in two styles: {console.names(pairs)}")
 
 
 def known_paintings(dataset: object, checkpoint: dict[str, object]) -> np.ndarray:
@@ -131,6 +131,13 @@ def known_paintings(dataset: object, checkpoint: dict[str, object]) -> np.ndarra
     known[near_duplicates(grey_fingerprints(dataset.images), unpack(checkpoint["thumbnails"]))[:, 0]] = True
     if known.any():
         paths = [path for path, is_known in zip(dataset.paths, known.tolist(), strict=True) if is_known]
-        kinds = f"{int(identical.sum())} identical, {len(paths) - int(identical.sum())} near-duplicates"
-        console.warn(f"{len(paths)} test paintings are also in training ({kinds}): {console.names(paths)}")
+        kinds = f"{int(identical.sum())} identical, {len(paths) - int(identical.sum())} nearly so"
+        number = console.count(len(paths), "test painting")
+        console.warn(f"{number} found in training as well ({kinds}): {console.names(paths)}")
     return known.numpy()
+
+
+def report(paths: list[str], known: np.ndarray, rest: dict[str, object] | None) -> dict[str, object]:
+    """What a metrics file holds on `known_paintings` (bool [N]); rest: the metrics without them, if any are left."""
+    paths = [path for path, is_known in zip(paths, known, strict=True) if is_known]
+    return {"also_in_training": {"images": len(paths), "paths": paths, "metrics_without": rest}}

@@ -1,9 +1,11 @@
 """What the head of a classifier sees of every painting, computed once and kept; and a head that is fitted to it."""
 
+import contextlib
 import copy
 import hashlib
 import itertools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,17 +33,9 @@ def compute(model: nn.Module, loader: batches.Batches, order: Tensor, pixel_file
     fold_batch_norms(quick.trunk)
     if pixel_file is None:
         return _compute(quick, loader, order)
-    digest = hashlib.sha256(f"{checkpoints.VERSION} {devices.precision(loader.device)}".encode())
-    for part in (model.normalize, model.trunk):
-        for value in part.state_dict().values():
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-    path, count = Path(pixel_file).with_suffix(f".{digest.hexdigest()[:20]}.pth"), len(loader.images)
-    found = _read(path, (count, model.head.in_features)) if processes.rank() == 0 else None
-    found = processes.from_first(found)
-    if found is None:
-        found = _compute(quick, loader, torch.arange(count))
-        if processes.rank() == 0:
-            files.write_tensors(path, found)
+    count, parts = len(loader.images), nn.ModuleList([model.normalize, model.trunk])
+    path = cache_path(pixel_file, parts, model.head.in_features, devices.precision(loader.device))
+    found = cached(path, lambda: _compute(quick, loader, torch.arange(count)))
     return torch.cat([found[order[order < count]], _compute(quick, loader, order[order >= count])])
 
 
@@ -74,12 +68,28 @@ def _compute(model: nn.Module, loader: batches.Batches, order: Tensor) -> Tensor
     return processes.total(features).cpu()
 
 
-def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    try:
-        found = checkpoints.load(path)
-    except UserError:  # there is none, or it is damaged
-        return None
-    return found if isinstance(found, Tensor) and found.shape == shape else None
+def cache_path(pixel_file: str, network: nn.Module, *more: object) -> Path:
+    """A name beside a file of decoded images for what a network makes of them: other weights have another name."""
+    total = hashlib.sha256(repr((checkpoints.VERSION, *more)).encode())
+    for name, value in network.state_dict().items():
+        total.update(f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
+    return Path(pixel_file).with_suffix(f".{total.hexdigest()[:20]}.pth")
+
+
+def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
+    """The tensor that the file at `path` holds; where there is none, or a damaged one, it is computed and written.
+
+    All processes call it. Raises UserError when the file cannot be written.
+    """
+    found = None
+    with contextlib.suppress(UserError):  # there is none, or it is damaged
+        found = checkpoints.load(path) if processes.rank() == 0 else None
+    found = processes.from_first(found)
+    if not isinstance(found, Tensor):
+        found = compute()
+        if processes.rank() == 0:
+            files.write_tensors(path, found)
+    return found
 
 
 def fit_head(model: nn.Module, features: Tensor, labels: Tensor, balanced: bool) -> None:

@@ -1,13 +1,12 @@
 """What all figures share: how they are made, captioned and written. matplotlib is imported with the first figure."""
 
-import contextlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from support import console, files, settings
+from support import console, files, processes, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,21 +41,17 @@ def write(path: str | os.PathLike, figure: "Figure") -> None:
 
 
 def write_all(options: settings.Settings, pictures: dict[str, Callable[[], "Figure"]]) -> list[str]:
-    """Draw figures and write them under their names into outputdir; returns the names of those that did not fail."""
+    """Draw figures and write them under their names into outputdir, from the first process only.
+
+    Returns the names of those written: one that fails is a warning, since everything else must still be written.
+    """
     written = []
-    for name, draw in pictures.items():
-        with drawing(name):
+    for name, draw in pictures.items() if processes.rank() == 0 else ():
+        try:
             write(options.output(name), draw())
             written.append(name)
+        except console.UserError:
+            raise
+        except Exception as error:
+            console.warn(f"{name} is not drawn: {console.reason(error)}")
     return written
-
-
-@contextlib.contextmanager
-def drawing(name: str) -> Iterator[None]:
-    """Turn an error while drawing the figure `name` into a warning: everything else must still be written."""
-    try:
-        yield
-    except (console.UserError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        console.warn(f"{name} is not drawn: {console.reason(error)}")

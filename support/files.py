@@ -8,8 +8,8 @@ import io
 import json
 import os
 import platform
-import re
 import secrets
+import string
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ def expand(value: object, where: str, written: bool = False) -> object:
     if not isinstance(value, str) or os.path.lexists(value):
         return value
     expanded = os.path.expanduser(os.path.expandvars(value))
-    names = [name or braced for name, braced in re.findall(r"\$([A-Za-z_]\w*)|\$\{(\w+)\}", value)]
+    names = string.Template(value).get_identifiers()
     problems = [f"the environment variable ${name} is not set" for name in names if name not in os.environ]
     if expanded.startswith("~"):
         user = expanded.split(os.sep)[0][1:]

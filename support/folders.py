@@ -86,7 +86,7 @@ def find_images(imgdir: str, known: Collection[str] = ()) -> dict[str, list[Imag
         where = console.quoted(os.path.join(imgdir, folder))
         if _is_no_style(folder):
             if count := _count_images(os.path.join(imgdir, folder)):
-                console.warn(f"{where} is not a style: {count:,} images skipped")
+                console.warn(f"{where} is not a style: {console.count(count, 'image')} skipped")
             continue
         found = list(_walk(imgdir, folder))
         style = unicodedata.normalize("NFC", folder)
@@ -170,9 +170,6 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
             if _is_no_style(name):
                 not_styles[name] += _count_images(os.path.join(folder, name))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_no_style(name))
-        for name in folders:
-            if is_image(name):
-                console.warn(f"{console.quoted(os.path.join(folder, name))} is a folder; images in it are read")
         inside = os.path.relpath(folder, imgdir)
         for name in sorted(names):
             path = os.path.join(folder, name)
@@ -197,4 +194,4 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
         console.warn(f"{where}: {skipped.total()} {what}: {kinds}")
     for name, count in not_styles.items():
         if count:
-            console.warn(f"{where}: {count} images in {console.quoted(name)} skipped")
+            console.warn(f"{where}: {console.count(count, 'image')} in {console.quoted(name)} skipped")

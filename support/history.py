@@ -3,9 +3,13 @@
 import csv
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from support import console, figures, files, processes
+from support import console, figures, files
 from support.console import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHARES = ("accuracy", "macro_f1")  # figures printed in per cent
 
@@ -50,10 +54,8 @@ def write_csv(path: Path, history: list[dict[str, float]], times: list[dict[str,
         raise UserError(f"{console.printable(path)}: cannot be written: {error.strerror}") from None
 
 
-def draw(history: list[dict[str, float]], panels: dict[str, dict[str, str]], title: str, path: Path) -> None:
-    """Draw curves over epochs: a panel for each title in `panels`, a line for each of its columns, with its label."""
-    if processes.rank() != 0:
-        return
+def draw(history: list[dict[str, float]], panels: dict[str, dict[str, str]], title: str) -> "Figure":
+    """Curves over epochs: a panel for each title in `panels`, a line for each of its columns, with its label."""
     figure = figures.new(5.5 * len(panels), 4, dpi=120)
     figure.suptitle(title)
     for axes, (label, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
@@ -65,7 +67,5 @@ def draw(history: list[dict[str, float]], panels: dict[str, dict[str, str]], tit
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(
-                loc="lower left", bbox_to_anchor=(0, 1), fontsize=9, frameon=False
-            )  # above, not over the curves
-    figures.write(path, figure)
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=9, frameon=False)  # above the curves
+    return figure

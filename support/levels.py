@@ -1,5 +1,6 @@
 """The levels of a network: for each resolution that it works at, the last feature map."""
 
+import contextlib
 import functools
 
 import torch
@@ -28,19 +29,16 @@ def run(trunk: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, lis
 
 def _watch(trunk: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[tuple[str, Tensor]]]:
     """The trunk's output, and the last map of each resolution that the named modules give, with its module's name."""
-    last, hooks = {}, []
+    last = {}
 
     def keep(name: str, _module: nn.Module, _inputs: tuple, output: object) -> None:
         if (level := _as_map(output)) is not None:
             last[level.shape[3]] = name, level
 
-    try:
+    with contextlib.ExitStack() as hooks:
         for name in names:
-            hooks.append(trunk.get_submodule(name).register_forward_hook(functools.partial(keep, name)))
+            hooks.enter_context(trunk.get_submodule(name).register_forward_hook(functools.partial(keep, name)))
         features = trunk(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return features, [last[side] for side in sorted(last, reverse=True)]
 
 

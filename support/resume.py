@@ -11,7 +11,7 @@ from torch import nn
 from support import checkpoints, console, files, settings
 from support.console import UserError
 
-FREE_TO_CHANGE = {"testingdir", "outputdir", "cachedir", "device", "modelfile", "clusters", "epochs"}
+FREE_TO_CHANGE = {"device", "clusters", "epochs"}
 FRESH = "--fresh starts a new run"
 # start: metrics before the first epoch; times: rates and seconds of the epochs; best: the epoch in modelfile, 0 before
 # the first; ends: the last epoch of each schedule; scaler: the scale of float16's gradients, else empty

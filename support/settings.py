@@ -84,7 +84,7 @@ FRESH = {"--fresh": {"action": "store_true", "help": "start a new run, whatever 
 class Settings(SimpleNamespace):
     """The shared settings and those of one section as attributes, each checked.
 
-    section: its name; flags: names of the settings given as flags; origins: name -> file and key, or flag.
+    flags: names of the settings given as flags; origins: name -> file and key, or flag.
     """
 
     def error(self, name: str, problem: str) -> UserError:
@@ -197,4 +197,4 @@ def read(section: str, description: str, argv: list[str] | None, switches: dict[
         if name in (*PATHS, "pretrained"):
             values[name] = files.expand(values[name], origins[name], name in WRITTEN)
     values["flags"] = {name for name in known if given[name] is not None}
-    return Settings(section=section, origins=origins, **values, **switched)
+    return Settings(origins=origins, **values, **switched)

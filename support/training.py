@@ -161,7 +161,8 @@ class Run:
             return False
         value = [self.start, *self.history][self.best].get(self.score)
         reached = f", {self.score.replace('_', ' ')} {value:.4g}" if value is not None else ""
-        console.say(f"finished: {self.saved} epochs are trained, {self.modelfile.name} is epoch {self.best}{reached}")
+        trained = console.count(self.saved, "epoch")
+        console.say(f"finished: {trained} trained, {self.modelfile.name} is epoch {self.best}{reached}")
         console.say(f"nothing is changed; a larger --epochs trains further, {resume.FRESH}")
         return True
 
@@ -191,5 +192,6 @@ class Run:
         if self.saved < epochs:
             console.say(f"going on after epoch {self.saved} of {epochs}, from {where} ({resume.FRESH})")
         if self.ends[-1] < epochs:
-            console.say(f"{epochs - self.ends[-1]} epochs are added: the learning rate rises again and falls to zero")
+            more = console.count(epochs - self.ends[-1], "more epoch")
+            console.say(f"{more} after the last one planned: the learning rate rises again and falls to zero")
             self.ends.append(epochs)

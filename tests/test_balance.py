@@ -40,14 +40,14 @@ def made(*counts, size=8):
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
 def test_a_share_of_every_style_is_held_out(share):
-    labels = labels_of(1, 2, 3, 10, 100)[torch.randperm(116)]
-    members, held_out = balance.split(labels, share, 7)
+    labels, single = labels_of(1, 2, 3, 10, 100)[torch.randperm(116)], torch.arange(116)
+    members, held_out = balance.split(labels, share, 7, single)
     assert sorted([*members.tolist(), *held_out.tolist()]) == list(range(116))
     found = labels[held_out].bincount(minlength=5).tolist()
     assert found == [0, 1, min(2, max(1, round(3 * share))), round(10 * share), round(100 * share)]
-    assert torch.equal(held_out, balance.split(labels, share, 7)[1])
-    assert not torch.equal(held_out, balance.split(labels, share, 8)[1])
-    assert len(balance.split(labels, 0, 7)[1]) == 0
+    assert torch.equal(held_out, balance.split(labels, share, 7, single)[1])
+    assert not torch.equal(held_out, balance.split(labels, share, 8, single)[1])
+    assert len(balance.split(labels, 0, 7, single)[1]) == 0
 
 
 def test_copies_of_a_painting_stay_on_one_side():
@@ -119,7 +119,7 @@ def test_the_samples_are_imbalanced_learns_one_by_one(target, seed):
 
 def test_they_are_also_where_only_the_training_share_is_used():
     images, labels = made(40, 12, 9, 27)
-    members, held_out = balance.split(labels, 0.2, 1)
+    members, held_out = balance.split(labels, 0.2, 1, torch.arange(len(labels)))
     assert_same(images, labels, members, "auto", 5)
     plan = balance.plan_smote(images, labels, members, "auto", 5)
     assert len(held_out) > 10 and not torch.isin(torch.cat([plan.base, plan.neighbour]), held_out).any()

@@ -59,8 +59,6 @@ def raising(error: BaseException) -> None:
     "act, status, line",
     [
         (partial(raising, console.DataError("no folder")), 2, "no folder"),
-        (partial(raising, KeyboardInterrupt()), 130, "Stopped."),
-        (partial(os.kill, os.getpid(), signal.SIGTERM), 143, "Stopped."),
         (
             partial(torch.empty, 2**50),
             2,

@@ -86,7 +86,6 @@ def test_autocast_is_to_the_devices_precision(monkeypatch, kind):
     ],
 )
 def test_a_gpu_gets_the_fastest_precision_that_it_has(monkeypatch, capsys, name, bfloat16, capability, expected):
-    devices.start(read("--device", "cpu"))  # training, not in full float32
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)

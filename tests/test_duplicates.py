@@ -123,9 +123,9 @@ def test_evaluation_learns_which_test_paintings_are_known(prints, capsys):
     )
     assert duplicates.known_paintings(dataset, checkpoint).tolist() == [False] * 4 + [True] * 2
     said = capsys.readouterr().err
-    assert 'warning: 2 test paintings are also in training (1 identical, 1 near-duplicates): "test/4.jpg"' in said
+    assert 'warning: 2 test paintings found in training as well (1 identical, 1 nearly so): "test/4.jpg"' in said
 
 
 def test_identical_images_in_two_styles_are_named(capsys):
     duplicates.warn_of_contradictions(["a/1", "a/2", "b/3"], torch.tensor([0, 0, 1]), torch.tensor([5, 5, 5]))
-    assert '1 images are in two styles: "a/1 and b/3"' in capsys.readouterr().err
+    assert '1 image found in two styles: "a/1 and b/3"' in capsys.readouterr().err

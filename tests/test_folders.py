@@ -240,13 +240,10 @@ def test_an_unknown_style_is_an_error_that_names_the_nearest_known_one(workdir, 
     paint(workdir / "train", {"Cubism": 4, NFC: 4, "Ukiyo_e": 4})
     assert run(trainpart1, *flags("train")).status == 0
     evaluate = ["--outputdir", "out", "--cachedir", "cache", "--device", "cpu", "--testingdir"]
-    for name, nearest in [("CUBISM", "Cubism"), ("Cubism ", "Cubism"), ("cubism", "Cubism"), ("Ukiyo-e", "Ukiyo_e")]:
-        shutil.rmtree(workdir / "test", ignore_errors=True)
-        paint(workdir / "test", {name: 1})
-        before = listing(workdir / "out")
-        line = refused(testtrainpart1, *evaluate, "test")
-        assert listing(workdir / "out") == before
-        assert line.startswith("--testingdir: ") and f'"{name}"' in line and line.endswith(f'did you mean "{nearest}"?')
-    shutil.rmtree(workdir / "test")
+    paint(workdir / "wrong", {"CUBISM ": 1})
+    before = listing(workdir / "out")
+    line = refused(testtrainpart1, *evaluate, "wrong")
+    assert listing(workdir / "out") == before
+    assert line.startswith("--testingdir: ") and '"CUBISM "' in line and line.endswith('did you mean "Cubism"?')
     paint(workdir / "test", {NFD: 2})
     assert run(testtrainpart1, *evaluate, "test").status == 0

@@ -61,14 +61,6 @@ def test_the_normalization_is_that_of_torchvisions_weights():
         assert pretrained.normalization(name) == halves
 
 
-def test_weights_are_loaded_with_their_own_normalization(tmp_path):
-    weights = models.get_model("googlenet", weights=None, init_weights=False).state_dict()
-    torch.save(weights, tmp_path / "w.pth")
-    model = wikiart.make_classifier("googlenet", 3, 32)
-    model.load_pretrained(str(tmp_path / "w.pth"))
-    assert model.normalize.mean.tolist() == model.normalize.std.tolist() == [0.5] * 3
-
-
 def test_position_embeddings_are_resized():
     sizes = dict(patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
     stored, network = VisionTransformer(image_size=224, **sizes), VisionTransformer(image_size=32, **sizes)

@@ -153,7 +153,7 @@ def test_a_finished_run_says_so_and_changes_nothing(case, paintings, tmp_path):
     for epochs in EPOCHS, EPOCHS - 1:
         done = jobs.call(script, *flags(paintings, tmp_path, *more, "--epochs", epochs))
         assert (done.status, done.err) == (0, "") and "epoch 1/" not in done.out
-        assert f"finished: {EPOCHS} epochs are trained" in done.out and f"is epoch {checkpoint['epoch']}" in done.out
+        assert f"finished: {EPOCHS} epochs trained" in done.out and f"is epoch {checkpoint['epoch']}" in done.out
         assert "nothing is changed; a larger --epochs trains further, --fresh starts a new run" in done.out
         assert contents(tmp_path) == before
 
@@ -163,11 +163,7 @@ def test_a_run_killed_before_its_figure_draws_it_afterwards(case, paintings, tmp
     script, *more = CASES[case]
     drawn = []
 
-    def draw(rows: list[dict[str, float]], _panels: dict, _title: str, path: Path) -> None:
-        drawn.append(len(rows))
-        path.write_text("a figure")
-
-    monkeypatch.setattr(history, "draw", draw)
+    monkeypatch.setattr(history, "draw", lambda rows, *_: drawn.append(len(rows)))
     command = flags(paintings, tmp_path, *more)
     stop_at(monkeypatch, "say_epoch", EPOCHS, partial(jobs.call, script, *command))
     assert not drawn
@@ -199,7 +195,7 @@ def test_more_epochs_train_further_and_keep_the_best(third, fourth, kept, painti
     first = jobs.load(tmp_path / "wikiart.pth")
     done = part1(paintings, tmp_path, "--epochs", 4)
     assert done.status == 0 and "going on after epoch 2 of 4" in done.out
-    assert "2 epochs are added: the learning rate rises again and falls to zero" in done.out
+    assert "2 more epochs after the last one planned: the learning rate rises again and falls to zero" in done.out
     assert re.findall(r"^epoch (\d)/4", done.out, re.MULTILINE) == ["3", "4"]
     rates = [float(row["learning_rate"]) for row in csv_rows(tmp_path)]
     assert len(rates) == 4 and rates[1] == rates[3] == 0 and rates[0] == rates[2] > 0

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     "processes", "console", "files", "settings", "devices", "workers", "folders", "images", "cache", "balance",
     "batches", "artists", "duplicates", "checkpoints", "pretrained", "features", "figures", "history", "optimizer",
-    "resume", "training", "statistics", "levels", "similar", "gradcam", "clustering",
+    "resume", "training", "statistics", "levels", "gradcam", "clustering",
 ]  # fmt: skip
 ROOMS = sorted((ROOT / "support").glob("*.py"))
 SCRIPTS = [ROOT / f"{name}.py" for name in ("trainpart1", "testtrainpart1", "trainauto", "testtrainauto")]

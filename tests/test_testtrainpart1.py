@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import devices, gradcam, settings
+from support import devices, figures, gradcam
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
@@ -52,7 +52,7 @@ def trained(tmp_path_factory, paint, run):
 @pytest.fixture
 def evaluate(trained, run, tmp_path, monkeypatch):
     """evaluate(*flags) evaluates the trained classifier into tmp_path, without figures: the run, metrics and table."""
-    monkeypatch.setattr(testtrainpart1, "write_figures", lambda *_: [])
+    monkeypatch.setattr(figures, "write_all", lambda *_: [])
 
     def evaluate(*flags):
         modelfile = trained.folder / "out" / "wikiart.pth"
@@ -285,11 +285,10 @@ def test_flags_of_predict_alone_are_refused_without_it(trained, refused):
     assert "--predict" in refused(testtrainpart1, *trained.flags, "--predict")
 
 
-def test_evaluation_and_prediction_compute_in_float32_where_training_does_not(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
-    options = settings.read("classifier", "", ["--device", "cpu"])
-    for training in (True, False, True):
-        assert (devices.precision(devices.start(options, training)) == torch.bfloat16) is training
+def test_evaluation_computes_in_float32_where_training_does_not(trained, evaluate, monkeypatch):
+    monkeypatch.setattr(devices, "precision", lambda device: torch.bfloat16)
+    result, metrics, table = evaluate()
+    assert (metrics, table) == (trained.metrics, trained.table) and "float32)" in result.out.splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -368,8 +367,8 @@ def test_the_figures_show_what_was_measured(trained):
     for axes, i in zip(shown, wrong, strict=True):
         assert axes.get_title() == f"is {names[actual[i]]}\nsaid {names[predicted[i]]} {probabilities[i].max():.0%}"
         assert np.array_equal(axes.images[0].get_array(), dataset.images[i].permute(1, 2, 0))
-    pairs = sorted(((matrix[i, j] + matrix[j, i], i, j) for i in range(4) for j in range(i)), reverse=True)
-    pairs = [(i, j) for number, i, j in pairs if number]
+    pairs = [(i, j) for i in range(4) for j in range(i) if matrix[i, j] + matrix[j, i]]
+    pairs.sort(key=lambda pair: -matrix[pair] - matrix[pair[::-1]])
     texts = [text.get_text() for text in chart.axes[0].get_yticklabels()]
     assert texts == [f"{names[i]},\n{names[j]}" for i, j in pairs]
     widths = [bar.get_width() for bar in chart.axes[0].patches]

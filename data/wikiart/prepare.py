@@ -127,7 +127,7 @@ def grouped_together(files: list[str], pairs: torch.Tensor, by_artist: bool) -> 
     edges = [pairs.numpy()]
     if by_artist:
         first = {}
-        same = [(first.setdefault(artists.artist_of(file), i), i) for i, file in enumerate(files)]
+        same = [(first.setdefault(artists.artist_of(file) or file, i), i) for i, file in enumerate(files)]
         edges.append(np.array(same, dtype=np.int64))
     rows, columns = np.concatenate(edges).T
     graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(files), len(files)))
@@ -300,7 +300,7 @@ def main(argv: list[str] | None = None) -> None:
         number = len(set(map(style_of, linked)))
         console.say(f"{console.quoted(out / side)}: {len(linked):,} links, {number} styles")
     if arguments.by == "artist":
-        train, test = ({artists.artist_of(f) for f in sides if sides[f] == side} for side in ("train", "test"))
+        train, test = ({artists.artist_of(f) or f for f in sides if sides[f] == side} for side in ("train", "test"))
         console.say(f"artists: {len(train):,} in training, {len(test):,} in test, {len(train & test)} in both")
     count("styles without an image", sorted(styles.keys() - set(map(style_of, sides))))
 
