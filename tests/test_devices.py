@@ -45,7 +45,8 @@ def test_few_paintings_per_process_are_a_warning(monkeypatch, capsys, batch_size
     for name in processes.TORCHRUN:
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: None)
+    for name in "init_process_group", "all_reduce":
+        monkeypatch.setattr(torch.distributed, name, lambda _: None)
     devices.start(read("--device", "cpu", "--batch_size", batch_size))
     assert ("15 paintings per step and process" in capsys.readouterr().err) == warns
 
