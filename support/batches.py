@@ -1,9 +1,7 @@
 """uint8 images -> float batches on the device: gathered, scaled to [0, 1], blended (SMOTE); and augmentation."""
 
 import math
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -18,8 +16,7 @@ class Batches:
     """Images and labels, followed by the synthetic ones of a SMOTE plan, and the batches made of them.
 
     images: uint8 [N, 3, S, S]; labels: int64 [N]. On the CPU the memory-mapped array itself is used. On a GPU, its
-    memory when the images fit into `RESIDENT_SHARE` of what is free, else host memory, from which a thread gathers and
-    pins the next batches while the GPU works.
+    memory when the images fit into `RESIDENT_SHARE` of what is free, else host memory.
     """
 
     def __init__(
@@ -73,32 +70,12 @@ class Batches:
         return parts
 
     def _fetch(self, order: list[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
-        if self.images.device != self.device:
-            yield from self._fetch_from_host(order)
-        elif order:
-            for chosen in torch.cat(order).to(self.device).split([len(part) for part in order]):
+        there = torch.cat(order).to(self.device).split([len(part) for part in order]) if order else []
+        for here, chosen in zip(order, there, strict=True):
+            if self.images.device == self.device:
                 yield self._gather(chosen), chosen
-
-    def _fetch_from_host(self, order: list[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
-        side, main = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
-
-        def load(chosen: Tensor) -> tuple[list[Tensor], Tensor]:
-            with torch.cuda.stream(side):  # also makes the stream's GPU this thread's
-                parts = [part.to(self.device, non_blocking=True) for part in self._gather(chosen, pin=True)]
-                return parts, chosen.pin_memory().to(self.device, non_blocking=True)
-
-        with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(self.device,)) as pool:
-            waiting = deque(pool.submit(load, part) for part in order[:2])
-            for following in [*order[2:], None, None]:
-                if not waiting:
-                    return
-                parts, chosen = waiting.popleft().result()
-                main.wait_stream(side)
-                for tensor in [*parts, chosen]:
-                    tensor.record_stream(main)
-                if following is not None:
-                    waiting.append(pool.submit(load, following))
-                yield parts, chosen
+            else:  # from pinned memory, which the GPU copies while it works on the batch before
+                yield [part.to(self.device, non_blocking=True) for part in self._gather(here, pin=True)], chosen
 
 
 def crop(images: Tensor, side: int) -> Tensor:
