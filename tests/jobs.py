@@ -41,6 +41,22 @@ def paint(folder: str | os.PathLike, counts: dict[str, int] = COUNTS, seed: int 
     return Path(folder)
 
 
+def flags(paintings: str | os.PathLike, out: str | os.PathLike, *more: object) -> list[object]:
+    """Flags of a small run of one epoch on the CPU; of two that are equal the later one counts."""
+    folders = ["--trainingdir", paintings, "--outputdir", out, "--cachedir", Path(paintings).parent / "cache"]
+    return [*folders, "--device", "cpu", "--image_size", 16, "--batch_size", 8, "--epochs", 1, *more]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(done: "Done", *words: str) -> bool:
+    """Whether a run ended with status 2 and one line on standard error that holds the words."""
+    return done.status == 2 and one_line(done.err) and all(word in done.err for word in words)
+
+
 class Done(NamedTuple):
     """How a run ended: its exit status (negative: the signal that killed it), what it printed and its error lines."""
 

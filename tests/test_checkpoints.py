@@ -17,20 +17,12 @@ def home(tmp_path_factory) -> Path:
     """Paintings, their cache, and a trained part 1 in out/."""
     home = tmp_path_factory.mktemp("home")
     jobs.paint(home / "train")
-    assert jobs.call("trainpart1", *flags(home, home / "out"), *TRAINING).status == 0
+    assert jobs.call("trainpart1", *flags(home, home / "out")).status == 0
     return home
 
 
-TRAINING = ("--image_size", 16, "--batch_size", 8, "--epochs", 1)
-
-
 def flags(home: Path, out: Path, *more: object) -> list[object]:
-    folders = ["--trainingdir", home / "train", "--testingdir", home / "train", "--outputdir", out]
-    return [*folders, "--cachedir", home / "cache", "--device", "cpu", *more]
-
-
-def refused(done: jobs.Done, *words: str) -> bool:
-    return done.status == 2 and jobs.one_line(done.err) and all(word in done.err for word in words)
+    return jobs.flags(home / "train", out, "--testingdir", home / "train", *more)
 
 
 def test_a_checkpoint_holds_what_reproduces_the_training_and_no_folders(home):
@@ -68,10 +60,10 @@ def test_code_in_a_file_of_weights_never_runs(kind, home, tmp_path):
         for name in "wikiart.pth", "wikiart.resume.pth":
             (tmp_path / name).write_bytes(file.read_bytes())
         words = "is not a file of weights, is damaged, or holds code, which is never run"
-        assert refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth", words)
-        assert refused(jobs.call("trainpart1", *flags(home, tmp_path), *TRAINING), "resume.pth", words, "--fresh")
-        more = [*TRAINING, "--fresh", "--pretrained", file]
-        assert refused(jobs.call("trainpart1", *flags(home, tmp_path), *more), "--pretrained", words)
+        assert jobs.refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth", words)
+        assert jobs.refused(jobs.call("trainpart1", *flags(home, tmp_path)), "resume.pth", words, "--fresh")
+        more = ["--fresh", "--pretrained", file]
+        assert jobs.refused(jobs.call("trainpart1", *flags(home, tmp_path), *more), "--pretrained", words)
         assert not planted.exists()
         trust = pickle.load if kind == "pickle" else partial(torch.load, weights_only=False)
         with open(file, "rb") as opened:
@@ -103,15 +95,15 @@ DAMAGE = {
 def test_a_file_that_is_no_checkpoint_is_one_line(home, tmp_path, monkeypatch):
     good, whole = jobs.load(home / "out" / "wikiart.pth"), (home / "out" / "wikiart.pth").read_bytes()
     path = tmp_path / "wikiart.pth"
-    assert refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth: no such file")
+    assert jobs.refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth: no such file")
     monkeypatch.chdir(tmp_path)
     refusal = jobs.call("testtrainpart1", *flags(home, "out"))
-    assert refused(refusal, f'out/wikiart.pth: no such file in "{tmp_path}"')
+    assert jobs.refused(refusal, f'out/wikiart.pth: no such file in "{tmp_path}"')
     for name, (spoil, words) in DAMAGE.items():
         torch.save(spoil(good), path)
         done = jobs.call("testtrainpart1", *flags(home, tmp_path))
-        assert refused(done, "wikiart.pth: ", words), (name, done)
+        assert jobs.refused(done, "wikiart.pth: ", words), (name, done)
     for data in b"", b"text\n", whole[: len(whole) // 2], whole[:-1]:
         path.write_bytes(data)
-        assert refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth: ")
+        assert jobs.refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth: ")
     assert [path.name for path in tmp_path.iterdir()] == ["wikiart.pth"]  # nothing was written

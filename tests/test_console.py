@@ -29,9 +29,8 @@ def home(tmp_path_factory) -> Path:
 
 
 def flags(home: Path, out: Path, *more: object) -> list[object]:
-    folders = ["--trainingdir", home, "--outputdir", out, "--cachedir", home.parent / "cache", "--device", "cpu"]
-    size = ["--image_size", 16, "--batch_size", 4, "--epochs", 1, "--architecture", "three_conv"]
-    return [*folders, *size, "--imbalance", "smote", "--smote_target", 5, *more]
+    small = ["--batch_size", 4, "--architecture", "three_conv", "--imbalance", "smote", "--smote_target", 5]
+    return jobs.flags(home, out, *small, *more)
 
 
 def test_texts_of_messages():

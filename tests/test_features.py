@@ -136,9 +136,8 @@ def flags(tmp_path, paint):
     paint(tmp_path / "train", {"A": 12, "B": 8})
     paint(tmp_path / "test", {"A": 4, "B": 4}, seed=1)
     torch.save(wikiart.make_classifier(ARCHITECTURE, 2, S).trunk.state_dict(), tmp_path / "w.pth")
-    return ["--trainingdir", tmp_path / "train", "--testingdir", tmp_path / "test", "--outputdir", tmp_path / "out",
-            "--cachedir", tmp_path / "cache", "--device", "cpu", "--image_size", S, "--batch_size", 4,
-            "--architecture", ARCHITECTURE, "--pretrained", tmp_path / "w.pth", "--epochs"]  # fmt: skip
+    more = ["--architecture", ARCHITECTURE, "--pretrained", tmp_path / "w.pth", "--testingdir", tmp_path / "test"]
+    return jobs.flags(tmp_path / "train", tmp_path / "out", *more, "--image_size", S, "--batch_size", 4, "--epochs")
 
 
 @pytest.mark.parametrize("losses, kept", [([0.5, 0.9, 0.8], 0), ([0.5, 0.9, 0.4], 2)])
@@ -178,8 +177,7 @@ def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(flags, tmp_
 def scratch(tmp_path, paint):
     """The flags of a small training from scratch, but for the number of epochs."""
     paint(tmp_path / "train", {"A": 12, "B": 8})
-    return ["--trainingdir", tmp_path / "train", "--outputdir", tmp_path, "--cachedir", tmp_path / "cache",
-            "--device", "cpu", "--image_size", S, "--batch_size", 4, "--validation", 0, "--epochs"]  # fmt: skip
+    return jobs.flags(tmp_path / "train", tmp_path, "--image_size", S, "--batch_size", 4, "--validation", 0, "--epochs")
 
 
 def test_after_the_last_epoch_the_head_is_the_best_one_for_whole_paintings(scratch, tmp_path, run):

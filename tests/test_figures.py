@@ -23,7 +23,7 @@ def test_a_users_matplotlib_settings_do_not_matter(tmp_path):
 
 
 def test_a_figure_that_fails_is_a_warning_and_the_rest_is_written(tmp_path, monkeypatch):
-    real, paintings = figures.write, jobs.paint(tmp_path / "train", {"Baroque": 4, "Cubism": 4})
+    real, paintings = figures.write, jobs.paint(tmp_path / "train", {"Baroque": 9, "Cubism": 4})
 
     def write(path, figure):
         if path.name == "training_part1.png":
@@ -31,9 +31,7 @@ def test_a_figure_that_fails_is_a_warning_and_the_rest_is_written(tmp_path, monk
         real(path, figure)
 
     monkeypatch.setattr(figures, "write", write)
-    folders = ["--trainingdir", paintings, "--outputdir", tmp_path, "--cachedir", tmp_path]
-    size = ["--image_size", 16, "--epochs", 1, "--architecture", "three_conv", "--batch_size", 4, "--device", "cpu"]
-    done = jobs.call("trainpart1", *folders, *size)
+    done = jobs.call("trainpart1", *jobs.flags(paintings, tmp_path, "--architecture", "three_conv"))
     assert (done.status, done.err) == (0, "warning: training_part1.png is not drawn: latex was not found see the log\n")
     assert (tmp_path / "wikiart.pth").exists() and not (tmp_path / "training_part1.png").exists()
 

@@ -17,11 +17,6 @@ import torch
 
 from support import console, files
 
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 WRITERS = {
     "tensors": lambda path: files.write_tensors(path, {"weights": torch.zeros(30_000)}),
     "pieces": lambda path: files.write_whole(path, lambda file: [file.write(bytes(1000)) for _ in range(100)]),
@@ -33,7 +28,7 @@ WRITERS = {
 def test_a_failed_write_leaves_what_was_there(kind, fault, tmp_path, monkeypatch):
     path = tmp_path / "folder" / "file"
     WRITERS[kind](path)
-    before = contents(tmp_path)
+    before = jobs.contents(tmp_path)
     with monkeypatch.context() as patch:
         if fault == "folder gone":  # taken away while the file is written
             patch.setattr(os, "fsync", lambda _: shutil.rmtree(tmp_path / "folder"))
@@ -42,7 +37,7 @@ def test_a_failed_write_leaves_what_was_there(kind, fault, tmp_path, monkeypatch
         with pytest.raises(console.UserError) as caught:
             WRITERS[kind](path)
     assert str(caught.value).startswith(f"{path}: cannot be written: ") and str(caught.value).isprintable()
-    assert contents(tmp_path) == ({} if fault == "folder gone" else before)
+    assert jobs.contents(tmp_path) == ({} if fault == "folder gone" else before)
 
 
 def test_a_file_system_that_cannot_sync_folders(tmp_path, monkeypatch):
@@ -119,9 +114,7 @@ def home(tmp_path_factory) -> Path:
 
 
 def flags(home: Path, out: Path, *more: object) -> list[object]:
-    folders = ["--trainingdir", home / "train", "--outputdir", out, "--cachedir", home / "cache"]
-    size = ["--image_size", 16, "--batch_size", 8, "--epochs", 1, "--architecture", "three_conv"]
-    return [*folders, *size, "--device", "cpu", *more]
+    return jobs.flags(home / "train", out, "--architecture", "three_conv", *more)
 
 
 def limit_files(size: int) -> None:
@@ -135,11 +128,11 @@ def test_a_full_disk_stops_a_training_with_a_line(size, words, home, tmp_path):
     """Real limits: on the cache and the resume file, which comes before the checkpoint. What was there stays."""
     out = tmp_path / "out"
     shutil.copytree(home / "out", out)
-    before = contents(out)
+    before = jobs.contents(out)
     command = flags(home, out, "--fresh", "--cachedir", tmp_path / "cache" if size == 5000 else home / "cache")
     done = jobs.start(tmp_path / "log", "trainpart1", *command, plant=partial(limit_files, size)).wait()
     assert done.status == 2 and jobs.one_line(done.err) and f"{words}: cannot be written" in done.err, done
-    after = contents(out)
+    after = jobs.contents(out)
     assert after == before
     assert not list((tmp_path / "cache").glob("*.uint8*"))
 

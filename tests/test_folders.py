@@ -36,8 +36,7 @@ def counts(folder):
 
 
 def flags(folder, *more):
-    size = ["--image_size", 16, "--epochs", 1, "--batch_size", 4, "--validation", 0, "--device", "cpu"]
-    return ["--trainingdir", folder, "--outputdir", "out", "--cachedir", "cache", *size, *more]
+    return jobs.flags(folder, "out", "--batch_size", 4, "--validation", 0, *more)
 
 
 # What is a painting

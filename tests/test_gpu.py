@@ -59,8 +59,7 @@ def test_steps_do_not_wait_for_the_gpu(dataset, network):
 @pytest.mark.parametrize("script", ["trainpart1", "trainauto"])
 def test_an_interrupted_run_goes_on(script, tmp_path, monkeypatch):
     jobs.paint(tmp_path / "train")
-    flags = ["--trainingdir", tmp_path / "train", "--outputdir", tmp_path, "--cachedir", tmp_path / "cache",
-             "--device", "cuda", "--image_size", 32, "--batch_size", 8, "--epochs", 2]  # fmt: skip
+    flags = jobs.flags(tmp_path / "train", tmp_path, "--device", "cuda", "--image_size", 32, "--epochs", 2)
     real, calls = processes.average_statistics, iter([False, True])
 
     def interrupted(model):

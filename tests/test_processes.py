@@ -19,9 +19,7 @@ from support import balance, batches, checkpoints, console, processes, training,
 
 
 def flags(paintings: Path, out: Path, *more: object) -> list[object]:
-    folders = ["--trainingdir", paintings, "--outputdir", out, "--cachedir", out / "cache"]
-    size = ["--image_size", 16, "--batch_size", 8, "--epochs", 2, "--validation", 0.4]
-    return [*folders, *size, "--device", "cpu", *more]
+    return jobs.flags(paintings, out, "--cachedir", out / "cache", "--epochs", 2, "--validation", 0.4, *more)
 
 
 def test_torchrun_trains(paintings, tmp_path):

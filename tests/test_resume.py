@@ -37,8 +37,7 @@ def quick():
 
 
 def flags(paintings: Path, out: Path, *more: object) -> list[object]:
-    folders = ["--trainingdir", paintings, "--outputdir", out, "--cachedir", paintings.parent / "cache"]
-    return [*folders, "--device", "cpu", "--image_size", 16, "--batch_size", 8, "--epochs", EPOCHS, *more]
+    return jobs.flags(paintings, out, "--epochs", EPOCHS, *more)
 
 
 def part1(paintings: Path, out: Path, *more: object) -> jobs.Done:
@@ -46,12 +45,7 @@ def part1(paintings: Path, out: Path, *more: object) -> jobs.Done:
 
 
 def refused(done: jobs.Done, *words: str) -> bool:
-    return done.status == 2 and jobs.one_line(done.err) and all(word in done.err for word in [*words, "--fresh"])
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    """The files of a run, with the lock, which is empty while nobody holds it."""
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    return jobs.refused(done, *words, "--fresh")
 
 
 def saved_epochs(out: Path) -> int:
@@ -149,13 +143,13 @@ def test_resumed_equals_uninterrupted(case, paintings, uninterrupted, tmp_path, 
 def test_a_finished_run_says_so_and_changes_nothing(case, paintings, tmp_path):
     script, *more = CASES[case]
     checkpoint, _ = ending(jobs.call(script, *flags(paintings, tmp_path, *more)), tmp_path)
-    before = contents(tmp_path)
+    before = jobs.contents(tmp_path)
     for epochs in EPOCHS, EPOCHS - 1:
         done = jobs.call(script, *flags(paintings, tmp_path, *more, "--epochs", epochs))
         assert (done.status, done.err) == (0, "") and "epoch 1/" not in done.out
         assert f"finished: {EPOCHS} epochs trained" in done.out and f"is epoch {checkpoint['epoch']}" in done.out
         assert "nothing is changed; a larger --epochs trains further, --fresh starts a new run" in done.out
-        assert contents(tmp_path) == before
+        assert jobs.contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("case", ["weighted", "auto"])
@@ -225,9 +219,9 @@ def test_killed_in_an_added_epoch(paintings, tmp_path, monkeypatch):
 def test_fresh_starts_anew_and_loses_nothing_before_its_first_epoch(paintings, tmp_path, scripted, monkeypatch):
     scripted(0.9, 0.8, 0.7)
     assert part1(paintings, tmp_path, "--seed", 7).status == 0
-    before = contents(tmp_path)
+    before = jobs.contents(tmp_path)
     done = stop_at(monkeypatch, "average_statistics", 1, partial(part1, paintings, tmp_path, "--fresh"))
-    assert "no epoch is saved" in done.err and contents(tmp_path) == before
+    assert "no epoch is saved" in done.err and jobs.contents(tmp_path) == before
     scripted(0.1)  # worse than what the old run reached
     done = stop_at(monkeypatch, "say_epoch", 1, partial(part1, paintings, tmp_path, "--fresh"))
     assert "epoch 1 is saved; the same command without --fresh goes on from there" in done.err
@@ -255,7 +249,7 @@ def interrupted(paintings: Path, out: Path, monkeypatch) -> Path:
 def test_another_run_is_refused(paintings, tmp_path, monkeypatch):
     out, other = tmp_path / "out", tmp_path / "other"
     resume_file = interrupted(paintings, out, monkeypatch)
-    before = contents(out)
+    before = jobs.contents(out)
     changes = {"seed": 7, "image_size": 32, "architecture": "three_conv", "batch_size": 4, "learning_rate": 0.001,
                "imbalance": "none", "validation": 0.4, "smote_target": 9}  # fmt: skip
     everything = [text for name, value in changes.items() for text in (f"--{name}", value)]
@@ -268,7 +262,7 @@ def test_another_run_is_refused(paintings, tmp_path, monkeypatch):
     shutil.copytree(paintings, tmp_path / "renamed")
     (tmp_path / "renamed" / "Cubism").rename(tmp_path / "renamed" / "Cubist")
     assert refused(part1(tmp_path / "renamed", out), "belongs to another run: paintings was ")
-    assert before == contents(out)
+    assert before == jobs.contents(out)
     shutil.copytree(paintings, tmp_path / "moved")  # the same paintings elsewhere are the same run
     assert "going on after epoch 2" in part1(tmp_path / "moved", out).out
 
