@@ -454,7 +454,7 @@ def stored_latents(
     """A folder's paintings as `wikiart.embed` has them, float32 [N, D]; kept in a file beside its pixels."""
     loader = batches.Batches(dataset.images, dataset.labels, device)
     return features.cached(
-        features.cache_path(dataset.pixel_file, model),
+        features.cache_path(dataset.pixel_file, model, len(dataset)),
         lambda: torch.cat([wikiart.embed(model, images).cpu() for images in loader.all_images(batch_size)]),
     )
 

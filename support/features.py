@@ -34,7 +34,7 @@ def compute(model: nn.Module, loader: batches.Batches, order: Tensor, pixel_file
     if pixel_file is None:
         return _compute(quick, loader, order)
     count, parts = len(loader.images), nn.ModuleList([model.normalize, model.trunk])
-    path = cache_path(pixel_file, parts, model.head.in_features, devices.precision(loader.device))
+    path = cache_path(pixel_file, parts, count, model.head.in_features, devices.precision(loader.device))
     found = cached(path, lambda: _compute(quick, loader, torch.arange(count)))
     return torch.cat([found[order[order < count]], _compute(quick, loader, order[order >= count])])
 
@@ -68,9 +68,9 @@ def _compute(model: nn.Module, loader: batches.Batches, order: Tensor) -> Tensor
     return processes.total(features).cpu()
 
 
-def cache_path(pixel_file: str, network: nn.Module, *more: object) -> Path:
-    """A name beside a file of decoded images for what a network makes of them: other weights have another name."""
-    total = hashlib.sha256(repr((checkpoints.VERSION, *more)).encode())
+def cache_path(pixel_file: str, network: nn.Module, count: int, *more: object) -> Path:
+    """Where to keep what a network makes of `count` decoded images: beside their file, other weights in another."""
+    total = hashlib.sha256(repr((checkpoints.VERSION, count, *more)).encode())
     for name, value in network.state_dict().items():
         total.update(f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
     return Path(pixel_file).with_suffix(f".{total.hexdigest()[:20]}.pth")

@@ -69,6 +69,10 @@ def test_features_are_kept_until_the_weights_change(model, tmp_path, monkeypatch
         features.compute(model, loader, torch.arange(23), pixels)
     (other,) = set(tmp_path.iterdir()) - {path}
     other.unlink()
+    fewer = batches.Batches(loader.images[:9], loader.labels[:9], torch.device("cpu"))  # some cannot be read any more
+    assert torch.allclose(features.compute(model, fewer, torch.arange(9), pixels), first[:9], atol=1e-5)
+    (other,) = set(tmp_path.iterdir()) - {path}
+    other.unlink()
     with torch.no_grad():
         model.trunk.conv1[0].weight[0].add_(1)
     assert (
