@@ -81,7 +81,10 @@ def main(argv: list[str] | None = None) -> None:
     clusters = len(classes) if options.clusters == "auto" else options.clusters
     if len(dataset) < max(clusters, 2):
         count = f"{console.count(len(dataset), 'painting')} in {console.quoted(options.testingdir)}"
-        raise options.error("clusters", f"{count} cannot make {clusters} clusters; expected at least 2 and as many")
+        raise options.error(
+            "clusters",
+            f"{count} cannot make {clusters} clusters; expected 2 paintings or more, and no fewer than clusters",
+        )
 
     loader = batches.Batches(dataset.images, dataset.labels, device)
     spaces, errors, pca_errors = measure_paintings(model, loader, options.batch_size)
@@ -263,7 +266,7 @@ def draw_reconstructions(
     images = dataset.images[chosen].to(device).float() / 255
     with torch.no_grad():
         pictures = model.decode(model.encode(images)).cpu()
-    figure = figures.new(max(6, 1.7 * len(chosen)), 4.6, dpi=110)
+    figure = figures.new(max(9, 1.7 * len(chosen)), 4.6, dpi=110)
     figure.suptitle(
         f"Test paintings above their reconstructions from {metrics['content_numbers']} numbers "
         f"(PSNR of all {metrics['images']:,}: {metrics['psnr']:.1f} dB)"
@@ -284,8 +287,8 @@ def show(axes: object, image: Tensor) -> None:
 
 
 def distinct_colours(count: int) -> list[tuple[float, float, float]]:
-    """As many colours that can be told apart: hues around the circle, each strong, pale and dark."""
-    hues = -(-count // 3)
+    """As many colours that can be told apart: hues around the circle, beyond ten of them pale and dark ones too."""
+    hues = max(-(-count // 3), min(count, 10))
     tones = [(0.9, 0.85), (0.45, 0.95), (1.0, 0.45)]
     return [colorsys.hsv_to_rgb(number % hues / hues, *tones[number // hues]) for number in range(count)]
 
@@ -296,7 +299,8 @@ def draw_clusters(
     """The latents' 2-D plane [N, 2] twice: by cluster, with the number at its middle, and by true style."""
     figure = figures.new(17, 7.5, dpi=110)
     figure.suptitle(
-        f"{len(plane):,} test paintings: the first two principal components of their latents' style numbers"
+        f"{len(plane):,} test paintings: the first two principal components of their latents' style numbers "
+        "(the two sides share no colours)"
     )
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     size = float(np.clip(12_000 / len(plane), 2, 30))

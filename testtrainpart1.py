@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     if not gradcam.has_convolutions(model):
         del pictures["heatmaps.png"]
-        console.say(f"no heatmaps.png: {model.architecture} has no convolutions")
+        console.say(f"no heatmaps.png: {model.architecture} has no feature maps")
     drawn = figures.write_all(options, pictures)
     console.say(f"wrote {', '.join(['metrics_part1.json', 'predictions.csv', *drawn])} into {options.outputdir}")
 
@@ -335,7 +335,8 @@ def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabili
     worst = [i for i in np.argsort(-confidence, kind="stable")[:15] if confidence[i] >= 0]
     figure = figures.new(16, 9, dpi=100)
     sheet, chart = figure.subfigures(1, 2, width_ratios=(5, 3))
-    sheet.suptitle(f"The most confident of {int((confidence >= 0).sum()):,} wrong answers")
+    wrong = int((confidence >= 0).sum())
+    sheet.suptitle(f"The most confident of {console.count(wrong, 'wrong answer')}" if wrong else "No wrong answers")
     names = [figures.caption(name) for name in dataset.classes]
     for place, axes in enumerate(sheet.subplots(3, 5).flat):
         axes.axis("off")
@@ -355,6 +356,7 @@ def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabili
     axes.set_yticks(places, pairs, fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("test paintings")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if pairs:
         axes.legend()
     return figure

@@ -201,6 +201,8 @@ class Normalize(nn.Module):
         self.std.copy_((squares - mean.square()).clamp(min=1e-6).sqrt())
 
     def forward(self, images: Tensor) -> Tensor:
+        if not images.is_floating_point():
+            raise TypeError(f"images: got {images.dtype}, expected floats in [0, 1]; divide by 255")
         normalized = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
         return normalized.contiguous(memory_format=torch.channels_last)
 

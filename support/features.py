@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
-from support import batches, checkpoints, devices, files, processes
+from support import batches, checkpoints, console, devices, files, processes
 from support.console import UserError
 
 CPU_BATCH, GPU_BATCH = 16, 128  # images at once; more leave a CPU's caches, fewer leave a GPU waiting
@@ -79,7 +79,7 @@ def cache_path(pixel_file: str, network: nn.Module, count: int, *more: object) -
 def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
     """The tensor that the file at `path` holds; where there is none, or a damaged one, it is computed and written.
 
-    All processes call it. Raises UserError when the file cannot be written.
+    All processes call it. It warns where the file cannot be written.
     """
     found = None
     with contextlib.suppress(UserError):  # there is none, or it is damaged
@@ -87,8 +87,11 @@ def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
     found = processes.from_first(found)
     if not isinstance(found, Tensor):
         found = compute()
-        if processes.rank() == 0:
-            files.write_tensors(path, found)
+        try:
+            if processes.rank() == 0:
+                files.write_tensors(path, found)
+        except UserError as error:
+            console.warn(str(error))
     return found
 
 

@@ -56,6 +56,8 @@ def write_csv(path: Path, history: list[dict[str, float]], times: list[dict[str,
 
 def draw(history: list[dict[str, float]], panels: dict[str, dict[str, str]], title: str) -> "Figure":
     """Curves over epochs: a panel for each title in `panels`, a line for each of its columns, with its label."""
+    measured = {column for row in history for column in row}
+    panels = {label: columns for label, columns in panels.items() if measured & columns.keys()}
     figure = figures.new(5.5 * len(panels), 4, dpi=120)
     figure.suptitle(title)
     for axes, (label, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
@@ -64,7 +66,7 @@ def draw(history: list[dict[str, float]], panels: dict[str, dict[str, str]], tit
             if rows:
                 axes.plot([row["epoch"] for row in rows], [row[column] for row in rows], marker=".", label=name)
         axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=9, frameon=False)  # above the curves

@@ -61,7 +61,8 @@ class Run:
         self.stack.close()
         if isinstance(error, KeyboardInterrupt):
             command = "the same command" + " without --fresh" * self.options.fresh
-            state = f"epoch {self.saved} is saved; {command} goes on from there" if self.saved else "no epoch is saved"
+            saved = f"epoch {self.saved}" if self.saved else "the fitted head"
+            state = f"{saved} is saved; {command} goes on from there" if self.is_begun else "no epoch is saved"
             raise kind(f"\nStopped in epoch {self.epoch} of {self.options.epochs}: {state}.") from None
 
     def epochs(self) -> Iterator[int]:

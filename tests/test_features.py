@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import balance, batches, checkpoints, console, features, settings, statistics
+from support import balance, batches, checkpoints, console, features, processes, settings, statistics
 
 ARCHITECTURE, S = "shufflenet_v2_x0_5", 32
 
@@ -79,6 +79,12 @@ def test_features_are_kept_until_the_weights_change(model, tmp_path, monkeypatch
         not torch.equal(features.compute(model, loader, torch.arange(23), pixels), first)
         and len(list(tmp_path.iterdir())) == 2
     )
+
+
+def test_where_features_cannot_be_kept_is_a_warning(tmp_path, capsys):
+    (tmp_path / "cache").write_text("no folder")
+    found = features.cached(tmp_path / "cache" / "a.pth", lambda: torch.ones(3))
+    assert torch.equal(found, torch.ones(3)) and "a.pth: cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("architecture", ["residual", "mobilenet_v2", "densenet121", ARCHITECTURE])
@@ -153,6 +159,20 @@ def test_an_epoch_replaces_the_fitted_head_only_if_it_is_better(losses, kept, fl
     assert checkpoint["epoch"] == len(checkpoint["history"]) == kept
     done = run(trainpart1, *flags, 2)
     assert f"wikiart.pth is epoch {kept}, validation loss {min(losses)}" in done.out
+
+
+def test_a_run_interrupted_in_its_first_epoch_has_saved_the_fitted_head(flags, tmp_path, run, monkeypatch):
+    def interrupt(_model):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "average_statistics", interrupt)
+        done = run(trainpart1, *flags, 2)
+    assert (done.status, done.err.splitlines()[-1]) == (
+        130, "Stopped in epoch 1 of 2: the fitted head is saved; the same command goes on from there."
+    )  # fmt: skip
+    done = run(trainpart1, *flags, 2)
+    assert done.status == 0 and "fitting the head" not in done.out.split("epoch 1/2")[0]
 
 
 def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(flags, tmp_path, run):

@@ -58,6 +58,8 @@ def test_curves_show_what_was_measured():
     assert line.get_label() == "training"
     assert np.allclose(line.get_xydata(), [[row["epoch"], row["training_loss"]] for row in ROWS])
     assert (left.get_ylabel(), right.get_ylabel()) == ("loss", "share")
+    (only,) = history.draw([{"epoch": 1, "training_loss": 1.0}], PANELS, "A title").axes  # nothing was held out
+    assert only.get_ylabel() == "loss" and [tick for tick in only.get_xticks() if tick % 1] == []
 
 
 def test_an_epoch_is_one_printed_line(capsys):

@@ -359,6 +359,12 @@ def test_a_broken_image_is_named_in_a_warning_and_left_out(tmp_path, capfd, kind
             assert line.startswith("warning: ") and 'A/1b.jpg" is left out: ' in line and not line.endswith(": ")
 
 
+def test_a_pipe_that_is_named_itself_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(DataError, match="not a file"):
+        decode(tmp_path / "pipe.jpg")
+
+
 def test_half_broken_goes_on_and_more_is_an_error(workdir, refused, paint):
     folder = paint(workdir / "half", {"A": 2, "B": 2})
     for number in range(4):

@@ -119,6 +119,12 @@ def test_weight_decay_is_for_the_weights_of_layers_alone(name):
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(names)
 
 
+def test_pixels_that_are_not_scaled_are_refused():
+    model = wikiart.make_classifier("three_conv", 3, 16)
+    with pytest.raises(TypeError, match=r"got torch.uint8, expected floats in \[0, 1\]"):
+        model(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
+
+
 def test_with_flips_a_painting_and_its_mirror_image_get_the_same_logits():
     model, images = wikiart.make_classifier("residual", 3, 32).eval(), torch.rand(2, 3, 32, 32)
     both = wikiart.classify(model, images, flips=True)
