@@ -131,9 +131,8 @@ def known_paintings(dataset: object, checkpoint: dict[str, object]) -> np.ndarra
     known[near_duplicates(grey_fingerprints(dataset.images), unpack(checkpoint["thumbnails"]))[:, 0]] = True
     if known.any():
         paths = [path for path, is_known in zip(dataset.paths, known.tolist(), strict=True) if is_known]
-        kinds = f"{int(identical.sum())} identical, {len(paths) - int(identical.sum())} look alike"
-        number = console.count(len(paths), "test painting")
-        console.warn(f"{number} found in training as well ({kinds}): {console.names(paths)}")
+        number = f"{len(paths)} ({int(identical.sum())} identical)"
+        console.warn(f"test paintings that look like training paintings: {number}: {console.names(paths)}")
     return known.numpy()
 
 

@@ -123,7 +123,7 @@ def test_evaluation_learns_which_test_paintings_are_known(prints, capsys):
     )
     assert duplicates.known_paintings(dataset, checkpoint).tolist() == [False] * 4 + [True] * 2
     said = capsys.readouterr().err
-    assert 'warning: 2 test paintings found in training as well (1 identical, 1 look alike): "test/4.jpg"' in said
+    assert 'warning: test paintings that look like training paintings: 2 (1 identical): "test/4.jpg"' in said
 
 
 def test_identical_images_in_two_styles_are_named(capsys):

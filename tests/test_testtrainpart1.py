@@ -217,7 +217,9 @@ def test_identical_test_and_training_images_are_counted_and_named(trained, evalu
     assert (metrics["images"], report["images"], report["paths"]) == (16, 2, expected)
     assert_metrics(report["metrics_without"], {k: v for k, v in trained.metrics.items() if k in METRICS})
     (line,) = result.err.splitlines()
-    assert line.startswith("warning: 2 test paintings") and all(path in line for path in expected)
+    assert line.startswith("warning: test paintings that look like training paintings: 2 (2 identical)") and all(
+        path in line for path in expected
+    )
     result, metrics, _ = evaluate("--testingdir", trained.folder / "train")
     assert (metrics["also_in_training"]["images"], metrics["also_in_training"]["metrics_without"]) == (31, None)
 
