@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     if not gradcam.has_convolutions(model):
         del pictures["heatmaps.png"]
-        console.say(f"no heatmaps.png: {model.architecture} has no feature maps")
+        console.say(f"no heatmaps.png: {model.architecture} has no convolutions")
     drawn = figures.write_all(options, pictures)
     console.say(f"wrote {', '.join(['metrics_part1.json', 'predictions.csv', *drawn])} into {options.outputdir}")
 

@@ -74,7 +74,7 @@ class Batches:
         for here, chosen in zip(order, there, strict=True):
             if self.images.device == self.device:
                 yield self._gather(chosen), chosen
-            else:  # from pinned memory, which the GPU copies while it works on the batch before
+            else:  # pinned: the copy does not hold up this process, which gathers the next batch while the GPU works
                 yield [part.to(self.device, non_blocking=True) for part in self._gather(here, pin=True)], chosen
 
 

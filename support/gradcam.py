@@ -18,6 +18,7 @@ def activation_maps(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     model: float [B, C, H, W] -> logits [B, classes], in eval mode; labels: int64 [B]. A map is the sum over channels of
     the network's last feature map (the last output of a layer with more than one position), each channel weighted by
     the mean gradient of the logit, where that sum is positive; scaled to a maximum of 1 and to the image's size.
+    Raises ValueError where no layer gives a feature map.
     """
     found = []
 
@@ -27,6 +28,8 @@ def activation_maps(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
     with nn.modules.module.register_module_forward_hook(keep):
         logits = model(images.detach().requires_grad_())  # the weights may not ask for gradients
+    if not found:
+        raise ValueError("no layer of the network gives a feature map")
     features = found[0]
     chosen = logits.gather(1, labels[:, None]).sum()
     (gradients,) = torch.autograd.grad(chosen, features)

@@ -22,7 +22,7 @@ def test_a_users_matplotlib_settings_do_not_matter(tmp_path):
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "users.png").read_bytes()
 
 
-def test_a_figure_that_fails_is_a_warning_and_the_rest_is_written(tmp_path, monkeypatch):
+def test_a_figure_that_fails_is_a_warning_and_the_training_is_kept(tmp_path, monkeypatch):
     real, paintings = figures.write, jobs.paint(tmp_path / "train", {"Baroque": 9, "Cubism": 4})
 
     def write(path, figure):

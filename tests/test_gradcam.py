@@ -103,3 +103,10 @@ def test_cutting_into_patches_does_not_count_as_convolution(architecture, expect
     with torch.device("meta"):
         network = models.get_model(architecture)
     assert gradcam.has_convolutions(network) is expected
+
+
+def test_a_network_without_feature_maps_is_an_error():
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    assert not gradcam.has_convolutions(linear)
+    with pytest.raises(ValueError, match="feature map"):
+        gradcam.activation_maps(linear, torch.rand(1, 3, 4, 4), torch.tensor([0]))

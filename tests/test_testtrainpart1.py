@@ -453,7 +453,7 @@ def test_a_network_without_convolutions_gets_a_line_and_no_heatmaps(evaluate, mo
     monkeypatch.setattr(gradcam, "has_convolutions", lambda model: False)
     result, *_ = evaluate()
     (line,) = [line for line in result.out.splitlines() if line.startswith("no heatmaps.png")]
-    assert "residual has no feature maps" in line and not (tmp_path / "heatmaps.png").exists()
+    assert "residual has no convolutions" in line and not (tmp_path / "heatmaps.png").exists()
 
 
 # Checkpoints

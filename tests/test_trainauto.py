@@ -1,6 +1,7 @@
 """trainauto.py: the autoencoder's training through the script."""
 
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -108,6 +109,15 @@ def test_training_never_sees_a_style(trained, workdir, run, monkeypatch):
         assert run(trainauto, *trained.flags, *SMALL, "--fresh", "--outputdir", ".").status == 0
         weights.append(checkpoints.read("autoencoder.pth", 2)["model"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_copies_of_a_painting_stay_on_one_side(workdir, paint, run):
+    paint(workdir / "train", {"A": 4, "B": 4})
+    for number in range(12):
+        shutil.copy(workdir / "train" / "A" / "002.jpg", workdir / "train" / "A" / f"copy{number}.jpg")
+    result = run(trainauto, "--trainingdir", "train", "--device", "cpu", "--batch_size", 4, *SMALL, "--validation", 0.5)
+    (line,) = [line for line in result.out.splitlines() if "held out" in line]
+    assert line.split()[5] in ("4", "16"), line  # of A two of four, or one and all the copies
 
 
 def test_a_latent_of_one_is_one_line(trained, workdir, refused):
