@@ -32,7 +32,7 @@ def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
     animation counts; 16-bit, 32-bit and float greys are scaled to 8 bits. Raises DataError with the reason.
     """
     try:
-        if isinstance(path, str) and os.path.exists(path) and not os.path.isfile(path):
+        if isinstance(path, str) and not os.path.isfile(path) and os.path.exists(path):
             raise OSError(0, "not a file")  # opening a pipe would wait for its writer
         with Image.open(path, formats=FORMATS) as image:
             # A JPEG decodes several times faster at a reduced scale; twice the target keeps the resize exact enough.
