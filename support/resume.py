@@ -22,9 +22,12 @@ KEYS = {
 
 
 def identity(options: settings.Settings, contents: dict[str, object]) -> dict[str, object]:
-    """What has to be the same for a run to go on: all settings that shape its result, and the paintings."""
+    """What has to be the same for a run to go on: the settings that shape its result, paintings, pretrained weights."""
     kept = {name: value for name, value in options.values().items() if name not in FREE_TO_CHANGE}
     paintings = contents["fingerprints"].numpy().tobytes() + json.dumps(contents["counts"]).encode()
+    if isinstance(kept.get("pretrained"), str):  # another file of the same name makes another run
+        with open(options.pretrained, "rb") as file:
+            kept["pretrained"] += f" ({hashlib.file_digest(file, 'sha256').hexdigest()[:16]})"
     number = f"{len(contents['fingerprints'])} in {len(contents['counts'])} styles"
     return kept | {"paintings": f"{number} ({hashlib.sha256(paintings).hexdigest()[:16]})"}
 

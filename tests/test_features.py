@@ -197,6 +197,13 @@ def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(flags, tmp_
     assert not different
 
 
+def test_other_weights_of_the_same_name_belong_to_another_run(flags, tmp_path, run, refused):
+    assert run(trainpart1, *flags, 0).status == 0
+    weights = jobs.load(tmp_path / "w.pth")
+    torch.save({name: value + value.is_floating_point() for name, value in weights.items()}, tmp_path / "w.pth")
+    assert "belongs to another run: pretrained was" in refused(trainpart1, *flags, 0)
+
+
 @pytest.fixture
 def scratch(tmp_path, paint):
     """The flags of a small training from scratch, but for the number of epochs."""
