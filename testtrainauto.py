@@ -1,4 +1,4 @@
-"""Part 2: reconstruct the test paintings, cluster them by their latents without their styles, find paintings alike.
+"""Part 2: reconstruct the test paintings, cluster their latents without using style labels, find similar paintings.
 
 Prints the figures beside four baselines; writes metrics_auto.json, reconstruction.png, clusters.png,
 cluster_gallery.png, dendrogram.png and clusters.csv into outputdir. With --similar it writes similar.png only.
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         count = f"{console.count(len(dataset), 'painting')} in {console.quoted(options.testingdir)}"
         raise options.error(
             "clusters",
-            f"{count} cannot make {clusters} clusters; expected 2 paintings or more, and no fewer than clusters",
+            f"{count} for {clusters} clusters; expected at least 2 paintings, and at least one per cluster",
         )
 
     loader = batches.Batches(dataset.images, dataset.labels, device)
@@ -456,11 +456,12 @@ def stored_latents(
     model: wikiart.Autoencoder, dataset: wikiart.WikiArtDataset, batch_size: int, device: torch.device
 ) -> Tensor:
     """A folder's paintings as `wikiart.embed` has them, float32 [N, D]; kept in a file beside its pixels."""
-    loader = batches.Batches(dataset.images, dataset.labels, device)
-    return features.cached(
-        features.cache_path(dataset.pixel_file, model, len(dataset)),
-        lambda: torch.cat([wikiart.embed(model, images).cpu() for images in loader.all_images(batch_size)]),
-    )
+
+    def compute() -> Tensor:
+        loader = batches.Batches(dataset.images, dataset.labels, device)
+        return torch.cat([wikiart.embed(model, images).cpu() for images in loader.all_images(batch_size)])
+
+    return features.cached(features.cache_path(dataset.pixel_file, model, len(dataset)), compute)
 
 
 def draw_similar(

@@ -234,10 +234,13 @@ def predict(
             problems += 1
         paths += inside
     given, names, rows = len(paths) + problems, [], []
-    with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=len(paths), unit="painting", disable=None, leave=False))
-        loader = decoded_batches(paths, checkpoint["image_size"], options.batch_size, bar)
-        for part, images in stack.enter_context(contextlib.closing(loader)):  # else the workers would go on
+    with (
+        tqdm(total=len(paths), unit="painting", disable=None, leave=False) as bar,
+        contextlib.closing(  # else the workers would go on after an error
+            decoded_batches(paths, checkpoint["image_size"], options.batch_size, bar)
+        ) as loader,
+    ):
+        for part, images in loader:
             logits = wikiart.classify(model, images.to(device) / 255, flips=True).cpu()
             probabilities = with_prior(logits, checkpoint, prior).softmax(1)
             with tqdm.external_write_mode():

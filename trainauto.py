@@ -37,8 +37,6 @@ def main(argv: list[str] | None = None) -> None:
         balance.check_styles(dataset.counts)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, dataset.fingerprints)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
-    loader = batches.Batches(dataset.images, dataset.labels, device)
-
     model = wikiart.Autoencoder(options.image_size, options.latent_dim)
     model = model.to(device, memory_format=torch.channels_last)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -50,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     with training.Run(options, model, device, contents, "validation_mse") as run:
         if run.is_finished() and curves.exists():
             return
+        loader = batches.Batches(dataset.images, dataset.labels, device)
         if not run.saved and processes.rank() == 0:  # the other processes receive it
             pca = wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed)
             style = statistics.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
@@ -76,7 +75,7 @@ def validate(
     """The MSE of the held-out paintings' reconstructions; empty if there are none."""
     if not len(held_out):
         return {}
-    error = torch.zeros((), device=loader.labels.device)
+    error = torch.zeros((), device=loader.device)
     for images, _ in loader.batches(held_out, batch_size):
         with devices.autocast(images.device):
             error += (model(images).clamp(0, 1) - images).square().mean((1, 2, 3)).sum()

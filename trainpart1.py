@@ -7,7 +7,7 @@ epoch; with a larger --epochs it trains further.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import wikiart
 from support import (
@@ -41,14 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     duplicates.warn_of_contradictions(dataset.paths, dataset.labels, dataset.fingerprints)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, dataset.fingerprints)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
-    plan = None
-    if options.imbalance == "smote":
-        plan = balance.plan_smote(dataset.images, dataset.labels, members, options.smote_target, options.seed)
-        counts = torch.bincount(torch.cat([dataset.labels[members], plan.label]), minlength=len(dataset.classes))
-        texts = [f"{style} {count}" for style, count in zip(dataset.classes, counts.tolist(), strict=True)]
-        console.say(f"SMOTE adds {len(plan.label):,}: {', '.join(texts)}")
-    loader = batches.Batches(dataset.images, dataset.labels, device, plan)
-    model = make_model(options, dataset, members).to(device, memory_format=torch.channels_last)
+    model = make_model(options, dataset.classes).to(device, memory_format=torch.channels_last)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     console.say(
         f"{options.architecture}: {parameters:,} parameters, {options.image_size} x {options.image_size} pixels"
@@ -60,7 +53,11 @@ def main(argv: list[str] | None = None) -> None:
     with training.Run(options, model, device, contents, "validation_loss", peak_factor) as run:
         if run.is_finished() and (curves.exists() or not options.epochs):
             return
-        if options.pretrained and not run.is_begun:
+        plan = make_plan(options, dataset, members) if options.imbalance == "smote" else None
+        loader = batches.Batches(dataset.images, dataset.labels, device, plan)
+        if not options.pretrained and not run.is_begun:
+            model.normalize.measure(dataset.images, members)
+        elif not run.is_begun:
             fit_head(model, loader, members, options.imbalance, dataset.pixel_file)
             metrics = validate(model, loader, held_out, len(dataset.classes), options.batch_size)
             console.say(f"fitted the head to the trunk's features  {history.in_words(metrics)}".rstrip())
@@ -91,18 +88,25 @@ def main(argv: list[str] | None = None) -> None:
     figures.write_all(options, {"training_part1.png": lambda: history.draw(run.history, panels, title)})
 
 
-def make_model(options: settings.Settings, dataset: wikiart.WikiArtDataset, members: Tensor) -> wikiart.Classifier:
-    """The classifier of the settings, with pretrained weights or with the normalization of the training paintings."""
+def make_model(options: settings.Settings, classes: list[str]) -> wikiart.Classifier:
+    """The classifier of the settings, with random or pretrained weights."""
     with options.blame("architecture"):
-        model = wikiart.make_classifier(options.architecture, len(dataset.classes), options.image_size)
+        model = wikiart.make_classifier(options.architecture, len(classes), options.image_size)
     if options.pretrained:
         with options.blame("pretrained"):
             model.load_pretrained(options.pretrained)
     elif not options.epochs:
         raise options.error("epochs", "got 0, which only fits a head to a pretrained trunk; set pretrained")
-    else:
-        model.normalize.measure(dataset.images, members)
     return model
+
+
+def make_plan(options: settings.Settings, dataset: wikiart.WikiArtDataset, members: Tensor) -> balance.SmotePlan:
+    """The synthetic paintings of SMOTE; prints how many paintings each style has with them."""
+    plan = balance.plan_smote(dataset.images, dataset.labels, members, options.smote_target, options.seed)
+    counts = torch.bincount(torch.cat([dataset.labels[members], plan.label]), minlength=len(dataset.classes))
+    texts = [f"{style} {count}" for style, count in zip(dataset.classes, counts.tolist(), strict=True)]
+    console.say(f"SMOTE adds {len(plan.label):,}: {', '.join(texts)}")
+    return plan
 
 
 def fit_head(
@@ -117,7 +121,9 @@ def fit_head(
     taken = torch.cat([members, torch.arange(len(loader.images), len(loader))])
     console.say(f"fitting the head to {len(taken):,} paintings")
     found = features.compute(model, loader, taken, pixel_file)
-    features.fit_head(model, found, loader.labels.cpu()[taken], balanced=imbalance == "weighted_sampler")
+    if processes.rank() == 0:
+        features.fit_head(model, found, loader.labels.cpu()[taken], balanced=imbalance == "weighted_sampler")
+    processes.copy_from_first(nn.ModuleList([model.scale, model.head]))
 
 
 def validate(
@@ -129,7 +135,7 @@ def validate(
     """
     if not len(held_out):
         return {}
-    device = loader.labels.device
+    device = loader.device
     confusion, loss = torch.zeros(styles**2, device=device), torch.zeros((), device=device)  # rows: true styles
     for images, labels in loader.batches(held_out, batch_size):
         with devices.autocast(device):

@@ -8,11 +8,9 @@ All of it can be imported in a notebook. `support/` has the rest of what the scr
 """
 
 import contextlib
-import errno
 import math
 import os
 import unicodedata
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from support import console, levels, pretrained, statistics
-from support.cache import decode_folder
+from support import cache, console, levels, pretrained, statistics
 from support.console import DataError, UserError
 from support.folders import find_images
 
@@ -59,7 +56,7 @@ class WikiArtDataset(Dataset):
                 raise DataError(f"folder {console.quoted(imgdir)} {problem}{hint}")
         files = [file for style in styles for file in styles[style]]
         labels = [label_of[style] for style in styles for _ in styles[style]]
-        pixel_file, left_out, fingerprints = decode_folder(imgdir, image_size, files, cachedir)
+        pixel_file, left_out, fingerprints = cache.decode_folder(imgdir, image_size, files, cachedir)
         self.pixel_file = os.path.abspath(pixel_file)  # spawned workers may begin in another folder
         for path, reason in left_out.items():
             console.warn(f"{console.quoted(os.path.join(imgdir, path))} is left out: {reason}")
@@ -73,26 +70,14 @@ class WikiArtDataset(Dataset):
         self.fingerprints = torch.tensor(fingerprints, dtype=torch.int64)
         numbers = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
         self.counts = dict(zip(self.classes, numbers, strict=True))
-        self._map()
-
-    def _map(self) -> None:
-        shape = (len(self.labels), 3, *[self.image_size] * 2)
-        try:
-            pixels = np.memmap(self.pixel_file, np.uint8, "r", shape=shape)
-        except OSError as error:  # such as a limit on the memory that a process may address
-            hint = "; a smaller image_size needs less" if error.errno == errno.ENOMEM else ""
-            problem = f"cannot be mapped into memory: {error.strerror}{hint}"
-            raise UserError(f"{console.printable(self.pixel_file)}: {problem}") from None
-        with warnings.catch_warnings():  # of memory that cannot be written, which is what is wanted
-            warnings.simplefilter("ignore", UserWarning)
-            self.images = torch.from_numpy(pixels)
+        self.images = cache.map_pixels(self.pixel_file, len(self.labels), image_size)
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "images"}  # workers map the file again
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
-        self._map()
+        self.images = cache.map_pixels(self.pixel_file, len(self.labels), self.image_size)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -111,7 +96,8 @@ class PaddedConv2d(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         padding = [side for side in reversed(self.padding) for _ in range(2)]
-        return F.conv2d(F.pad(images, padding), self.weight, self.bias)
+        padded = F.pad(images, padding)
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 class ThreeConv(nn.Sequential):
@@ -212,24 +198,25 @@ class Classifier(nn.Module):
 
     trunk: normalized images -> features [B, width]. The statistics are the mean and standard deviation of every channel
     at the trunk's earlier levels, which carry style (Huang and Belongie, 2017, arXiv:1703.06868), the correlations of
-    channels at the two finest levels, and the image's palette, texture and strokes. A trunk with random weights learns
-    with the first of these alone; once the head is fitted (`support/features.py`) it reads them all. `three_conv` stays
-    the assignment's network and has no statistics, and since its hidden units see where things are, it trains on whole
-    paintings. `crop_side`: the side in pixels of the crops that a network trains on.
+    channels at the two finest levels, and the image's palette, texture and strokes. While a trunk is trained from
+    random weights, the head reads only the first of these; once it is fitted (`support/features.py`) it reads them all.
+    `three_conv` stays the assignment's network and has no statistics, and since its hidden units see where things are,
+    it trains on whole paintings. `crop_side`: the side in pixels of the crops that a network trains on.
     """
 
     def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
         super().__init__()
-        self.architecture, self.normalize, self.trunk, self.scale = architecture, Normalize(), trunk, nn.Identity()
-        self.has_statistics, self.image_size = not isinstance(trunk, ThreeConv), image_size
-        self.is_pretrained, self.fixed = False, []
+        self.architecture, self.image_size = architecture, image_size
+        self.has_statistics = not isinstance(trunk, ThreeConv)
+        self.is_pretrained, self.frozen_norms = False, []
+        self.normalize, self.trunk, self.scale = Normalize(), trunk, nn.Identity()
         self.eval()
         blank, crop = (torch.zeros(1, 3, side, side) for side in (image_size, round(CROP * image_size)))
         self.levels = levels.find(trunk, blank) if self.has_statistics else []
         with torch.no_grad():
             widths = [part.shape[1] for part in self._parts(blank)]
             self.width, width = widths[0], sum(widths)  # without and with the statistics
-            self.unlearned = sum(widths[1 + len(self.levels) :])  # no new trunk reads them
+            self.unread = sum(widths[1 + len(self.levels) :])  # statistics that training from scratch leaves out
             self.crop_side = image_size
             with contextlib.suppress(Exception):  # some networks take one size alone, or nothing so small
                 if self.has_statistics and self.features(crop).shape[1] == width:
@@ -255,7 +242,7 @@ class Classifier(nn.Module):
         if not self.has_statistics:
             return [features]
         if self.training and not self.is_pretrained:
-            others = [images.new_zeros(len(images), self.unlearned)]
+            others = [images.new_zeros(len(images), self.unread)]
         else:
             others = [*map(levels.correlations, maps[:2]), statistics.style(images), statistics.strokes(images)]
         return [features, *map(levels.moments, maps), *others]
@@ -265,25 +252,26 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def ignore_statistics(self) -> None:
-        """Let the head not read the statistics that a new trunk is trained without; a fitted head does."""
+        """Zero the head's weights of the statistics that training from scratch leaves out; a fitted head reads them."""
         if self.has_statistics:
-            self.head.weight[:, -self.unlearned :] = 0
+            self.head.weight[:, -self.unread :] = 0
 
     def load_pretrained(self, source: bool | str) -> None:
         """Take the trunk and its normalization from torchvision's weights (True) or a file (its path).
 
-        Raises UserError where weights cannot be had or do not fit.
+        Raises UserError where weights are not available or do not fit.
         """
         state = pretrained.read(self.architecture, source)
         for name in ("normalize", "trunk"):
             own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
             pretrained.load(self.get_submodule(name), self.architecture, own)
-        self.crop_side, self.fixed, self.is_pretrained = self.image_size, pretrained.freeze(self.trunk), True
+        self.crop_side, self.is_pretrained = self.image_size, True
+        self.frozen_norms = pretrained.freeze(self.trunk)
 
     def train(self, mode: bool = True) -> "Classifier":
         """As of any module, but the batch norms of a pretrained trunk stay in eval mode."""
         super().train(mode)
-        for module in self.fixed:
+        for module in self.frozen_norms:
             module.eval()
         return self
 
@@ -300,7 +288,7 @@ def make_classifier(architecture: str, classes: int, image_size: int) -> Classif
         trunk = pretrained.build(architecture, image_size)
     else:
         hint = console.did_you_mean(architecture, [*OWN_TRUNKS, *pretrained.names()])
-        raise UserError(f"unknown architecture {console.quoted(architecture)}{hint if 'mean' in hint else ''}")
+        raise UserError(f"unknown architecture {console.quoted(architecture)}{hint}")
     return Classifier(architecture, trunk, classes, image_size)
 
 

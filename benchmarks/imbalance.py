@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     parser = measure.parser(
         __doc__,
-        trainingdir="../shared/wikiart16/train",
-        testingdir="../shared/wikiart16/test",
+        trainingdir="data/sample/train",
+        testingdir="data/sample/test",
         cachedir=".cache",
         device="auto",
         image_size=64,

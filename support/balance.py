@@ -27,7 +27,7 @@ def split(labels: Tensor, share: float, seed: int, copies: Tensor) -> tuple[Tens
     copies that are in several styles stay there.
     """
     generator = torch.Generator().manual_seed(random_seed(seed, 0))
-    keys, styles = copies.tolist(), {}  # of each key
+    keys, styles = copies.tolist(), {}  # styles: key -> the labels of its paintings
     for key, label in zip(keys, labels.tolist(), strict=True):
         styles.setdefault(key, set()).add(label)
     held_out = torch.zeros(len(labels), dtype=torch.bool)
@@ -43,7 +43,7 @@ def split(labels: Tensor, share: float, seed: int, copies: Tensor) -> tuple[Tens
     return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
 
 
-NEIGHBOURS = 5  # of a painting, that SMOTE blends it with, as in imbalanced-learn
+NEIGHBOURS = 5  # nearest ones that SMOTE may blend a painting with, as in imbalanced-learn
 
 
 class SmotePlan(NamedTuple):

@@ -22,8 +22,7 @@ class Batches:
     def __init__(
         self, images: Tensor, labels: Tensor, device: torch.device, plan: balance.SmotePlan | None = None
     ) -> None:
-        self.device = torch.empty(0, device=device).device  # "cuda" is "cuda:0"
-        self.images = images
+        self.device, self.images = device, images
         if self.device.type != "cpu":
             room = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else math.inf
             if images.nbytes <= RESIDENT_SHARE * room:

@@ -7,11 +7,16 @@ import io
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from support import console, files, images
+from support.console import UserError
 from support.folders import ImageFile
 
 
@@ -57,6 +62,22 @@ def decode_folder(
             if not old.name.startswith(stem):
                 old.unlink(missing_ok=True)
         return data_path, left_out, fingerprints
+
+
+def map_pixels(pixel_file: str, count: int, image_size: int) -> Tensor:
+    """The decoded images in a file of `decode_folder`, memory-mapped: uint8 [count, 3, S, S], read-only.
+
+    Raises UserError where the file cannot be mapped.
+    """
+    try:
+        pixels = np.memmap(pixel_file, np.uint8, "r", shape=(count, 3, image_size, image_size))
+    except OSError as error:  # such as a limit on the memory that a process may address
+        hint = "; a smaller image_size needs less" if error.errno == errno.ENOMEM else ""
+        problem = f"cannot be mapped into memory: {error.strerror}{hint}"
+        raise UserError(f"{console.printable(pixel_file)}: {problem}") from None
+    with warnings.catch_warnings():  # of memory that cannot be written, which is what is wanted
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(pixels)
 
 
 def _write_cache(data_path: Path, imgdir: str, image_size: int, paths: list[str]) -> tuple[dict[str, str], list[int]]:

@@ -22,7 +22,7 @@ def start(options: settings.Settings, training: bool = True) -> torch.device:
     """Join the processes that share the training, choose the device and set the random seed; prints what is used.
 
     Without `training` a GPU multiplies in float32, not TF32, so that results do not depend on the batch size. Raises
-    UserError for a device that cannot be used, a batch that cannot be shared evenly, an incomplete torchrun
+    UserError for a device that cannot be used or shared, a batch that cannot be shared evenly, an incomplete torchrun
     environment, and several processes where `training` is false.
     """
     if problem := processes.problem():
@@ -30,6 +30,9 @@ def start(options: settings.Settings, training: bool = True) -> torch.device:
     world_size = processes.world_size()
     if world_size > 1 and not training:
         raise UserError("this script works in one process; start it without torchrun")
+    if world_size > 1 and ":" in options.device:
+        shared = f"got {console.quoted(options.device)} for {world_size} processes"
+        raise options.error("device", f'{shared}; expected "cuda", of which each process takes its own')
     device = _choose(options)
     if options.batch_size % world_size:
         raise options.error("batch_size", f"{options.batch_size} cannot be shared evenly by {world_size} processes")

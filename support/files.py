@@ -126,7 +126,7 @@ def locked(path: str | os.PathLike, wait: bool) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read() or "another process"
-            raise UserError(f"{console.printable(path.parent)}: {holder} writes there now") from None
+            raise UserError(f"{console.printable(path.parent)}: {holder} is writing there") from None
         except OSError as error:
             console.warn(f"{console.quoted(path)} cannot be locked ({error.strerror}): start no second run there")
         file.truncate(0)

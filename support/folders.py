@@ -130,7 +130,7 @@ def _check_level(imgdir: str, folders: list[str], known: Collection[str]) -> Non
         wanted = ("test", "val", "") if known else ("train", "")  # what a network is tested on, or trained on
         meant = next(name for start in wanted for name in splits if name.lower().startswith(start))
         raise DataError(
-            f"folder {console.quoted(imgdir)} holds the folders {', '.join(splits)}, which are no styles; "
+            f"folder {console.quoted(imgdir)} holds the folders {', '.join(splits)}, which are not styles; "
             f"did you mean {console.quoted(os.path.join(imgdir, meant))}?"
         )
     inner, styles = imgdir, [name for name in folders if not _is_no_style(name)]

@@ -21,7 +21,7 @@ def say_epoch(row: dict[str, float], epochs: int, rate: float, left: float, save
 
 
 def in_words(row: dict[str, float]) -> str:
-    """What an epoch measured, for print: "training loss 1.234  accuracy 56.7%"."""
+    """An epoch's metrics as text to print: "training loss 1.234  accuracy 56.7%"."""
     return "  ".join(
         f"{name.replace('_', ' ')} {value:.1%}" if name in SHARES else f"{name.replace('_', ' ')} {value:.4g}"
         for name, value in row.items()

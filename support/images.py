@@ -141,5 +141,4 @@ def decode_all(paths: list[str], image_size: int) -> Iterator[tuple[bytes | None
         # Python from 3.12 on warns of forks beside threads; the workers touch nothing that those may hold.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         decode = functools.partial(try_decode, image_size=image_size)
-        with contextlib.closing(workers.parallel_map(decode, paths)) as results:  # else the workers would go on
-            yield from results
+        yield from workers.parallel_map(decode, paths)

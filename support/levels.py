@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHANNELS = 64  # of a level at most, the first, are correlated with each other
-SIDE = 32  # of a level: where it has twice as many positions, some are left out
+CHANNELS = 64  # correlations are among the first of a level's channels, this many at most
+SIDE = 32  # a map of twice this side or more is subsampled before its channels are correlated
 
 
 def find(trunk: nn.Module, images: Tensor) -> list[str]:

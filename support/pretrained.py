@@ -70,7 +70,7 @@ def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
     """Part of a state_dict of `wikiart.Classifier`, from torchvision's default weights (True) or a file (its path).
 
     A file may be a state_dict of torchvision, with or without a head, or a checkpoint of this project.
-    Raises UserError where the weights cannot be had.
+    Raises UserError where the weights are not available.
     """
     if source is True:
         from torchvision import models
@@ -81,14 +81,14 @@ def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
             state = models.get_model_weights(architecture).DEFAULT.get_state_dict(progress=processes.rank() == 0)
         except Exception as error:  # no network, no space, a proxy's page instead of the file
             why = console.reason(error)
-            raise UserError(f"torchvision's weights for {architecture} cannot be had: {why}") from None
+            raise UserError(f"torchvision's weights for {architecture} cannot be downloaded: {why}") from None
     else:
         state = checkpoints.load(source)
         if isinstance(state, dict) and "part" in state:
             checkpoints.check_version(state, f"{console.quoted(source)}: ", "train it again")
         state = state.get("model", state) if isinstance(state, dict) else state
         if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-            raise UserError(f"{console.quoted(source)} holds no state_dict")
+            raise UserError(f"{console.quoted(source)} is not a state_dict")
     if "normalize.mean" in state:
         return state
     mean, std = map(torch.tensor, normalization(architecture))

@@ -61,6 +61,13 @@ def from_first(value: object) -> object:
     return received[0]
 
 
+def copy_from_first(module: nn.Module) -> None:
+    """Give a module of all processes the first one's parameters and buffers."""
+    if world_size() > 1:
+        for value in module.state_dict().values():
+            torch.distributed.broadcast(value, 0)
+
+
 def share_model(model: nn.Module, device: torch.device) -> nn.Module:
     """The model as training calls it: wrapped to all-reduce gradients when several processes share the work.
 

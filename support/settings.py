@@ -78,7 +78,7 @@ SECTIONS = {
         "learning_rate": number(0.004, 1e-8, 10.0, "peak learning rate of AdamW"),
     },
 }  # fmt: skip
-FRESH = {"--fresh": {"action": "store_true", "help": "start a new run, whatever an earlier one has left"}}
+FRESH = {"--fresh": {"action": "store_true", "help": "start a new run, ignoring any earlier one"}}
 
 
 class Settings(SimpleNamespace):

@@ -1,6 +1,7 @@
 """The pieces of a training: optimizer, schedule, progress, best epoch. The loop itself is in the scripts."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -90,12 +91,13 @@ class Run:
         order = batches.full_batches(order, size)
         self.model.train()
         self.losses, self.steps = torch.zeros((), device=self.device), len(order) // size
-        start, end = next((a, b) for a, b in zip([0, *self.ends], self.ends, strict=False) if self.epoch <= b)
+        # the schedule that this epoch belongs to: the first one, or that of a later, larger number of epochs
+        begin, end = next((a, b) for a, b in itertools.pairwise([0, *self.ends]) if self.epoch <= b)
         read, read_at = time.perf_counter(), 0
         title, hidden = f"epoch {self.epoch}/{self.options.epochs}", None if processes.rank() == 0 else True
         with tqdm(total=self.steps, desc=title, unit="step", disable=hidden, leave=False) as bar:
             for step, batch in enumerate(loader.batches(order, size), 1):
-                progress = (self.epoch - 1 - start + step / self.steps) / (end - start)
+                progress = (self.epoch - 1 - begin + (step - 0.5) / self.steps) / (end - begin)
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.peak * optimizer.learning_rate_factor(progress)
                 yield batch

@@ -10,7 +10,7 @@ import torch
 from imblearn.over_sampling import SMOTE
 
 import wikiart
-from support import balance, batches, console, training
+from support import balance, batches, checkpoints, console
 
 # Training paintings of the course split, and what its students' version printed after SMOTE at 400.
 COURSE = {
@@ -139,21 +139,23 @@ def test_a_style_with_one_painting_repeats_it():
 
 
 def test_the_counts_that_the_script_prints_at_400_are_the_students(tmp_path, monkeypatch):
-    images, labels = made(*COURSE.values(), size=4)
+    (images, labels), described = made(*COURSE.values(), size=4), []
     dataset = SimpleNamespace(
         images=images, labels=labels, classes=list(COURSE), counts=COURSE, paths=list(map(str, range(len(labels)))),
         fingerprints=torch.arange(len(labels)),
     )  # fmt: skip
 
-    def enough(options, model, device, contents, *_):
-        assert contents["counts"] == COURSE
+    def enough(*_):
         raise console.UserError("this is enough")
 
+    describe = checkpoints.describe
+    monkeypatch.setattr(checkpoints, "describe", lambda *found: described.append(describe(*found)) or described[0])
+
     monkeypatch.setattr(wikiart, "WikiArtDataset", lambda *_, **__: dataset)
-    monkeypatch.setattr(training, "Run", enough)
+    monkeypatch.setattr(batches, "Batches", enough)
     done = jobs.call("trainpart1", "--imbalance", "smote", "--smote_target", 400, "--validation", 0,
                      "--image_size", 16, "--outputdir", tmp_path, "--device", "cpu")  # fmt: skip
-    assert done.err == "this is enough\n"
+    assert done.err == "this is enough\n" and described[0]["counts"] == COURSE
     (line,) = [line for line in done.out.splitlines() if line.startswith("SMOTE adds")]
     printed = {style: int(n) for style, n in (item.rsplit(" ", 1) for item in line.split(": ", 1)[1].split(", "))}
     assert printed == {style: max(count, 400) for style, count in COURSE.items()}

@@ -61,13 +61,17 @@ def test_the_seed_fixes_what_torch_draws(capsys):
     assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**64 for seed in seeds)
 
 
-@pytest.mark.parametrize(("count", "batch_size", "words"), [("3", 64, "shared evenly by 3"), ("2", 2, "at least 2")])
-def test_a_batch_that_the_processes_cannot_share_is_one_line(workdir, refused, monkeypatch, count, batch_size, words):
+@pytest.mark.parametrize(
+    ("count", "flag", "value", "words"),
+    [("3", "--batch_size", 64, "shared evenly by 3"), ("2", "--batch_size", 2, "at least 2"),
+     ("2", "--device", "cuda:0", 'got "cuda:0" for 2 processes')],
+)  # fmt: skip
+def test_what_several_processes_cannot_share_is_one_line(workdir, refused, monkeypatch, count, flag, value, words):
     for name in processes.TORCHRUN:
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", count)
-    line = refused(trainpart1, "--device", "cpu", "--batch_size", batch_size)
-    assert line.startswith("--batch_size: ") and words in line
+    line = refused(trainpart1, "--device", "cpu", flag, value)
+    assert line.startswith(f"{flag}: ") and words in line
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])

@@ -84,7 +84,7 @@ def test_only_an_old_temporary_file_is_removed(tmp_path):
 
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
     path = tmp_path / "new" / "lock"
-    holder = rf"new: process {os.getpid()} on .+, started \d.+, writes there now"
+    holder = rf"new: process {os.getpid()} on .+, started \d.+, is writing there"
     with files.locked(path, wait=False), pytest.raises(console.UserError, match=holder):
         files.locked(path, wait=False).__enter__()
     with files.locked(path, wait=False):
@@ -152,7 +152,7 @@ def test_a_second_run_into_the_same_folder_or_modelfile_is_refused(second, home,
         first.wait_for(lambda: "epoch 1/" in first.text("out"))
         done = jobs.call("trainpart1", *flags(home, tmp_path / second, "--fresh", *more))
         assert done.status == 2 and jobs.one_line(done.err), done
-        assert f"{out}: process {first.processes[0].pid} on " in done.err and "writes there now" in done.err
+        assert f"{out}: process {first.processes[0].pid} on " in done.err and "is writing there" in done.err
         assert first.processes[0].is_alive()
     finally:
         first.signal(signal.SIGTERM)

@@ -191,7 +191,7 @@ def test_the_top_of_an_export_is_no_folder_of_styles(workdir, paint, refused, pa
         paint(workdir / "export" / part, {"A": 1, "B": 1})
     line = refused(trainpart1, *flags("export"))
     assert line.startswith("--trainingdir: ") and line.endswith(f'did you mean "export/{meant}"?')
-    assert all(part in line for part in parts.split()) and "no styles" in line
+    assert all(part in line for part in parts.split()) and "not styles" in line
 
 
 def test_a_folder_that_wraps_the_styles_is_an_error_that_names_the_one_within(workdir, paint, refused, capfd):

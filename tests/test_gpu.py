@@ -28,7 +28,7 @@ def test_batches_are_the_cpus(dataset, monkeypatch, share, imbalance):
     if imbalance == "smote":
         plan = balance.plan_smote(dataset.images, dataset.labels, members, 20, seed=0)
     order = balance.index_order(imbalance, dataset.labels, members, plan, 0, 1)
-    there = batches.Batches(dataset.images, dataset.labels, torch.device("cuda"), plan)
+    there = batches.Batches(dataset.images, dataset.labels, torch.device("cuda", 0), plan)
     assert (there.images.device.type == "cuda") == (share > 0)
     here = batches.Batches(dataset.images, dataset.labels, torch.device("cpu"), plan)
     for (images, labels), (expected, targets) in zip(there.batches(order, 7), here.batches(order, 7), strict=True):
@@ -37,7 +37,7 @@ def test_batches_are_the_cpus(dataset, monkeypatch, share, imbalance):
 
 @pytest.mark.parametrize("network", ["residual", "three_conv", "autoencoder"])
 def test_steps_do_not_wait_for_the_gpu(dataset, network):
-    device = torch.device("cuda")
+    device = torch.device("cuda", 0)
     model = wikiart.Autoencoder(32, 8) if network == "autoencoder" else wikiart.make_classifier(network, 3, 32)
     model = model.to(device, memory_format=torch.channels_last)
     steps = optimizer.make(model, 0.001)

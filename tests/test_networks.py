@@ -26,6 +26,10 @@ def test_three_conv_is_the_assignments_network_layer_by_layer():
             assert (layer.kernel_size, layer.padding, layer.stride) == ((2, 2), (2, 2), (1, 1))
             plain = nn.functional.conv2d(images, layer.weight, layer.bias, padding=2)
             assert torch.allclose(layer(images), plain, atol=1e-5)
+            plain = nn.Conv2d(layer.in_channels, 4, 3, stride=2, padding=(1, 3), dilation=2, groups=1)
+            own = wikiart.PaddedConv2d(layer.in_channels, 4, 3, stride=2, padding=(1, 3), dilation=2, groups=1)
+            own.load_state_dict(plain.state_dict())
+            assert torch.allclose(own(images), plain(images), atol=1e-5)
         if isinstance(layer, nn.MaxPool2d):
             assert (layer.kernel_size, layer.padding, layer.stride) == (4, 2, 4)
         images = layer(images)

@@ -91,7 +91,7 @@ def test_identical_images_stand_once_and_contradictions_nowhere(prepare, source,
     assert Path("Pop Art's/painting 03.png") not in every
     out = capsys.readouterr().out
     assert "copies of another image of their style: 20 (" in out
-    assert 'identical in two styles: 2 ("Pop Art\'s/painting 03.png", "Живопись/also here.png")' in out
+    assert 'identical in two styles: 2 ("Pop Art\'s/painting 03.png"; "Живопись/also here.png")' in out
 
 
 def test_undecodable_images_are_named_and_left_out(prepare, source, tmp_path, capsys):
@@ -103,7 +103,7 @@ def test_undecodable_images_are_named_and_left_out(prepare, source, tmp_path, ca
     for name in ("broken.jpg", "cut.png"):
         assert sum(f'{name}" is left out: ' in line for line in printed.err.splitlines()) == 1
         assert not list((tmp_path / "out").rglob(name))
-    assert 'cannot be decoded: 2 ("Baroque/broken.jpg", "Baroque/cut.png")' in printed.out
+    assert 'cannot be decoded: 2 ("Baroque/broken.jpg"; "Baroque/cut.png")' in printed.out
 
 
 def write_lists(folder, train, test):
@@ -127,7 +127,7 @@ def test_lists_with_copies_conflicts_and_a_style_for_test_alone(prepare, source,
     assert layout(tmp_path / "out") == {"train": baroque[1:3], "test": [*baroque[3:], "Baroque/twin.png"]}
     out = capsys.readouterr().out
     assert 'copies of another image of their style: 1 ("Baroque/painting 00.png")' in out
-    assert 'in both lists, taken for test: 2 ("Baroque/painting 03.png", "Baroque/painting 05.png")' in out
+    assert 'in both lists, taken for test: 2 ("Baroque/painting 03.png"; "Baroque/painting 05.png")' in out
     assert 'no training image of their style: 1 ("Живопись/painting 00.png")' in out
     assert "styles without an image: 2 (" in out
     assert 'train.csv: missing files: 1 ("Baroque/gone.png")' in out

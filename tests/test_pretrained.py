@@ -103,7 +103,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     model = wikiart.make_classifier("shufflenet_v2_x0_5", 5, 32)
     good = model.trunk.state_dict()
     cases = {
-        "holds no state_dict": [[1, 2], {"a": 5}, {"model": {"model": good}}],
+        "is not a state_dict": [[1, 2], {"a": 5}, {"model": {"model": good}}],
         "do not fit shufflenet_v2_x0_5": [
             {}, {n: v for n, v in good.items() if "stage4" not in n}, good | {"more": torch.zeros(1)},
             good | {"conv1.0.weight": torch.zeros(1)}, wikiart.make_classifier("residual", 5, 32).state_dict(),
@@ -127,7 +127,7 @@ def test_true_asks_torchvision_for_its_weights(monkeypatch):
     model.load_pretrained(True)
     assert torch.equal(model.trunk.conv1[0].weight, weights.trunk.conv1[0].weight)
     monkeypatch.setattr(download, lambda *_, **__: 1 / 0)
-    with pytest.raises(console.UserError, match="shufflenet_v2_x0_5 cannot be had: division by zero"):
+    with pytest.raises(console.UserError, match="shufflenet_v2_x0_5 cannot be downloaded: division by zero"):
         model.load_pretrained(True)
     with pytest.raises(console.UserError, match="no weights to download for residual"):
         wikiart.make_classifier("residual", 5, 32).load_pretrained(True)

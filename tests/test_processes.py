@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import wikiart
-from support import balance, batches, checkpoints, console, devices, processes, training, workers
+from support import balance, batches, checkpoints, console, devices, features, processes, training, workers
 
 
 def flags(paintings: Path, out: Path, *more: object) -> list[object]:
@@ -104,8 +104,9 @@ def test_an_error_that_all_see_is_their_only_line(paintings, tmp_path):
 
 
 def take_notes(path: Path) -> None:
-    """Write into a file how much a process has decoded and which batches it had."""
-    notes, parallel_map, make = {"decoded": 0, "batches": []}, workers.parallel_map, batches.Batches.batches
+    """Write into a file how much a process has decoded, which batches it had and how many heads it has fitted."""
+    notes = {"decoded": 0, "batches": [], "fitted": 0}
+    parallel_map, make, fit = workers.parallel_map, batches.Batches.batches, features.fit_head
 
     def count(function, items):
         notes["decoded"] += len(items)
@@ -117,7 +118,11 @@ def take_notes(path: Path) -> None:
             Path(f"{path}.{processes.rank()}").write_text(json.dumps(notes))
             yield images, labels
 
-    workers.parallel_map, batches.Batches.batches = count, shares
+    def fit_head(*arguments, **options):
+        notes["fitted"] += 1
+        fit(*arguments, **options)
+
+    workers.parallel_map, batches.Batches.batches, features.fit_head = count, shares, fit_head
 
 
 def test_shares_make_up_the_whole(paintings, tmp_path):
@@ -135,6 +140,7 @@ def test_shares_make_up_the_whole(paintings, tmp_path):
         assert expected == pytest.approx([value for part in share["batches"] for value in part])
     files = sum(jobs.COUNTS.values())
     assert one["decoded"] == files and sorted([first["decoded"], second["decoded"]]) == [0, files]
+    assert (one["fitted"], first["fitted"], second["fitted"]) == (1, 1, 0)
     out = tmp_path / "2"  # the kept network, measured by one process
     checkpoint = checkpoints.read(out / "wikiart.pth", 1)
     dataset = wikiart.WikiArtDataset(paintings, 16, cachedir=out / "cache")

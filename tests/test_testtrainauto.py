@@ -304,7 +304,7 @@ def test_colours_are_all_different():
 def test_fewer_paintings_than_clusters_is_one_line(trained, workdir, paint, refused):
     paint(workdir / "two", {"Baroque": 2})
     line = refused(testtrainauto, *trained.flags, "--clusters", 15)
-    assert line.startswith("--clusters: 14 paintings") and "cannot make 15 clusters" in line
+    assert line.startswith("--clusters: 14 paintings") and "for 15 clusters" in line
     assert "config.json: autoencoder: clusters: 2 pain" in refused(testtrainauto, *trained.flags, "--testingdir", "two")
 
 

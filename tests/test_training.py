@@ -46,6 +46,18 @@ def test_the_learning_rate_rises_linearly_and_falls_to_zero_as_half_a_cosine():
     assert factor(0.15 + 0.85 / 3) == pytest.approx(0.5 * (1 + math.cos(math.pi / 3)))
 
 
+def test_every_step_moves_the_weights(begin):
+    """A step's learning rate is that of its middle: neither 0 at the first nor at the last, even of a single one."""
+    for flags in ["--epochs", "1"], ["--epochs", "2"]:
+        run, loader, order = begin(4, "accuracy", *flags, "--fresh")
+        before = [value.clone() for value in run.model.parameters()]
+        for epoch in train(run, loader, order, [{}, {}]):
+            progress = (epoch.epoch - 0.5) / int(flags[1])
+            assert run.history[-1]["learning_rate"] == run.peak * optimizer.learning_rate_factor(progress) > 0
+            assert not any(map(torch.equal, before, run.model.parameters()))
+            before = [value.clone() for value in run.model.parameters()]
+
+
 @pytest.mark.parametrize("count, world_size, steps, cut", [(36, 1, 36, 36), (37, 2, 38, 38), (1, 1, 2, 2)])
 def test_a_batch_larger_than_the_data_is_cut(count, world_size, steps, cut, begin, capsys, monkeypatch):
     run, loader, order = begin(count, "accuracy", "--batch_size", "4096", "--epochs", "2")
@@ -98,7 +110,7 @@ def test_modelfile_holds_the_best_epoch_so_far(score, values, kept, begin, tmp_p
         checkpoint = torch.load(tmp_path / "wikiart.pth", weights_only=True)
         assert checkpoint["epoch"] == len(checkpoint["history"]) == kept[epoch.epoch - 1]
         same = torch.equal(checkpoint["model"]["1.weight"], run.model[1].weight)
-        assert same == (kept[epoch.epoch - 1] == epoch.epoch) or epoch.epoch == 4  # the last step's rate is 0
+        assert same == (kept[epoch.epoch - 1] == epoch.epoch)
     said = [line.endswith("  -> wikiart.pth") for line in capsys.readouterr().out.splitlines()]
     assert said == [number == epoch for epoch, number in enumerate(kept, 1)]
 

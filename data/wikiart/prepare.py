@@ -56,8 +56,7 @@ def grouped(items: Iterable[str], key: Callable[[str], object]) -> dict[object, 
 
 def count(what: str, paths: list[str]) -> None:
     """Say how many there are of something and name the first five."""
-    names = ", ".join(map(console.quoted, paths[:5])) + (", ..." if len(paths) > 5 else "")
-    console.say(f"{what}: {len(paths):,}" + (f" ({names})" if paths else ""))
+    console.say(f"{what}: {len(paths):,}" + (f" ({console.names(paths)})" if paths else ""))
 
 
 def read_list(path: str) -> list[str]:
