@@ -300,7 +300,7 @@ def draw_clusters(
     figure = figures.new(17, 7.5, dpi=110)
     figure.suptitle(
         f"{len(plane):,} test paintings: the first two principal components of their latents' style numbers "
-        "(the two sides share no colours)"
+        "(colours of the two sides are unrelated)"
     )
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     size = float(np.clip(12_000 / len(plane), 2, 30))

@@ -48,7 +48,10 @@ SWITCHES = {
         "nargs": "+",
         "help": "print the three most probable styles of these images, and of all images in these folders",
     },
-    "--csv": {"metavar": "FILE", "help": "with --predict: write the probabilities of all styles as a table"},
+    "--csv": {
+        "metavar": "FILE",
+        "help": "with --predict: write the probabilities of all styles to this path (not in outputdir)",
+    },
     "--prior": {
         "choices": list(PRIORS),
         "help": "with --predict: how frequent styles are assumed to be (default: as the network was trained)",
@@ -94,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     files.write_json(options.output("metrics_part1.json"), metrics)
     styles = [classes[label] for label in labels]
     write_table(options.output("predictions.csv"), classes, dataset.paths, probabilities, styles)
-    title = f"{checkpoint['architecture']}, epoch {checkpoint['epoch']}: {len(labels):,} test paintings, "
+    title = f"{checkpoint['architecture']}, epoch {checkpoint['epoch']}: {len(labels):,} test paintings\n"
     title += f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
     matrix = confusion_matrix(labels, probabilities.argmax(1), labels=range(len(classes)))
     pictures = {
@@ -139,6 +142,7 @@ def measure(labels: np.ndarray, logits: np.ndarray, counts: dict[str, int]) -> d
         "weighted_f1": float(np.average(scores[2], weights=support)),
         "top3_accuracy": float((top3 == labels[:, None]).any(1).mean()),
         "majority_accuracy": float((labels == majority).mean()),
+        "majority_style": classes[majority],
         "images": len(labels),
         "per_class": per_class,
     }
@@ -147,8 +151,12 @@ def measure(labels: np.ndarray, logits: np.ndarray, counts: dict[str, int]) -> d
 def print_metrics(metrics: dict[str, object]) -> None:
     """Print the figures, with the majority guess for scale, and a table of the styles."""
     width = max(len("style"), *map(len, metrics["per_class"]))
-    console.say(f"{metrics['images']:,} test paintings; always guessing the most frequent training style "
+    majority = f"{metrics['majority_style']}, the most frequent training style,"
+    console.say(f"{metrics['images']:,} test paintings; always guessing {majority} "
                 f"would be right for {metrics['majority_accuracy']:.1%}")  # fmt: skip
+    if missing := [style for style, row in metrics["per_class"].items() if not row["support"]]:
+        console.say(f"no test paintings of {len(missing)} of {len(metrics['per_class'])} styles: "
+                    "macro figures are means over the others")  # fmt: skip
     for name in SHARES:
         console.say(f"  {name.replace('_', ' '):<18}{metrics[name]:>7.1%}")
     for prior, meaning in PRIORS.items():
@@ -361,7 +369,7 @@ def draw_mistakes(dataset: wikiart.WikiArtDataset, matrix: np.ndarray, probabili
     axes.set_xlabel("test paintings")
     axes.xaxis.get_major_locator().set_params(integer=True)
     if pairs:
-        axes.legend()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, frameon=False)  # below the bars
     return figure
 
 
@@ -420,10 +428,11 @@ def draw_heatmaps(
     groups = -(-len(chosen) // 9)
     rows = -(-len(chosen) // groups)
     figure = figures.new(5.4 * groups, 1.65 * rows + 1, dpi=110)
-    text = f"What {model.architecture} looks at (Grad-CAM): yellow speaks for the predicted style, dark does not."
+    text = f"Grad-CAM of {model.architecture}: yellow speaks for the predicted style, dark does not."
     if has_statistics:
-        text += "\nStatistics: share of the logit from statistics of colours, textures and channels, not from the map."
-    figure.suptitle(text, fontsize=9, wrap=True)
+        text += "\nStatistics: share of the logit that comes from colours, textures and channels of the"
+        text += "\nwhole painting, not from the map; above 100% the rest speaks against the style."
+    figure.suptitle(text, fontsize=9)
     nothing = np.ones_like(next(iter(pictures.values())))
     names = [figures.caption(name) for name in dataset.classes]
     grid = figure.subplots(rows, 2 * groups, squeeze=False)

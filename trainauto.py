@@ -17,6 +17,7 @@ from support import (
     console,
     devices,
     figures,
+    files,
     history,
     processes,
     settings,
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     """Read the settings, make dataset and network, train, write the files."""
     options = settings.read("autoencoder", __doc__, argv, settings.FRESH)
     device = devices.start(options)
+    with options.blame("outputdir"):
+        files.check_folder(options.outputdir)
 
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
@@ -49,10 +52,15 @@ def main(argv: list[str] | None = None) -> None:
         if run.is_finished() and curves.exists():
             return
         loader = batches.Batches(dataset.images, dataset.labels, device)
-        if not run.saved and processes.rank() == 0:  # the other processes receive it
-            pca = wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed)
-            style = statistics.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
-            model.start_from(pca, style)
+        if not run.is_begun:
+            if processes.rank() == 0:
+                pca = wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed)
+                style = statistics.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
+                model.start_from(pca, style)
+            processes.copy_from_first(model)
+            metrics = validate(model, loader, held_out, options.batch_size)
+            console.say(f"fitted a PCA and a discriminant to start from  {history.in_words(metrics)}".rstrip())
+            run.begin(metrics)
         for epoch in run.epochs():
             order = balance.index_order("none", dataset.labels, members, None, options.seed, epoch)
             for images, _ in run.batches(loader, order):
@@ -65,7 +73,9 @@ def main(argv: list[str] | None = None) -> None:
     lines = {"training_loss": "training", "validation_mse": "validation"}
     panels = {"mean squared error of pixels in [0, 1]": lines}
     title = f"Training of the autoencoder on {len(members):,} paintings"
-    figures.write_all(options, {"training_auto.png": lambda: history.draw(run.history, panels, title)})
+    figures.write_all(
+        options, {"training_auto.png": lambda: history.draw([{"epoch": 0, **run.start}, *run.history], panels, title)}
+    )
 
 
 @torch.no_grad()

@@ -19,7 +19,9 @@ from support import (
     duplicates,
     features,
     figures,
+    files,
     history,
+    pretrained,
     processes,
     settings,
     training,
@@ -34,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     """Read the settings, make dataset and network, train, write the files."""
     options = settings.read("classifier", __doc__, argv, settings.FRESH)
     device = devices.start(options)
+    check_names(options)
 
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
@@ -76,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
             run.end_epoch(validate(model, loader, held_out, len(dataset.classes), options.batch_size))
 
     if not options.epochs:
+        curves.unlink(missing_ok=True)  # those of an earlier run
         return
     panels = {
         "cross-entropy": {
@@ -85,7 +89,22 @@ def main(argv: list[str] | None = None) -> None:
         "share of the held-out paintings": {"accuracy": "accuracy", "macro_f1": "macro F1"},
     }
     title = f"Training of {options.architecture} on {len(members):,} paintings"
-    figures.write_all(options, {"training_part1.png": lambda: history.draw(run.history, panels, title)})
+    figures.write_all(
+        options, {"training_part1.png": lambda: history.draw([{"epoch": 0, **run.start}, *run.history], panels, title)}
+    )
+
+
+def check_names(options: settings.Settings) -> None:
+    """Find what is wrong with names in the settings before the paintings are decoded, which can take long."""
+    with options.blame("architecture"):
+        wikiart.check_architecture(options.architecture)
+    if options.pretrained:
+        with options.blame("pretrained"):
+            pretrained.read(options.architecture, options.pretrained)
+    elif not options.epochs:
+        raise options.error("epochs", "got 0, which only fits a head to a pretrained trunk; set pretrained")
+    with options.blame("outputdir"):
+        files.check_folder(options.outputdir)
 
 
 def make_model(options: settings.Settings, classes: list[str]) -> wikiart.Classifier:
@@ -95,8 +114,6 @@ def make_model(options: settings.Settings, classes: list[str]) -> wikiart.Classi
     if options.pretrained:
         with options.blame("pretrained"):
             model.load_pretrained(options.pretrained)
-    elif not options.epochs:
-        raise options.error("epochs", "got 0, which only fits a head to a pretrained trunk; set pretrained")
     return model
 
 
@@ -105,7 +122,7 @@ def make_plan(options: settings.Settings, dataset: wikiart.WikiArtDataset, membe
     plan = balance.plan_smote(dataset.images, dataset.labels, members, options.smote_target, options.seed)
     counts = torch.bincount(torch.cat([dataset.labels[members], plan.label]), minlength=len(dataset.classes))
     texts = [f"{style} {count}" for style, count in zip(dataset.classes, counts.tolist(), strict=True)]
-    console.say(f"SMOTE adds {len(plan.label):,}: {', '.join(texts)}")
+    console.say(f"SMOTE adds {len(plan.label):,} paintings; with them: {', '.join(texts)}")
     return plan
 
 

@@ -282,14 +282,17 @@ def make_classifier(architecture: str, classes: int, image_size: int) -> Classif
     "residual", "three_conv" or the name of a classification model of torchvision. To add one of your own, write its
     trunk above and name it in `OWN_TRUNKS`. Raises UserError for a name or a size that torchvision does not know.
     """
-    if architecture in OWN_TRUNKS:
-        trunk = OWN_TRUNKS[architecture]()
-    elif architecture in pretrained.names():
-        trunk = pretrained.build(architecture, image_size)
-    else:
-        hint = console.did_you_mean(architecture, [*OWN_TRUNKS, *pretrained.names()])
-        raise UserError(f"unknown architecture {console.quoted(architecture)}{hint}")
+    check_architecture(architecture)
+    own = OWN_TRUNKS.get(architecture)
+    trunk = own() if own else pretrained.build(architecture, image_size)
     return Classifier(architecture, trunk, classes, image_size)
+
+
+def check_architecture(name: str) -> None:
+    """Raise UserError for an architecture that neither this file nor torchvision has."""
+    if name not in OWN_TRUNKS and name not in pretrained.names():
+        hint = console.did_you_mean(name, [*OWN_TRUNKS, *pretrained.names()])
+        raise UserError(f"unknown architecture {console.quoted(name)}{hint}")
 
 
 def classifier_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -115,9 +115,10 @@ def warn_of_contradictions(paths: list[str], labels: Tensor, fingerprints: Tenso
     for i, key in enumerate(fingerprints.tolist()):
         j = first.setdefault(key, i)
         if labels[i] != labels[j]:
-            pairs.append(f"{paths[j]} and {paths[i]}")
+            pairs += [paths[j], paths[i]]
     if pairs:
-        console.warn(f"{console.count(len(pairs), 'image')} found in two styles: {console.names(pairs)}")
+        found = console.count(len(pairs) // 2, "pair of identical images", "pairs of identical images")
+        console.warn(f"{found} in two styles, trained with both labels: {console.names(pairs)}")
 
 
 def known_paintings(dataset: object, checkpoint: dict[str, object]) -> np.ndarray:

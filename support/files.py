@@ -43,6 +43,15 @@ def expand(value: object, where: str, written: bool = False) -> object:
     return expanded
 
 
+def check_folder(path: str) -> None:
+    """Raise UserError where no file can be written into a folder, which need not exist; nothing is created."""
+    place = Path(path).absolute()
+    place = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        problem = "cannot be written" if place.is_dir() else "is not a folder"
+        raise UserError(f"{console.quoted(place)} {problem}")
+
+
 def write_whole(path: str | os.PathLike, write: Callable[[io.BufferedWriter], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 

@@ -20,6 +20,7 @@ NOT_STYLES = {
     ".ipynb_checkpoints", "lost+found", "system volume information", "recycler", "recycled", "found.000", "@tmp",
     "~snapshot", "thumbs", ".trashes", ".@__thumb", ".appledouble",
 }  # fmt: skip
+SAMPLE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data", "sample")
 SPLITS = {"train", "training", "valid", "val", "validation", "test", "testing"}
 SIGNATURES = (  # of the formats above, and of others that hold pictures
     b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51",
@@ -76,7 +77,7 @@ def find_images(imgdir: str, known: Collection[str] = ()) -> dict[str, list[Imag
             seen = [e for e in entries if not e.name.startswith(".") or _is_no_style(e.name)]
             names = sorted((e.name, os.path.isdir(e.path)) for e in seen)
     except OSError as error:
-        hint = " (python data/sample/prepare.py makes the sample)" if "data/sample" in imgdir else ""
+        hint = " (python data/sample/prepare.py makes the sample)" * os.path.abspath(imgdir).startswith(SAMPLE)
         where = console.quoted(imgdir) + " cannot be read" + console.looked_in(imgdir)
         raise DataError(f"folder {where}: {error.strerror}{hint}") from None
     folders = [name for name, is_folder in names if is_folder]

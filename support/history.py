@@ -20,6 +20,12 @@ def say_epoch(row: dict[str, float], epochs: int, rate: float, left: float, save
     console.say(f"epoch {row['epoch']}/{epochs}  {in_words(row)}  {rate:,.0f} paintings/s  {clock} left{saved}")
 
 
+def say_result(rows: list[dict[str, float]], best: int, score: str, modelfile: str) -> None:
+    """Print how long a run has trained and what it kept; rows: the metrics before the first epoch and of each epoch."""
+    reached = f", {in_words({score: rows[best][score]})}" if score in rows[best] else ""
+    console.say(f"finished: {console.count(len(rows) - 1, 'epoch')} trained, {modelfile} is epoch {best}{reached}")
+
+
 def in_words(row: dict[str, float]) -> str:
     """An epoch's metrics as text to print: "training loss 1.234  accuracy 56.7%"."""
     return "  ".join(
@@ -65,7 +71,8 @@ def draw(history: list[dict[str, float]], panels: dict[str, dict[str, str]], tit
             rows = [row for row in history if column in row]
             if rows:
                 axes.plot([row["epoch"] for row in rows], [row[column] for row in rows], marker=".", label=name)
-        axes.set(xlabel="epoch", ylabel=label)
+        before = " (0: before training)" * (measured & columns.keys() <= history[0].keys()) * (history[0]["epoch"] == 0)
+        axes.set(xlabel=f"epoch{before}", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         if axes.lines:

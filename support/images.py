@@ -46,9 +46,11 @@ def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
             pixels = _stretch(picture, image_size)
             if profile:  # applied to the few pixels that are kept
                 pixels = np.asarray(_to_srgb(Image.fromarray(pixels), profile))
+    except Image.UnidentifiedImageError:
+        is_empty = isinstance(path, str) and not os.path.getsize(path)
+        raise DataError("the file is empty" if is_empty else "not an image of a format that is read") from None
     except Exception as error:  # a damaged file can raise anything in a decoder
-        why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise DataError(why.replace(str(path), "file").replace(repr(path), "file")) from None
+        raise DataError(console.reason(error).replace(str(path), "file")) from None
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), note
 
 

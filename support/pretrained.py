@@ -81,11 +81,16 @@ def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
             state = models.get_model_weights(architecture).DEFAULT.get_state_dict(progress=processes.rank() == 0)
         except Exception as error:  # no network, no space, a proxy's page instead of the file
             why = console.reason(error)
-            raise UserError(f"torchvision's weights for {architecture} cannot be downloaded: {why}") from None
+            raise UserError(
+                f"torchvision's weights for {architecture} cannot be downloaded: {why}; a path may be given instead"
+            ) from None
     else:
         state = checkpoints.load(source)
         if isinstance(state, dict) and "part" in state:
             checkpoints.check_version(state, f"{console.quoted(source)}: ", "train it again")
+            if state.get("architecture") != architecture:
+                held = state.get("architecture", "an autoencoder")
+                raise UserError(f"{console.quoted(source)} holds {console.shown(held)}, expected {architecture}")
         state = state.get("model", state) if isinstance(state, dict) else state
         if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
             raise UserError(f"{console.quoted(source)} is not a state_dict")
@@ -122,9 +127,11 @@ def load(network: nn.Module, architecture: str, state: dict[str, Tensor]) -> Non
             state = interpolate_embeddings(network.image_size, network.patch_size, state)
     optional = {name for name in wanted if name.endswith("num_batches_tracked")}
     for name in sorted((set(wanted) | set(state)) - (optional - set(state))):
-        shapes = [tuple(s[name].shape) if name in s else "missing" for s in (state, wanted)]
+        shapes = [list(s[name].shape) if name in s else None for s in (state, wanted)]
         if shapes[0] != shapes[1]:
-            raise UserError(f"the weights do not fit {architecture}: {name} is {shapes[0]}, expected {shapes[1]}")
+            problem = f"has the shape {shapes[0]}, expected {shapes[1]}" if all(shapes) else "is missing"
+            problem = problem if shapes[1] is not None else "is not part of it"
+            raise UserError(f"the weights do not fit {architecture}: {name} {problem}")
         if not state[name].isfinite().all():
             raise UserError(f"the weights are damaged: {name} holds numbers that are not finite")
     wanted.update(state)  # and not a plain dict: MNASNet's version is an attribute of it

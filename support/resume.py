@@ -25,9 +25,9 @@ def identity(options: settings.Settings, contents: dict[str, object]) -> dict[st
     """What has to be the same for a run to go on: the settings that shape its result, paintings, pretrained weights."""
     kept = {name: value for name, value in options.values().items() if name not in FREE_TO_CHANGE}
     paintings = contents["fingerprints"].numpy().tobytes() + json.dumps(contents["counts"]).encode()
-    if isinstance(kept.get("pretrained"), str):  # another file of the same name makes another run
+    if isinstance(kept.get("pretrained"), str):  # what it holds makes the run, not its name
         with open(options.pretrained, "rb") as file:
-            kept["pretrained"] += f" ({hashlib.file_digest(file, 'sha256').hexdigest()[:16]})"
+            kept["pretrained"] = f"a file ({hashlib.file_digest(file, 'sha256').hexdigest()[:16]})"
     number = f"{len(contents['fingerprints'])} in {len(contents['counts'])} styles"
     return kept | {"paintings": f"{number} ({hashlib.sha256(paintings).hexdigest()[:16]})"}
 
@@ -57,16 +57,17 @@ def read(path: Path, modelfile: Path, run: dict[str, object], epochs: int) -> di
     checkpoints.check_version(state, f"{where}: ", FRESH)
     if not all(isinstance(state.get(key), kind) for key, kind in KEYS.items()) or not _is_consistent(state):
         raise UserError(f"{where}: is damaged; {FRESH}")
-    was, now, end, done = dict(state["run"]), dict(run), state["ends"][-1], len(state["history"])
-    if end > epochs >= done and end > done:  # in the middle of a longer schedule
-        was["epochs"], now["epochs"] = end, epochs
+    was, end, done = state["run"], state["ends"][-1], len(state["history"])
     differences = [
-        f"{name} was {console.shown(was.get(name))} and is {console.shown(now.get(name))}"
-        for name in {**now, **was}
-        if console.shown(was.get(name)) != console.shown(now.get(name))
+        f"{name} was {console.shown(was.get(name))} and is {console.shown(run.get(name))}"
+        for name in {**run, **was}
+        if console.shown(was.get(name)) != console.shown(run.get(name))
     ]
     if differences:
         raise UserError(f"{where}: belongs to another run: {'; '.join(differences)}; {FRESH}")
+    if epochs < end and done < end:
+        planned = f"the run was planned for {end} epochs and has finished {done}"
+        raise UserError(f"{where}: {planned}: epochs is {epochs}, expected {end} or more; {FRESH}")
     if state["best"] < done and not is_kept(modelfile, state["history"][: state["best"]]):
         raise UserError(f"{console.printable(modelfile)}: is not epoch {state['best']} of the run, its best; {FRESH}")
     return state

@@ -132,7 +132,8 @@ def _check(where: str, values: object, known: dict[str, Setting], sections: tupl
         if name in sections:
             _check(f"{where}: {name}", value, SECTIONS[name])
         elif name not in known:
-            hint = console.did_you_mean(name, [*known, *sections])
+            inside = console.names([section for section in sections if name in SECTIONS[section]])
+            hint = f"; expected in {inside}" if inside else console.did_you_mean(name, [*known, *sections])
             raise UserError(f"{where}: unknown key {console.quoted(name)}{hint}")
         elif not known[name].accepts(value):
             raise UserError(f"{where}: {name}: got {console.shown(value)}, expected {known[name].expected}")
@@ -153,7 +154,7 @@ def read_config(path: str | os.PathLike) -> dict[str, object]:
 
 def parse_flag(name: str, text: str, setting: Setting) -> object:
     """The value of a flag: the first of a whole number, a number, true, false and the text that the setting takes."""
-    for convert in (int, float, {"true": True, "false": False}.__getitem__, str):
+    for convert in (int, float, lambda text: {"true": True, "false": False}[text.lower()], str):
         try:
             value = convert(text)
         except (ValueError, KeyError):
@@ -196,5 +197,4 @@ def read(section: str, description: str, argv: list[str] | None, switches: dict[
             values[name], origins[name] = parse_flag(name, given[name], setting), f"--{name}"
         if name in (*PATHS, "pretrained"):
             values[name] = files.expand(values[name], origins[name], name in WRITTEN)
-    values["flags"] = {name for name in known if given[name] is not None}
-    return Settings(origins=origins, **values, **switched)
+    return Settings(flags={name for name in known if given[name]}, origins=origins, **values, **switched)

@@ -62,7 +62,7 @@ class Run:
         self.stack.close()
         if isinstance(error, KeyboardInterrupt):
             command = "the same command" + " without --fresh" * self.options.fresh
-            saved = f"epoch {self.saved}" if self.saved else "the fitted head"
+            saved = f"epoch {self.saved}" if self.saved else "what was fitted before it"
             state = f"{saved} is saved; {command} goes on from there" if self.is_begun else "no epoch is saved"
             raise kind(f"\nStopped in epoch {self.epoch} of {self.options.epochs}: {state}.") from None
 
@@ -76,6 +76,8 @@ class Run:
             yield epoch
             left = (time.perf_counter() - begun) / (epoch - first + 1) * (self.options.epochs - epoch)
             history.say_epoch(self.history[-1], self.options.epochs, self.rate, left, self.note)
+        if first <= self.options.epochs:
+            history.say_result([self.start, *self.history], self.best, self.score, self.modelfile.name)
 
     def batches(self, loader: batches.Batches, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, each full, with a progress bar; sets the learning rate before each of them.
@@ -162,10 +164,7 @@ class Run:
         """Whether nothing is left to train; says what the run reached and how to go on."""
         if not self.is_begun or self.saved < self.options.epochs:
             return False
-        value = [self.start, *self.history][self.best].get(self.score)
-        reached = f", {self.score.replace('_', ' ')} {value:.4g}" if value is not None else ""
-        trained = console.count(self.saved, "epoch")
-        console.say(f"finished: {trained} trained, {self.modelfile.name} is epoch {self.best}{reached}")
+        history.say_result([self.start, *self.history], self.best, self.score, self.modelfile.name)
         console.say(f"nothing is changed; a larger --epochs trains further, {resume.FRESH}")
         return True
 

@@ -1,6 +1,7 @@
 """The features of a pretrained trunk and the head that is fitted to them."""
 
 import copy
+import shutil
 
 import jobs
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import balance, batches, checkpoints, console, features, processes, settings, statistics
+from support import balance, batches, checkpoints, console, features, history, processes, settings, statistics
 
 ARCHITECTURE, S = "shufflenet_v2_x0_5", 32
 
@@ -169,10 +170,21 @@ def test_a_run_interrupted_in_its_first_epoch_has_saved_the_fitted_head(flags, t
         patch.setattr(processes, "average_statistics", interrupt)
         done = run(trainpart1, *flags, 2)
     assert (done.status, done.err.splitlines()[-1]) == (
-        130, "Stopped in epoch 1 of 2: the fitted head is saved; the same command goes on from there."
+        130, "Stopped in epoch 1 of 2: what was fitted before it is saved; the same command goes on from there."
     )  # fmt: skip
     done = run(trainpart1, *flags, 2)
     assert done.status == 0 and "fitting the head" not in done.out.split("epoch 1/2")[0]
+
+
+def test_curves_begin_with_the_fitted_head_and_go_with_their_run(flags, tmp_path, run, monkeypatch):
+    drawn, draw = [], history.draw
+    monkeypatch.setattr(history, "draw", lambda rows, *more: drawn.append(rows) or draw(rows, *more))
+    assert run(trainpart1, *flags, 1).status == 0
+    ((before, after),) = drawn
+    assert before["epoch"] == 0 and {*before} == {"epoch", "validation_loss", "accuracy", "macro_f1"} and after["epoch"]
+    assert (tmp_path / "out" / "training_part1.png").exists()
+    assert run(trainpart1, *flags, 0, "--fresh").status == 0
+    assert not (tmp_path / "out" / "training_part1.png").exists()
 
 
 def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(flags, tmp_path, run):
@@ -197,8 +209,10 @@ def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(flags, tmp_
     assert not different
 
 
-def test_other_weights_of_the_same_name_belong_to_another_run(flags, tmp_path, run, refused):
+def test_what_the_weights_are_makes_a_run_and_not_their_name(flags, tmp_path, run, refused):
     assert run(trainpart1, *flags, 0).status == 0
+    shutil.copy(tmp_path / "w.pth", tmp_path / "copy.pth")
+    assert "finished" in run(trainpart1, *flags, 0, "--pretrained", tmp_path / "copy.pth").out
     weights = jobs.load(tmp_path / "w.pth")
     torch.save({name: value + value.is_floating_point() for name, value in weights.items()}, tmp_path / "w.pth")
     assert "belongs to another run: pretrained was" in refused(trainpart1, *flags, 0)

@@ -357,6 +357,7 @@ def test_a_broken_image_is_named_in_a_warning_and_left_out(tmp_path, capfd, kind
             )
             (line,) = capfd.readouterr().err.splitlines()
             assert line.startswith("warning: ") and 'A/1b.jpg" is left out: ' in line and not line.endswith(": ")
+            assert {"empty": "file is empty", "corrupt": "not an image of a format that"}.get(kind, "") in line
 
 
 def test_a_pipe_that_is_named_itself_is_not_waited_for(tmp_path):

@@ -104,6 +104,16 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     good = model.trunk.state_dict()
     cases = {
         "is not a state_dict": [[1, 2], {"a": 5}, {"model": {"model": good}}],
+        "do not fit shufflenet_v2_x0_5: conv1.0.weight has the shape [1], expected [24, 3, 3, 3]": [
+            good | {"conv1.0.weight": torch.zeros(1)}
+        ],
+        "do not fit shufflenet_v2_x0_5: more is not part of it": [good | {"more": torch.zeros(1)}],
+        "do not fit shufflenet_v2_x0_5: conv1.0.weight is missing": [
+            {n: v for n, v in good.items() if n != "conv1.0.weight"}
+        ],
+        'holds "residual", expected shufflenet_v2_x0_5': [
+            {"part": 1, "version": checkpoints.VERSION, "architecture": "residual", "model": good}
+        ],
         "do not fit shufflenet_v2_x0_5": [
             {}, {n: v for n, v in good.items() if "stage4" not in n}, good | {"more": torch.zeros(1)},
             good | {"conv1.0.weight": torch.zeros(1)}, wikiart.make_classifier("residual", 5, 32).state_dict(),

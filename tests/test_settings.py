@@ -68,7 +68,8 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(write):
     "name, text, value",
     [("validation", ".1", 0.1), ("learning_rate", "1.", 1.0), ("learning_rate", "+0.1", 0.1), ("epochs", "+3", 3),
      ("learning_rate", "1e-3", 0.001), ("validation", "0", 0), ("pretrained", "true", True), ("pretrained", "1", "1"),
-     ("pretrained", "false", False), ("smote_target", "auto", "auto"), ("outputdir", "0.5", "0.5")],
+     ("pretrained", "false", False), ("pretrained", "True", True), ("smote_target", "auto", "auto"),
+     ("outputdir", "0.5", "0.5")],
 )  # fmt: skip
 def test_flags_are_read_as_people_write_them(name, text, value):
     got = getattr(read("classifier", f"--{name}", text), name)
@@ -146,6 +147,8 @@ def test_an_error_names_the_place_that_the_value_came_from(write, refused, workd
 BAD_FILES = [
     ({"classifier": {"epoch": 3}}, 'classifier: unknown key "epoch"; did you mean "epochs"?'),
     ({"autoencoder": {"smote_target": 3}}, 'autoencoder: unknown key "smote_target"'),
+    ({"smote_target": 3}, 'unknown key "smote_target"; expected in "classifier"'),
+    ({"epochs": 3}, 'unknown key "epochs"; expected in "classifier"; "autoencoder"'),
     ({"classifier": {"epochs": "3"}}, 'classifier: epochs: got "3", expected a whole number from 0 to'),
     ({"classifier": {"epochs": True}}, "classifier: epochs: got true, expected a whole number"),
     ({"classifier": {"validation": 0.95}}, "validation: got 0.95, expected a number from 0.0 to 0.9"),

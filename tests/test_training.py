@@ -111,8 +111,10 @@ def test_modelfile_holds_the_best_epoch_so_far(score, values, kept, begin, tmp_p
         assert checkpoint["epoch"] == len(checkpoint["history"]) == kept[epoch.epoch - 1]
         same = torch.equal(checkpoint["model"]["1.weight"], run.model[1].weight)
         assert same == (kept[epoch.epoch - 1] == epoch.epoch)
-    said = [line.endswith("  -> wikiart.pth") for line in capsys.readouterr().out.splitlines()]
-    assert said == [number == epoch for epoch, number in enumerate(kept, 1)]
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.endswith("  -> wikiart.pth") for line in lines] == [n == epoch for epoch, n in enumerate(kept, 1)]
+    reached = f", {score.replace('_', ' ')} {values[kept[-1] - 1]:.4g}" if score else ""
+    assert last == f"finished: 4 epochs trained, wikiart.pth is epoch {kept[-1]}{reached}"
 
 
 def test_the_csv_file_gets_a_row_per_epoch_as_it_ends(begin, tmp_path):

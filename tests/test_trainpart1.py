@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import testtrainpart1
+import trainauto
 import trainpart1
 import wikiart
 from support import balance, checkpoints, devices
@@ -127,3 +128,20 @@ def test_styles_that_are_easy_to_tell_apart_are_learnt(workdir, paint, run):
     out = run(testtrainpart1, "--testingdir", "test", "--outputdir", ".", "--device", "cpu").out
     (line,) = [line for line in out.splitlines() if line.strip().startswith("balanced accuracy")]
     assert float(line.split()[2].removesuffix("%")) > 90, out
+
+
+def test_wrong_names_are_reported_before_anything_is_decoded(workdir, paint, refused):
+    paint(workdir / "train", {"A": 3, "B": 3})
+    (workdir / "file").write_text("")
+    torch.save({"a": 5}, "other.pth")
+    cases = {
+        "--architecture": ("residul", 'unknown architecture "residul"; did you mean "residual"?'),
+        "--pretrained": ("other.pth", "is not a state_dict"),
+        "--outputdir": ("file", 'file" is not a folder'),
+        "--epochs": (0, "set pretrained"),
+    }
+    for flag, (value, words) in cases.items():
+        line = refused(trainpart1, *FLAGS, flag, value)
+        assert line.startswith(f"{flag}: ") and words in line, line
+    assert "is not a folder" in refused(trainauto, *FLAGS, "--outputdir", workdir / "file" / "deeper")
+    assert {path.name for path in workdir.iterdir()} == {"train", "file", "other.pth"}  # no cache
