@@ -22,8 +22,9 @@ def say_epoch(row: dict[str, float], epochs: int, rate: float, left: float, save
 
 def say_result(rows: list[dict[str, float]], best: int, score: str, modelfile: str) -> None:
     """Print how long a run has trained and what it kept; rows: the metrics before the first epoch and of each epoch."""
+    kept = best or "0 (before training)"
     reached = f", {in_words({score: rows[best][score]})}" if score in rows[best] else ""
-    console.say(f"finished: {console.count(len(rows) - 1, 'epoch')} trained, {modelfile} is epoch {best}{reached}")
+    console.say(f"finished: {console.count(len(rows) - 1, 'epoch')} trained, {modelfile} is epoch {kept}{reached}")
 
 
 def in_words(row: dict[str, float]) -> str:
@@ -71,8 +72,8 @@ def draw(history: list[dict[str, float]], panels: dict[str, dict[str, str]], tit
             rows = [row for row in history if column in row]
             if rows:
                 axes.plot([row["epoch"] for row in rows], [row[column] for row in rows], marker=".", label=name)
-        before = " (0: before training)" * (measured & columns.keys() <= history[0].keys()) * (history[0]["epoch"] == 0)
-        axes.set(xlabel=f"epoch{before}", ylabel=label)
+        has_start = history[0]["epoch"] == 0 and history[0].keys() & columns.keys()
+        axes.set(xlabel="epoch (0: before training)" if has_start else "epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         if axes.lines:

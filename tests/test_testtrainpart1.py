@@ -200,7 +200,8 @@ def test_a_test_folder_that_lacks_styles_keeps_every_prediction(trained, evaluat
     shutil.rmtree(folder / "Baroque")
     for path in sorted((folder / "Cubism").iterdir())[1:]:
         path.unlink()
-    _, metrics, table = evaluate("--testingdir", folder)
+    result, metrics, table = evaluate("--testingdir", folder)
+    assert "no test paintings of 1 of 4 styles: macro figures are means over the others\n" in result.out
     assert metrics["images"] == len(table) == 6 and metrics["per_class"]["Baroque"]["support"] == 0
     for name, row in table.items():
         assert row["style"] == name.split(os.sep)[0]

@@ -58,7 +58,10 @@ def test_the_validation_figure_is_the_held_out_paintings_error(trained):
 def test_an_epoch_replaces_the_pca_only_if_it_is_better(trained, workdir, run):
     flags = [*trained.flags, "--image_size", 16, "--latent_dim", 6, "--validation", 0.2, "--outputdir", "."]
     done = run(trainauto, *flags, "--epochs", 1, "--learning_rate", 1)
-    assert done.status == 0 and "finished: 1 epoch trained, autoencoder.pth is epoch 0, validation mse" in done.out
+    assert (
+        done.status == 0
+        and "finished: 1 epoch trained, autoencoder.pth is epoch 0 (before training), validation mse" in done.out
+    )
     model = wikiart.load_network(checkpoints.read("autoencoder.pth", 2))
     images = torch.rand(3, 3, 16, 16)
     linear = (images.flatten(1) - model.mean) @ model.components[:3].T @ model.components[:3] + model.mean
