@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
                 style = statistics.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
                 model.start_from(pca, style)
             processes.copy_from_first(model)
-            metrics = validate(model, loader, held_out, options.batch_size)
+            metrics = validate(model.eval(), loader, held_out, options.batch_size)
             console.say(f"fitted a PCA and a discriminant to start from  {history.in_words(metrics)}".rstrip())
             run.begin(metrics)
         for epoch in run.epochs():

@@ -63,6 +63,7 @@ def test_an_epoch_replaces_the_pca_only_if_it_is_better(trained, workdir, run):
         and "finished: 1 epoch trained, autoencoder.pth is epoch 0 (before training), validation mse" in done.out
     )
     model = wikiart.load_network(checkpoints.read("autoencoder.pth", 2))
+    assert not model.encoder.fine[1].running_mean.any()  # measured in eval mode: held-out paintings leave no trace
     images = torch.rand(3, 3, 16, 16)
     linear = (images.flatten(1) - model.mean) @ model.components[:3].T @ model.components[:3] + model.mean
     assert torch.allclose(model(images).flatten(1), linear, atol=1e-5)
