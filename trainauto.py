@@ -32,8 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     """Read the settings, make dataset and network, train, write the files."""
     options = settings.read("autoencoder", __doc__, argv, settings.FRESH)
     device = devices.start(options)
-    with options.blame("outputdir"):
-        files.check_folder(options.outputdir)
+    if processes.rank() == 0:  # no other process writes
+        with options.blame("outputdir"):
+            files.check_folder(options.outputdir)
 
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)

@@ -5,6 +5,8 @@ curves (training_part1.png) into outputdir. After an interruption, the same comm
 epoch; with a larger --epochs it trains further.
 """
 
+import os
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -103,8 +105,13 @@ def check_names(options: settings.Settings) -> None:
             pretrained.read(options.architecture, options.pretrained)
     elif not options.epochs:
         raise options.error("epochs", "got 0, which only fits a head to a pretrained trunk; set pretrained")
-    with options.blame("outputdir"):
-        files.check_folder(options.outputdir)
+    if isinstance(options.pretrained, str) and os.path.realpath(options.pretrained) == os.path.realpath(
+        options.output(options.modelfile)
+    ):
+        raise options.error("pretrained", "this run would overwrite it; set another modelfile or outputdir")
+    if processes.rank() == 0:  # no other process writes
+        with options.blame("outputdir"):
+            files.check_folder(options.outputdir)
 
 
 def make_model(options: settings.Settings, classes: list[str]) -> wikiart.Classifier:

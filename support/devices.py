@@ -30,7 +30,7 @@ def start(options: settings.Settings, training: bool = True) -> torch.device:
     world_size = processes.world_size()
     if world_size > 1 and not training:
         raise UserError("this script works in one process; start it without torchrun")
-    if world_size > 1 and ":" in options.device:
+    if world_size > 1 and options.device.startswith("cuda:"):
         shared = f"got {console.quoted(options.device)} for {world_size} processes"
         raise options.error("device", f'{shared}; expected "cuda", of which each process takes its own')
     device = _choose(options)

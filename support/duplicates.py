@@ -115,10 +115,11 @@ def warn_of_contradictions(paths: list[str], labels: Tensor, fingerprints: Tenso
     for i, key in enumerate(fingerprints.tolist()):
         j = first.setdefault(key, i)
         if labels[i] != labels[j]:
-            pairs += [paths[j], paths[i]]
+            pairs.append(f"{console.quoted(paths[j])} and {console.quoted(paths[i])}")
     if pairs:
-        found = console.count(len(pairs) // 2, "pair of identical images", "pairs of identical images")
-        console.warn(f"{found} in two styles, trained with both labels: {console.names(pairs)}")
+        found = console.count(len(pairs), "pair of identical images", "pairs of identical images")
+        more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+        console.warn(f"{found} in two styles, trained with both labels: {'; '.join(pairs[:3])}{more}")
 
 
 def known_paintings(dataset: object, checkpoint: dict[str, object]) -> np.ndarray:

@@ -129,7 +129,7 @@ def load(network: nn.Module, architecture: str, state: dict[str, Tensor]) -> Non
     for name in sorted((set(wanted) | set(state)) - (optional - set(state))):
         shapes = [list(s[name].shape) if name in s else None for s in (state, wanted)]
         if shapes[0] != shapes[1]:
-            problem = f"has the shape {shapes[0]}, expected {shapes[1]}" if all(shapes) else "is missing"
+            problem = f"has the shape {shapes[0]}, expected {shapes[1]}" if None not in shapes else "is missing"
             problem = problem if shapes[1] is not None else "is not part of it"
             raise UserError(f"the weights do not fit {architecture}: {name} {problem}")
         if not state[name].isfinite().all():

@@ -128,4 +128,6 @@ def test_evaluation_learns_which_test_paintings_are_known(prints, capsys):
 
 def test_identical_images_in_two_styles_are_named(capsys):
     duplicates.warn_of_contradictions(["a/1", "a/2", "b/3"], torch.tensor([0, 0, 1]), torch.tensor([5, 5, 5]))
-    assert '1 pair of identical images in two styles, trained with both labels: "a/1"; "b/3"' in capsys.readouterr().err
+    assert (
+        '1 pair of identical images in two styles, trained with both labels: "a/1" and "b/3"' in capsys.readouterr().err
+    )

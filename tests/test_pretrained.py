@@ -107,6 +107,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         "do not fit shufflenet_v2_x0_5: conv1.0.weight has the shape [1], expected [24, 3, 3, 3]": [
             good | {"conv1.0.weight": torch.zeros(1)}
         ],
+        "conv1.1.num_batches_tracked has the shape [1], expected []": [
+            good | {"conv1.1.num_batches_tracked": torch.zeros(1)}
+        ],
         "do not fit shufflenet_v2_x0_5: more is not part of it": [good | {"more": torch.zeros(1)}],
         "do not fit shufflenet_v2_x0_5: conv1.0.weight is missing": [
             {n: v for n, v in good.items() if n != "conv1.0.weight"}

@@ -140,8 +140,11 @@ def test_wrong_names_are_reported_before_anything_is_decoded(workdir, paint, ref
         "--outputdir": ("file", 'file" is not a folder'),
         "--epochs": (0, "set pretrained"),
     }
+    same = ["--pretrained", "other.pth", "--modelfile", workdir / "other.pth"]
     for flag, (value, words) in cases.items():
         line = refused(trainpart1, *FLAGS, flag, value)
         assert line.startswith(f"{flag}: ") and words in line, line
+    torch.save(wikiart.make_classifier("residual", 2, 16).trunk.state_dict(), "other.pth")
+    assert "this run would overwrite it" in refused(trainpart1, *FLAGS, *same)
     assert "is not a folder" in refused(trainauto, *FLAGS, "--outputdir", workdir / "file" / "deeper")
     assert {path.name for path in workdir.iterdir()} == {"train", "file", "other.pth"}  # no cache
