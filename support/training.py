@@ -64,7 +64,8 @@ class Run:
             command = "the same command" + " without --fresh" * self.options.fresh
             saved = f"epoch {self.saved}" if self.saved else "what was fitted before it"
             state = f"{saved} is saved; {command} goes on from there" if self.is_begun else "no epoch is saved"
-            raise kind(f"\nStopped in epoch {self.epoch or self.saved + 1} of {self.options.epochs}: {state}.") from None
+            epoch = f"{self.epoch or self.saved + 1} of {self.options.epochs}"
+            raise kind(f"\nStopped in epoch {epoch}: {state}.") from None
 
     def epochs(self) -> Iterator[int]:
         """The numbers of the epochs left to train; before each, the random seed is set from run, epoch and process."""
