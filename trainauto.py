@@ -88,8 +88,7 @@ def validate(
         return {}
     error = torch.zeros((), device=loader.device)
     for images, _ in loader.batches(held_out, batch_size):
-        with devices.autocast(images.device):
-            error += (model(images).clamp(0, 1) - images).square().mean((1, 2, 3)).sum()
+        error += (model(images).clamp(0, 1) - images).square().mean((1, 2, 3)).sum()
     return {"validation_mse": processes.total(error).item() / len(held_out)}
 
 

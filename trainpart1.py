@@ -47,10 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, dataset.fingerprints)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     model = make_model(options, dataset.classes).to(device, memory_format=torch.channels_last)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    console.say(
-        f"{options.architecture}: {parameters:,} parameters, {options.image_size} x {options.image_size} pixels"
-    )
+    parameters, side = sum(parameter.numel() for parameter in model.parameters()), options.image_size
+    seen = "whole paintings" if model.crop_side == side else f"crops of {model.crop_side} x {model.crop_side}"
+    console.say(f"{options.architecture}: {parameters:,} parameters, {side} x {side} pixels, trained on {seen}")
 
     contents = checkpoints.describe(options, 1, dataset)
     peak_factor = FINE_TUNING if options.pretrained else 1.0
@@ -162,8 +161,7 @@ def validate(
     device = loader.device
     confusion, loss = torch.zeros(styles**2, device=device), torch.zeros((), device=device)  # rows: true styles
     for images, labels in loader.batches(held_out, batch_size):
-        with devices.autocast(device):
-            logits = wikiart.classify(model, images)
+        logits = wikiart.classify(model, images)
         confusion.index_add_(0, labels * styles + logits.argmax(1), torch.ones(len(labels), device=device))
         loss += F.cross_entropy(logits, labels, reduction="sum")
     confusion = processes.total(confusion).view(styles, styles).cpu()

@@ -7,7 +7,6 @@
 All of it can be imported in a notebook. `support/` has the rest of what the scripts need.
 """
 
-import contextlib
 import math
 import os
 import unicodedata
@@ -138,6 +137,9 @@ class ResidualBlock(nn.Module):
         return F.relu(self.body(images) + self.shortcut(images))
 
 
+SMALLEST = 32  # side in pixels to which our trunk enlarges smaller images
+
+
 class Residual(nn.Sequential):
     """Our trunk: a compact residual network, normalised images, float [B, 3, S, S] -> features [B, 8 * width].
 
@@ -157,8 +159,8 @@ class Residual(nn.Sequential):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[2] < 32:  # else the last level halves single pixels, where oneDNN leaves gradients unset
-            images = F.interpolate(images, size=(32, 32), mode="bilinear")
+        if images.shape[2] < SMALLEST:  # else the last level halves single pixels, where oneDNN leaves gradients unset
+            images = F.interpolate(images, size=(SMALLEST, SMALLEST), mode="bilinear")
         return super().forward(images).mean((2, 3))
 
 
@@ -211,16 +213,14 @@ class Classifier(nn.Module):
         self.is_pretrained, self.frozen_norms = False, []
         self.normalize, self.trunk, self.scale = Normalize(), trunk, nn.Identity()
         self.eval()
-        blank, crop = (torch.zeros(1, 3, side, side) for side in (image_size, round(CROP * image_size)))
+        blank = torch.zeros(1, 3, image_size, image_size)
         self.levels = levels.find(trunk, blank) if self.has_statistics else []
         with torch.no_grad():
             widths = [part.shape[1] for part in self._parts(blank)]
             self.width, width = widths[0], sum(widths)  # without and with the statistics
             self.unread = sum(widths[1 + len(self.levels) :])  # statistics that training from scratch leaves out
-            self.crop_side = image_size
-            with contextlib.suppress(Exception):  # some networks take one size alone, or nothing so small
-                if self.has_statistics and self.features(crop).shape[1] == width:
-                    self.crop_side = crop.shape[2]
+        crop_side = min(image_size, max(SMALLEST, round(CROP * image_size)))  # enlarged by as much as the whole is
+        self.crop_side = crop_side if self.has_statistics and self._takes(crop_side, width) else image_size
         if self.has_statistics:
             self.scale = nn.BatchNorm1d(width, eps=SCALE_EPS, affine=False)
             self.scale.running_var.fill_(1e-3)  # so that the running variance converges in a few steps
@@ -234,6 +234,14 @@ class Classifier(nn.Module):
         In train mode the others are 0 unless the trunk is pretrained: it learns more if the head cannot rely on them.
         """
         return torch.cat(self._parts(images), 1)
+
+    @torch.no_grad()
+    def _takes(self, side: int, width: int) -> bool:
+        """Whether images of that side have `width` features, too: some networks take one size alone."""
+        try:
+            return self.features(torch.zeros(1, 3, side, side)).shape[1] == width
+        except (RuntimeError, AssertionError):  # memory is enough: a larger image has passed
+            return False
 
     def _parts(self, images: Tensor) -> list[Tensor]:
         """The trunk's features, the moments of each level, and the other statistics."""

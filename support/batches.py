@@ -77,12 +77,17 @@ class Batches:
                 yield [part.to(self.device, non_blocking=True) for part in self._gather(here, pin=True)], chosen
 
 
-def crop(images: Tensor, side: int) -> Tensor:
-    """A random square of each image, not resampled, half of them flipped: float [B, 3, S, S] -> [B, 3, side, side]."""
+def crop(images: Tensor, side: int, generator: torch.Generator | None = None) -> Tensor:
+    """A random square of each image, not resampled, half of them flipped: float [B, 3, S, S] -> [B, 3, side, side].
+
+    generator: draws the squares and flips; without one, torch's generator of the images' device does.
+    """
     count, device = len(images), images.device
-    start = torch.randint(images.shape[2] - side + 1, (2, count, 1), device=device)
+    place = generator.device if generator else device
+    start = torch.randint(images.shape[2] - side + 1, (2, count, 1), generator=generator, device=place).to(device)
+    flipped = torch.rand(count, 1, generator=generator, device=place).to(device) < 0.5
     rows, columns = start + torch.arange(side, device=device)
-    columns = torch.where(torch.rand(count, 1, device=device) < 0.5, columns.flip(1), columns)
+    columns = torch.where(flipped, columns.flip(1), columns)
     image, channel = torch.arange(count, device=device), torch.arange(images.shape[1], device=device)
     return images[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 

@@ -21,9 +21,9 @@ def random_seed(*parts: int) -> int:
 def start(options: settings.Settings, training: bool = True) -> torch.device:
     """Join the processes that share the training, choose the device and set the random seed; prints what is used.
 
-    Without `training` a GPU multiplies in float32, not TF32, so that results do not depend on the batch size. Raises
-    UserError for a device that cannot be used or shared, a batch that cannot be shared evenly, an incomplete torchrun
-    environment, and several processes where `training` is false.
+    A GPU multiplies float32 numbers as such, not as TF32: training steps are fast under `autocast`, and all else is as
+    exact as on a CPU. Raises UserError for a device that cannot be used or shared, a batch that cannot be divided,
+    an incomplete torchrun environment, and several processes where `training` is false.
     """
     if problem := processes.problem():
         raise UserError(f"the environment is not torchrun's: {problem}; start with torchrun, or unset these variables")
@@ -47,8 +47,8 @@ def start(options: settings.Settings, training: bool = True) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high" if training else "highest")  # TF32 where autocast leaves float32
-        torch.backends.cudnn.allow_tf32 = training
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
         hardware = torch.cuda.get_device_name(device)
     processes.total(torch.zeros(1, device=device))  # all are connected before one of them ends with an error
     torch.manual_seed(options.seed)
@@ -78,8 +78,8 @@ def _choose(options: settings.Settings) -> torch.device:
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """What convolutions and matrix products are computed in: bfloat16 where the device is fast at it, float16 on GPUs
-    that are fast at that alone (V100, T4, RTX 20), else float32.
+    """What training steps compute convolutions and matrix products in: bfloat16 where the device is fast at it, float16
+    on GPUs that are fast at that alone (V100, T4, RTX 20), else float32.
     """
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -92,6 +92,10 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Autocast to the device's `precision`."""
+    """Autocast to the device's `precision`, for the steps of a training alone.
+
+    What is fitted is fitted to numbers computed as they will be when it is used: features, validation and evaluation
+    are in float32 on every device.
+    """
     kind = precision(device)
     return torch.autocast(device.type, None if kind == torch.float32 else kind, enabled=kind != torch.float32)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import hashlib
 import itertools
 import warnings
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
-from support import batches, checkpoints, console, devices, files, processes
+from support import batches, checkpoints, console, files, processes
 from support.console import UserError
 
+CODE = Path(__file__).resolve().parents[1]  # wikiart.py and support/
 CPU_BATCH, GPU_BATCH = 16, 128  # images at once; more leave a CPU's caches, fewer leave a GPU waiting
 NEVER = -20.0  # logit of a style without paintings
 HEAD_C = 0.002  # of the logistic regression: the inverse of its L2 penalty
@@ -25,8 +27,8 @@ def compute(model: nn.Module, loader: batches.Batches, order: Tensor, pixel_file
     """`model.features` of the images that `order` names: float32 [len(order), F] on the CPU; shows its progress.
 
     pixel_file: if given, the features of all paintings are cached in a file next to it, for a trunk that will be used
-    again as it is; synthetic ones are computed each time and come last in `order`. Other weights, another precision or
-    version make another file. The processes share the work. The model is left in eval mode.
+    again as it is; synthetic ones are computed each time and come last in `order`. Other weights or other code make
+    another file. The processes share the work. The model is left in eval mode.
     """
     model.eval()
     quick = copy.deepcopy(model)
@@ -34,7 +36,7 @@ def compute(model: nn.Module, loader: batches.Batches, order: Tensor, pixel_file
     if pixel_file is None:
         return _compute(quick, loader, order)
     count, parts = len(loader.images), nn.ModuleList([model.normalize, model.trunk])
-    path = cache_path(pixel_file, parts, count, model.head.in_features, devices.precision(loader.device))
+    path = cache_path(pixel_file, parts, count, model.head.in_features)
     found = cached(path, lambda: _compute(quick, loader, torch.arange(count)))
     return torch.cat([found[order[order < count]], _compute(quick, loader, order[order >= count])])
 
@@ -59,18 +61,25 @@ def _compute(model: nn.Module, loader: batches.Batches, order: Tensor) -> Tensor
     size = CPU_BATCH if loader.device.type == "cpu" else GPU_BATCH
     with tqdm(total=len(order), desc="features", unit="painting", disable=hidden, leave=False) as bar:
         for images, _ in loader.batches(order, size):
-            with devices.autocast(loader.device):
-                features[done + rank : done + size : processes.world_size()] = model.features(images).to(
-                    shared, torch.float32
-                )
+            features[done + rank : done + size : processes.world_size()] = model.features(images).to(shared)
             bar.update(min(size, len(order) - done))
             done += size
     return processes.total(features).cpu()
 
 
+@functools.cache
+def code_version() -> str:
+    """A digest of all of this project's code that can change what a network makes of an image."""
+    files = sorted([*CODE.glob("*.py"), *CODE.glob("support/**/*.py")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
 def cache_path(pixel_file: str, network: nn.Module, count: int, *more: object) -> Path:
-    """Where to keep what a network makes of `count` decoded images: beside their file, other weights in another."""
-    total = hashlib.sha256(repr((checkpoints.VERSION, count, *more)).encode())
+    """Where to keep what a network makes of `count` decoded images: beside their file; other weights or code, another.
+
+    Any change of the code counts, since no list of what matters would stay complete.
+    """
+    total = hashlib.sha256(repr((code_version(), count, *more)).encode())
     for name, value in network.state_dict().items():
         total.update(f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
     return Path(pixel_file).with_suffix(f".{total.hexdigest()[:20]}.pth")

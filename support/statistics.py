@@ -114,13 +114,14 @@ def fit_discriminant(
     """
     from sklearn.decomposition import PCA  # takes a second to import
 
-    torch.manual_seed(seed)
-    drawn = members[torch.randperm(len(members))[:FITTED].sort().values]
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device has the same crops
+    drawn = members[torch.randperm(len(members), generator=generator)[:FITTED].sort().values]
     side, crops = max(round(CROP_SHARE * images.shape[2]), 12), []  # at quarter size one gradient is left
     with tqdm(total=len(drawn), desc="statistics", unit="painting", disable=None, leave=False) as bar:
         for part in drawn.split(max(1, min(64, 2**24 // images[0].numel()))):
             pixels = images[part].to(device) / 255
-            crops.append(torch.stack([combined(batches.crop(pixels, side)).cpu() for _ in range(2)], 1))
+            views = [batches.crop(pixels, side, generator) for _ in range(2)]
+            crops.append(torch.stack([combined(view).cpu() for view in views], 1))
             bar.update(len(part))
     pairs = torch.cat(crops).flatten(0, 1).numpy()  # rows 2i and 2i + 1 are of one painting
     pca = PCA(min(DIRECTIONS, len(pairs)), random_state=seed).fit(pairs)

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import balance, batches, checkpoints, console, features, history, processes, settings, statistics
+from support import balance, batches, checkpoints, console, devices, features, history, processes, settings, statistics
 
 ARCHITECTURE, S = "shufflenet_v2_x0_5", 32
 
@@ -65,11 +65,6 @@ def test_features_are_kept_until_the_weights_change(model, tmp_path, monkeypatch
         model.head.weight.add_(1)
     features.compute(model, loader, torch.arange(23), pixels)
     assert list(tmp_path.iterdir()) == [path]
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "VERSION", -1)
-        features.compute(model, loader, torch.arange(23), pixels)
-    (other,) = set(tmp_path.iterdir()) - {path}
-    other.unlink()
     fewer = batches.Batches(loader.images[:9], loader.labels[:9], torch.device("cpu"))  # some cannot be read any more
     assert torch.allclose(features.compute(model, fewer, torch.arange(9), pixels), first[:9], atol=1e-5)
     (other,) = set(tmp_path.iterdir()) - {path}
@@ -80,6 +75,23 @@ def test_features_are_kept_until_the_weights_change(model, tmp_path, monkeypatch
         not torch.equal(features.compute(model, loader, torch.arange(23), pixels), first)
         and len(list(tmp_path.iterdir())) == 2
     )
+
+
+@pytest.mark.parametrize("changed", ["wikiart.py", "support/levels.py", "support/folder/new.py"])
+def test_features_are_not_those_of_other_code(changed, model, tmp_path, monkeypatch):
+    shutil.copytree(jobs.ROOT / "support", tmp_path / "support")
+    shutil.copy(jobs.ROOT / "wikiart.py", tmp_path)
+    paths = [features.cache_path("a.uint8", model, 23)]
+    monkeypatch.setattr(features, "CODE", tmp_path)
+    for _ in range(2):
+        features.code_version.cache_clear()
+        paths.append(features.cache_path("a.uint8", model, 23))
+        (tmp_path / changed).parent.mkdir(exist_ok=True)
+        with open(tmp_path / changed, "a") as file:
+            file.write("STEP = 2\n")
+    features.code_version.cache_clear()
+    assert paths[0] != paths[1]  # one of the four scripts is not there
+    assert paths[1] != paths[2]
 
 
 def test_where_features_cannot_be_kept_is_a_warning(tmp_path, capsys):
@@ -187,6 +199,23 @@ def test_curves_begin_with_the_fitted_head_and_go_with_their_run(flags, tmp_path
     assert not (tmp_path / "out" / "training_part1.png").exists()
 
 
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
+def precision(request, monkeypatch):
+    """What training steps are computed in: on any CPU, each of the two."""
+    monkeypatch.setattr(devices, "precision", lambda device: request.param)
+
+
+def test_a_fitted_head_is_the_same_whatever_trains_the_trunk(flags, tmp_path, run, monkeypatch):
+    """Everything but the steps of a training is float32: features, the validation, the test."""
+    found = []
+    for kind in torch.float32, torch.bfloat16:
+        monkeypatch.setattr(devices, "precision", lambda device, kind=kind: kind)
+        assert run(trainpart1, *flags, 0, "--fresh", "--cachedir", tmp_path / str(kind)).status == 0
+        state = jobs.load(tmp_path / "out" / "wikiart.resume.pth")
+        found.append((state["model"]["head.weight"], state["start"]["validation_loss"]))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+
+
 def test_epochs_0_fits_the_head_alone_and_later_epochs_go_on_from_it(flags, tmp_path, run):
     weights = jobs.load(tmp_path / "w.pth")
     done = run(trainpart1, *flags, 0)
@@ -225,7 +254,7 @@ def scratch(tmp_path, paint):
     return jobs.flags(tmp_path / "train", tmp_path, "--image_size", S, "--batch_size", 4, "--validation", 0, "--epochs")
 
 
-def test_after_the_last_epoch_the_head_is_the_best_one_for_whole_paintings(scratch, tmp_path, run):
+def test_after_the_last_epoch_the_head_is_the_best_one_for_whole_paintings(scratch, tmp_path, run, precision):
     done = run(trainpart1, *scratch, 2)
     assert (done.status, done.err) == (0, "") and "fitting the head" in done.out
     checkpoint = checkpoints.read(tmp_path / "wikiart.pth", 1)

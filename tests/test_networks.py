@@ -138,11 +138,29 @@ def test_with_flips_a_painting_and_its_mirror_image_get_the_same_logits():
 
 
 @pytest.mark.parametrize(
-    "architecture, side",
-    [("residual", 24), ("three_conv", 32), ("shufflenet_v2_x0_5", 24), ("vit_b_16", 32), ("densenet121", 32)],
-)
-def test_training_from_scratch_sees_crops_unless_a_network_takes_none_so_small(architecture, side):
-    model = wikiart.make_classifier(architecture, 3, 32)
+    "architecture, image_size, side",
+    [("residual", 64, 48), ("three_conv", 64, 64), ("shufflenet_v2_x0_5", 64, 48), ("vit_b_16", 64, 64),
+     ("alexnet", 64, 64)],
+)  # fmt: skip
+def test_training_from_scratch_sees_crops_unless_a_network_takes_none_so_small(architecture, image_size, side):
+    model = wikiart.make_classifier(architecture, 3, image_size)
     assert model.crop_side == side
-    shapes = [wikiart.classify(model.eval(), torch.rand(1, 3, size, size)).shape for size in (side, 32)]
+    shapes = [wikiart.classify(model.eval(), torch.rand(1, 3, size, size)).shape for size in (side, image_size)]
     assert shapes == [(1, 3), (1, 3)]
+
+
+def test_a_bug_in_a_network_does_not_decide_what_it_is_trained_on(monkeypatch):
+    calls = iter([None, None])  # as a whole: to find its levels, and their widths
+    real = wikiart.Residual.forward
+    monkeypatch.setattr(wikiart.Residual, "forward", lambda self, images: next(calls) or real(self, images))
+    with pytest.raises(StopIteration):
+        wikiart.make_classifier("residual", 3, 64)
+
+
+@pytest.mark.parametrize("image_size", [16, 31, 32, 33, 42, 43, 64])
+def test_our_trunk_enlarges_a_crop_as_it_does_the_whole(image_size):
+    model, seen = wikiart.make_classifier("residual", 3, image_size).eval(), []
+    model.trunk[0].register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].shape[2]))
+    for side in model.crop_side, image_size:
+        wikiart.classify(model, torch.rand(1, 3, side, side))
+    assert seen[0] / model.crop_side == seen[1] / image_size

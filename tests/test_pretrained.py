@@ -191,12 +191,12 @@ def test_every_family_of_torchvision(architecture, tmp_path):
 
 
 def test_a_pretrained_network_keeps_its_first_layers_and_statistics_and_sees_whole_paintings(tmp_path):
-    start = wikiart.make_classifier("mobilenet_v2", 3, 32)
+    start = wikiart.make_classifier("mobilenet_v2", 3, 48)
     torch.save(start.trunk.state_dict(), tmp_path / "w.pth")
-    model = wikiart.make_classifier("mobilenet_v2", 3, 32)
-    assert model.crop_side == 24
+    model = wikiart.make_classifier("mobilenet_v2", 3, 48)
+    assert model.crop_side == 36
     model.load_pretrained(str(tmp_path / "w.pth"))
-    assert model.crop_side == 32
+    assert model.crop_side == 48
     before = copy.deepcopy(model.state_dict())
     steps = optimizer.make(model.train(), 0.01)
     for _ in range(2):

@@ -83,9 +83,9 @@ def seen(monkeypatch):
     """What a fit looks at: the paintings that are cropped, their crops, and the crops' statistics, batch by batch."""
     found, crop, combined = SimpleNamespace(paintings=[], crops=[], rows=[]), batches.crop, statistics.combined
 
-    def watched(images, side):
+    def watched(images, side, generator):
         found.paintings.append(images)
-        found.crops.append(crop(images, side))
+        found.crops.append(crop(images, side, generator))
         return found.crops[-1]
 
     monkeypatch.setattr(batches, "crop", watched)
@@ -127,6 +127,12 @@ def test_a_discriminant_sees_two_crops_of_each_member_and_depends_on_the_seed(se
     seen.rows.clear()
     fit(images, members)
     assert [len(part) for part in seen.rows] == [12, 12]
+
+
+def test_fitting_a_discriminant_does_not_touch_torchs_random_state():
+    before = torch.random.get_rng_state()
+    fit(pictures(6), torch.arange(6))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("kind", ["one", "equal", "flat"])
