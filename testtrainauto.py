@@ -38,7 +38,7 @@ from support import (
     settings,
     statistics,
 )
-from support.console import DataError, UserError
+from support.console import DataError, ImageError, UserError
 from support.images import decode_image
 
 if TYPE_CHECKING:
@@ -410,7 +410,7 @@ def find_similar(options: settings.Settings, model: wikiart.Autoencoder, image_s
         try:
             pixels.append(torch.from_numpy(decode_image(path, image_size)[0]))
             paths.append(path)
-        except DataError as error:
+        except ImageError as error:
             console.warn(f"{console.quoted(path)} cannot be read: {error}")
     if pixels:
         datasets = open_folders(options, image_size)

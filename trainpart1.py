@@ -23,7 +23,6 @@ from support import (
     figures,
     files,
     history,
-    pretrained,
     processes,
     settings,
     training,
@@ -39,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     options = settings.read("classifier", __doc__, argv, settings.FRESH)
     device = devices.start(options)
     check_names(options)
+    model = make_model(options)  # before the paintings are decoded: its size and its weights have to fit
 
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     duplicates.warn_of_contradictions(dataset.paths, dataset.labels, dataset.fingerprints)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, dataset.fingerprints)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
-    model = make_model(options, dataset.classes).to(device, memory_format=torch.channels_last)
+    model = model.set_classes(len(dataset.classes)).to(device, memory_format=torch.channels_last)
     parameters, side = sum(parameter.numel() for parameter in model.parameters()), options.image_size
     seen = "whole paintings" if model.crop_side == side else f"crops of {model.crop_side} x {model.crop_side}"
     console.say(f"{options.architecture}: {parameters:,} parameters, {side} x {side} pixels, trained on {seen}")
@@ -97,12 +97,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def check_names(options: settings.Settings) -> None:
     """Find what is wrong with names in the settings before the paintings are decoded, which can take long."""
-    with options.blame("architecture"):
-        wikiart.check_architecture(options.architecture)
-    if options.pretrained:
-        with options.blame("pretrained"):
-            pretrained.read(options.architecture, options.pretrained)
-    elif not options.epochs:
+    if not options.pretrained and not options.epochs:
         raise options.error("epochs", "got 0, which only fits a head to a pretrained trunk; set pretrained")
     if isinstance(options.pretrained, str) and os.path.realpath(options.pretrained) == os.path.realpath(
         options.output(options.modelfile)
@@ -113,10 +108,10 @@ def check_names(options: settings.Settings) -> None:
             files.check_folder(options.outputdir)
 
 
-def make_model(options: settings.Settings, classes: list[str]) -> wikiart.Classifier:
-    """The classifier of the settings, with random or pretrained weights."""
+def make_model(options: settings.Settings) -> wikiart.Classifier:
+    """The classifier of the settings, with random or pretrained weights; of one class until there are more."""
     with options.blame("architecture"):
-        model = wikiart.make_classifier(options.architecture, len(classes), options.image_size)
+        model = wikiart.make_classifier(options.architecture, 1, options.image_size)
     if options.pretrained:
         with options.blame("pretrained"):
             model.load_pretrained(options.pretrained)

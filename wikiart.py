@@ -258,6 +258,11 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.scale(self.features(images)))
 
+    def set_classes(self, classes: int) -> None:
+        """Take a new head, with random weights, for this number of classes."""
+        self.head = nn.Linear(self.head.in_features, classes)
+        self.ignore_statistics()
+
     @torch.no_grad()
     def ignore_statistics(self) -> None:
         """Zero the head's weights of the statistics that training from scratch leaves out; a fitted head reads them."""
@@ -290,17 +295,12 @@ def make_classifier(architecture: str, classes: int, image_size: int) -> Classif
     "residual", "three_conv" or the name of a classification model of torchvision. To add one of your own, write its
     trunk above and name it in `OWN_TRUNKS`. Raises UserError for a name or a size that torchvision does not know.
     """
-    check_architecture(architecture)
+    if architecture not in OWN_TRUNKS and architecture not in pretrained.names():
+        hint = console.did_you_mean(architecture, [*OWN_TRUNKS, *pretrained.names()])
+        raise UserError(f"unknown architecture {console.quoted(architecture)}{hint}")
     own = OWN_TRUNKS.get(architecture)
     trunk = own() if own else pretrained.build(architecture, image_size)
     return Classifier(architecture, trunk, classes, image_size)
-
-
-def check_architecture(name: str) -> None:
-    """Raise UserError for an architecture that neither this file nor torchvision has."""
-    if name not in OWN_TRUNKS and name not in pretrained.names():
-        hint = console.did_you_mean(name, [*OWN_TRUNKS, *pretrained.names()])
-        raise UserError(f"unknown architecture {console.quoted(name)}{hint}")
 
 
 def classifier_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -454,15 +454,13 @@ def load_network(checkpoint: dict[str, object], where: str = "checkpoint") -> nn
 
     Raises UserError, beginning with `where`, when the weights do not fit the network that the checkpoint names.
     """
-    try:
-        if checkpoint["part"] == 1:
-            classes = len(checkpoint["classes"])
-            model = make_classifier(checkpoint["architecture"], classes, checkpoint["image_size"])
-        else:
-            model = Autoencoder(checkpoint["image_size"], checkpoint["latent_dim"])
-        model.load_state_dict(checkpoint["model"])
-        if not all(value.isfinite().all() for value in model.state_dict().values()):
-            raise ValueError("weights that are not finite")
-    except Exception as error:  # a damaged file can hold anything
-        raise UserError(f"{where}: is damaged: its weights do not fit: {console.reason(error)}") from None
+    problem, size = f"{where}: is damaged: its weights do not fit", checkpoint["image_size"]
+    if checkpoint["part"] == 1:
+        try:
+            model = make_classifier(checkpoint["architecture"], len(checkpoint["classes"]), size)
+        except UserError as error:
+            raise UserError(f"{problem}: {error}") from None
+    else:
+        model = Autoencoder(size, checkpoint["latent_dim"])
+    pretrained.fill(model, checkpoint["model"], problem)
     return model.requires_grad_(False).eval()

@@ -1,6 +1,9 @@
 """What a checkpoint holds; reading and checking it."""
 
+import errno
 import os
+import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -16,22 +19,59 @@ KEYS = {
 }  # fmt: skip
 PART_KEYS = {1: {"architecture": str}, 2: {"latent_dim": int}}
 PARTS = {1: "a style classifier (trainpart1.py writes it)", 2: "an autoencoder (trainauto.py writes it)"}
+EXPECTED = "expected what torch.save wrote, such as a state_dict"
+ALONE = "where it is trusted, save its weights alone: torch.save(model.state_dict(), FILE)"
+AGAIN = "delete it, and download or copy it again"
+FORMATS = {  # how files begin that torch.load does not read, what they are, and what to do
+    rb"\Z": f"is empty; {AGAIN}",
+    rb"version https://git-lfs": "is a Git LFS pointer, not the file that it stands for; git lfs pull fetches that",
+    rb"(\xef\xbb\xbf)?\s*<": f"is a web page, not the file that was to be downloaded; {AGAIN}",
+    rb".{4}\0{4}\{": "is a safetensors file; convert it: torch.save(safetensors.torch.load_file(FILE), NEW_FILE)",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|.{257}ustar": "is an archive or compressed; unpack it first",
+    rb"PK(?!.*data\.pkl).{60}": f"is a zip archive of other files, such as NumPy's or Keras's; {EXPECTED}",
+    rb"\x89HDF|\x93NUMPY|\x08.\x12": f"is a file of Keras, NumPy, ONNX or TensorFlow; {EXPECTED}",
+    rb"\x80[\x02-\x05](?!\x8a\x0al\xfc)": f"is a pickle, which could run code and is never loaded; {EXPECTED}",
+    rb"(?!PK|\x80)": f"is not a file of weights; {EXPECTED}",
+}
 
 
 def load(path: str | os.PathLike) -> object:
     """What torch.save wrote: tensors, numbers, texts, lists and dicts; nothing in the file is run.
 
-    Raises UserError where there is no such file, and where it is damaged or holds code.
+    Raises UserError, saying what to do, where there is no such file, and where it is of another format, is damaged or
+    holds anything else.
     """
-    where = console.printable(path)
+    where, start = console.printable(path), b"?"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(0, "not a file")  # opening a pipe would wait for its writer
+        with open(path, "rb") as file:
+            start = file.read(2**16)
+        with warnings.catch_warnings():  # of what is an error below
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{where}: no such file{console.looked_in(path)}") from None
-    except OSError as error:
-        raise UserError(f"{where}: cannot be read: {console.reason(error)}") from None
-    except Exception:  # a damaged archive can raise anything
-        raise UserError(f"{where}: is not a file of weights, is damaged, or holds code, which is never run") from None
+    except Exception as error:  # a damaged archive can raise anything
+        if console.is_out_of_memory(error):
+            raise
+        failed = isinstance(error, OSError) and error.errno != errno.EINVAL  # which a truncated file gives
+        problem = f"cannot be read: {console.reason(error)}" if failed else _problem(start, str(error))
+        raise UserError(f"{where}: {problem}") from None
+
+
+def _problem(start: bytes, message: str) -> str:
+    """What is wrong with a file that begins with `start` and that torch.load refuses with a message."""
+    if "TorchScript" in message:
+        return "is a TorchScript archive; convert it: torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
+    refused = re.search(r"GLOBAL (\S+)", message)
+    if refused and b"torch.nn.modules." in start:
+        return f"is a whole network ({refused[1]}), and loading it would run code; {ALONE}"
+    if refused:
+        kinds = "tensors, numbers, texts, lists and dicts"
+        return f"holds {refused[1]}, and only {kinds} are loaded, since others could run code; {ALONE}"
+    matches = (text for pattern, text in FORMATS.items() if re.match(pattern, start, re.DOTALL))
+    return next(matches, f"is incomplete or damaged; {AGAIN}")
 
 
 def check_version(state: dict[str, object], where: str, hint: str) -> None:

@@ -21,7 +21,11 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """A folder of paintings, or an image, that cannot be used."""
+    """A folder of paintings that cannot be used."""
+
+
+class ImageError(UserError):
+    """An image that cannot be decoded."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -76,6 +80,13 @@ def reason(error: BaseException) -> str:
     return printable(text)[:200]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is lacking, on a GPU or the CPU."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    told = isinstance(error, RuntimeError) and any(text in str(error) for text in words)
+    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
 def say(text: str) -> None:
     """Print a line, from the first process only."""
     if processes.rank() == 0:
@@ -107,8 +118,7 @@ def _terminate(*_: object) -> None:
 def _explain(error: RuntimeError | MemoryError) -> tuple[str, int] | None:
     """The line and the exit status for an error of memory or of another process; None for anything else."""
     text = str(error)
-    memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
-    if memory or "not enough memory" in text:
+    if is_out_of_memory(error):
         why = ". ".join(text.split("DefaultCPUAllocator: ")[-1].split(". ")[:2]).rstrip(".") or "out of memory"
         return f"{why}; a smaller batch_size or image_size (in part 2 also latent_dim) needs less", 2
     if processes.world_size() > 1 and ("gloo" in text or isinstance(error, torch.distributed.DistError)):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageCms
 
 from support import console, workers
-from support.console import DataError
+from support.console import ImageError
 from support.folders import FORMATS
 
 TURNS = {  # by EXIF orientation; ImageOps.exif_transpose also rewrites all other tags, which fails where one is bad
@@ -29,7 +29,8 @@ def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
     """An image file as uint8 [3, S, S] in sRGB, upright by its EXIF orientation, transparency on white, stretched.
 
     The second value warns of a part of the file that was ignored; it is empty for most files. The first frame of an
-    animation counts; 16-bit, 32-bit and float greys are scaled to 8 bits. Raises DataError with the reason.
+    animation counts; 16-bit, 32-bit and float greys are scaled to 8 bits. Raises ImageError with the reason,
+    and MemoryError, naming the file, where memory is lacking.
     """
     try:
         if isinstance(path, str) and not os.path.isfile(path) and os.path.exists(path):
@@ -48,9 +49,11 @@ def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
                 pixels = np.asarray(_to_srgb(Image.fromarray(pixels), profile))
     except Image.UnidentifiedImageError:
         is_empty = isinstance(path, str) and not os.path.getsize(path)
-        raise DataError("the file is empty" if is_empty else "not an image of a format that is read") from None
+        raise ImageError("the file is empty" if is_empty else "not an image of a format that is read") from None
     except Exception as error:  # a damaged file can raise anything in a decoder
-        raise DataError(console.reason(error).replace(str(path), "file")) from None
+        if console.is_out_of_memory(error):  # which says nothing about the file
+            raise MemoryError(f"out of memory while {console.quoted(path)} is decoded") from None
+        raise ImageError(console.reason(error).replace(str(path), "file")) from None
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), note
 
 
@@ -70,11 +73,11 @@ def _upright(image: Image.Image) -> tuple[Image.Image, str]:
     """The image turned as its EXIF orientation says, and a note where that cannot be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-        if value in TURNS:
-            return image.transpose(TURNS[value]), ""
-        problem = "" if value in (0, 1) else f"got {console.shown(value)}, expected 1 to 8"
+        turn = TURNS.get(value)
+        problem = "" if value in (0, 1, *TURNS) else f"got {console.shown(value)}, expected 1 to 8"
     except Exception as error:  # a damaged tag; the pixels may be fine
-        problem = console.reason(error)
+        turn, problem = None, console.reason(error)
+    image = image if turn is None else image.transpose(turn)
     return image, f"read without its EXIF orientation: {problem}" if problem else ""
 
 
@@ -128,7 +131,7 @@ def try_decode(path: str, image_size: int) -> tuple[bytes | None, int, str]:
     """Pixels (the bytes of uint8 [3, S, S]), fingerprint and note of a file; None, 0 and the reason if it fails."""
     try:
         pixels, note = decode_image(path, image_size)
-    except DataError as error:
+    except ImageError as error:
         return None, 0, str(error)
     return pixels.tobytes(), fingerprint(pixels), note  # bytes travel between processes faster than arrays
 

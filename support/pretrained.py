@@ -1,6 +1,8 @@
 """torchvision's classification networks, and weights to start from."""
 
 import contextlib
+import http.client
+import os
 import re
 import warnings
 
@@ -15,6 +17,10 @@ AUXILIARY = {"aux_logits": False, "init_weights": True}  # GoogLeNet and Incepti
 FROZEN = 0.35  # share of a pretrained network's parameters, counted as tensors
 AUXILIARY_NAMES = ("aux1.", "aux2.", "AuxLogits.")
 # torchvision's DenseNet files name "norm.1.weight" what the network calls "norm1.weight".
+# Where the checkpoints of other programs hold a state_dict, and what stands before its names where the network was
+# wrapped: by DataParallel, by torch.compile, or as a member of a Lightning module.
+KEYS = "state_dict", "model_state_dict", "model", "net", "module"
+PREFIXES = "module.", "_orig_mod.", "model.", "net.", "backbone."
 OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
 
@@ -41,7 +47,9 @@ def build(architecture: str, image_size: int) -> nn.Module:
         network.set_submodule(last_layer(network), nn.Identity())
         with torch.no_grad():
             features = network.eval()(torch.zeros(1, 3, image_size, image_size))
-    except Exception as error:  # each network has its own way to say that a size does not suit it
+    except (RuntimeError, ValueError, AssertionError) as error:  # each network has its own way to refuse a size
+        if console.is_out_of_memory(error):
+            raise
         what = f"{architecture} does not take images of {image_size} pixels a side"
         raise UserError(f"{what}: {console.reason(error)}") from None
     if not isinstance(features, Tensor) or features.ndim != 2:
@@ -69,7 +77,8 @@ def normalization(architecture: str) -> tuple[list[float], list[float]]:
 def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
     """Part of a state_dict of `wikiart.Classifier`, from torchvision's default weights (True) or a file (its path).
 
-    A file may be a state_dict of torchvision, with or without a head, or a checkpoint of this project.
+    A file may hold a state_dict of torchvision, with or without a head, as it is or in one of the usual wrappings, or
+    be a checkpoint of this project.
     Raises UserError where the weights are not available.
     """
     if source is True:
@@ -77,28 +86,47 @@ def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
 
         if architecture not in names():
             raise UserError(f"there are no weights to download for {architecture}; expected false or a path")
-        try:
-            state = models.get_model_weights(architecture).DEFAULT.get_state_dict(progress=processes.rank() == 0)
-        except Exception as error:  # no network, no space, a proxy's page instead of the file
-            why = console.reason(error)
-            raise UserError(
-                f"torchvision's weights for {architecture} cannot be downloaded: {why}; a path may be given instead"
-            ) from None
-    else:
-        state = checkpoints.load(source)
-        if isinstance(state, dict) and "part" in state:
-            checkpoints.check_version(state, f"{console.quoted(source)}: ", "train it again")
-            if state.get("architecture") != architecture:
-                held = state.get("architecture", "an autoencoder")
-                raise UserError(f"{console.quoted(source)} holds {console.shown(held)}, expected {architecture}")
-        state = state.get("model", state) if isinstance(state, dict) else state
-        if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-            raise UserError(f"{console.quoted(source)} is not a state_dict")
+        source = _download(models.get_model_weights(architecture).DEFAULT.url)
+    state = checkpoints.load(source)
+    if isinstance(state, dict) and "part" in state:
+        checkpoints.check_version(state, f"{console.quoted(source)}: ", "train it again")
+        if state.get("architecture") != architecture:
+            held = state.get("architecture", "an autoencoder")
+            raise UserError(f"{console.quoted(source)} holds {console.shown(held)}, expected {architecture}")
+    state = _unwrap(state)
+    if not isinstance(state, dict) or not all(
+        isinstance(item, str | Tensor) for pair in state.items() for item in pair
+    ):
+        raise UserError(f"{console.quoted(source)} is not a state_dict, and holds none as {' or '.join(KEYS)}")
     if "normalize.mean" in state:
         return state
     mean, std = map(torch.tensor, normalization(architecture))
     trunk = {"trunk." + OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
     return {"normalize.mean": mean, "normalize.std": std, **trunk}
+
+
+def _download(url: str) -> str:
+    """The path of a file of torchvision in torch.hub's cache; it is downloaded where it is not there."""
+    path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(url))
+    try:
+        if not os.path.exists(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            digest = torch.hub.HASH_REGEX.search(os.path.basename(url))[1]
+            torch.hub.download_url_to_file(url, path, digest, progress=processes.rank() == 0)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:  # the last: of another digest
+        raise UserError(f"{url} cannot be downloaded: {console.reason(error)}; a path may be given instead") from None
+    return path
+
+
+def _unwrap(state: object) -> object:
+    """The state_dict in a checkpoint, its names without `PREFIXES`; what has none of them beside it is left out."""
+    for _ in range(2):
+        held = (state[key] for key in KEYS if isinstance(state, dict) and isinstance(state.get(key), dict))
+        state = next(held, state)
+    if isinstance(state, dict) and all(isinstance(name, str) for name in state):
+        while prefix := next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in state)), None):
+            state = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
+    return state
 
 
 def freeze(network: nn.Module) -> list[nn.Module]:
@@ -117,7 +145,6 @@ def load(network: nn.Module, architecture: str, state: dict[str, Tensor]) -> Non
 
     The position embeddings of a vision transformer are resized to the network's number of patches.
     """
-    wanted = network.state_dict()
     removed = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, nn.Identity))
     state = {name: value for name, value in state.items() if not name.startswith((*removed, *AUXILIARY_NAMES))}
     if architecture.startswith("vit_") and "encoder.pos_embedding" in state:
@@ -125,14 +152,22 @@ def load(network: nn.Module, architecture: str, state: dict[str, Tensor]) -> Non
 
         with contextlib.suppress(ValueError):  # of another shape, which is named below
             state = interpolate_embeddings(network.image_size, network.patch_size, state)
+    fill(network, state, f"the weights do not fit {architecture}")
+
+
+def fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Fill a network from a state_dict, which need not have `num_batches_tracked`.
+
+    Raises UserError, beginning with `what`, where a tensor is missing, too many, of another shape or not finite.
+    """
+    wanted = network.state_dict()
     optional = {name for name in wanted if name.endswith("num_batches_tracked")}
-    for name in sorted((set(wanted) | set(state)) - (optional - set(state))):
-        shapes = [list(s[name].shape) if name in s else None for s in (state, wanted)]
+    for name in sorted((set(wanted) | set(state)) - (optional - set(state)), key=str):
+        shapes = [list(s[name].shape) if isinstance(s.get(name), Tensor) else None for s in (state, wanted)]
         if shapes[0] != shapes[1]:
             problem = f"has the shape {shapes[0]}, expected {shapes[1]}" if None not in shapes else "is missing"
-            problem = problem if shapes[1] is not None else "is not part of it"
-            raise UserError(f"the weights do not fit {architecture}: {name} {problem}")
+            raise UserError(f"{what}: {name} {problem if shapes[1] is not None else 'is not part of it'}")
         if not state[name].isfinite().all():
-            raise UserError(f"the weights are damaged: {name} holds numbers that are not finite")
+            raise UserError(f"{what}: {name} holds numbers that are not finite")
     wanted.update(state)  # and not a plain dict: MNASNet's version is an attribute of it
     network.load_state_dict(wanted)

@@ -92,6 +92,8 @@ def restore(
         if state["scaler"]:
             scaler.load_state_dict(state["scaler"])
     except Exception as error:  # a damaged file can raise anything
+        if console.is_out_of_memory(error):
+            raise
         raise UserError(f"{where}: is damaged: {console.reason(error)}; {FRESH}") from None
 
 

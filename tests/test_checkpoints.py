@@ -1,15 +1,26 @@
 """Checkpoints: what they hold, and files that are damaged, of another version or hostile."""
 
+import argparse
+import bz2
+import gzip
+import io
+import lzma
+import os
 import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import jobs
+import numpy as np
 import pytest
 import torch
+from torchvision import models
 
 import wikiart
-from support import checkpoints, settings
+from support import checkpoints, console, resume, settings
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +59,6 @@ class Hostile:
         return Path.touch, (self.target,)
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["torch", "legacy", "pickle"])
 def test_code_in_a_file_of_weights_never_runs(kind, home, tmp_path):
     planted, file = tmp_path / "planted", tmp_path / "evil.pth"
@@ -59,7 +69,7 @@ def test_code_in_a_file_of_weights_never_runs(kind, home, tmp_path):
             torch.save(value, file, _use_new_zipfile_serialization=kind == "torch")
         for name in "wikiart.pth", "wikiart.resume.pth":
             (tmp_path / name).write_bytes(file.read_bytes())
-        words = "is not a file of weights, is damaged, or holds code, which is never run"
+        words = "could run code"
         assert jobs.refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth", words)
         assert jobs.refused(jobs.call("trainpart1", *flags(home, tmp_path)), "resume.pth", words, "--fresh")
         more = ["--fresh", "--pretrained", file]
@@ -107,3 +117,92 @@ def test_a_file_that_is_no_checkpoint_is_one_line(home, tmp_path, monkeypatch):
         path.write_bytes(data)
         assert jobs.refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth: ")
     assert [path.name for path in tmp_path.iterdir()] == ["wikiart.pth"]  # nothing was written
+
+
+def written(write: Callable, *more: object, **options: object) -> bytes:
+    """What a function writes into a file."""
+    file = io.BytesIO()
+    write(*more, file, **options)
+    return file.getvalue()
+
+
+NETWORK, LEGACY = torch.nn.Sequential(torch.nn.Linear(99, 99)), {"_use_new_zipfile_serialization": False}
+FOREIGN = {
+    "is empty; delete it": [b""],
+    "is a Git LFS pointer, not the file that it stands for; git lfs": [b"version https://git-lfs.github.com/spec/v1\n"],
+    "is a web page, not the file": [b"\n<!DOCTYPE html>", b"<html lang=en>", b'\xef\xbb\xbf<?xml version="1.0"?>'],
+    "is a safetensors file; convert it": [number.to_bytes(8, "little") + b'{"a": {} }' for number in (10, 2**20)],
+    "is an archive or compressed; unpack it": [
+        *[library.compress(b"x") for library in (gzip, bz2, lzma)],
+        written(lambda file: tarfile.TarFile(fileobj=file, mode="w").add(__file__)),
+    ],
+    "is a zip archive of other files": [
+        written(lambda file: zipfile.ZipFile(file, "w").write(__file__)),
+        written(lambda file: np.savez(file, np.ones(9))),
+    ],
+    "is a file of Keras, NumPy": [
+        b"\x89HDF\r\n\x1a\n00", b"\x08\x07\x12\x07pytorch", written(lambda file: np.save(file, np.ones(9))),
+    ],
+    "is a pickle, which could run code": [pickle.dumps([1], protocol) for protocol in (2, 4, 5)],
+    "is not a file of weights": [b"hello\n", b'{"a": 1}', b"\x89PNG\r\n\x1a\n", b"\0" * 99],
+    "is a whole network (torch.nn.modules.container.Sequential), and": [
+        written(torch.save, NETWORK), written(torch.save, {"net": NETWORK}, **LEGACY),
+    ],
+    "holds argparse.Namespace, and only tensors": [
+        written(torch.save, {"args": argparse.Namespace(), "model": NETWORK.state_dict()}, **more)
+        for more in ({}, LEGACY)
+    ],
+    ".multiarray.scalar, and only tensors": [written(torch.save, {"best": np.float64(1)})],
+    "is incomplete or damaged; delete it, and download": [
+        content[:length] for more in ({}, LEGACY) for content in [written(torch.save, NETWORK.state_dict(), **more)]
+        for length in (20, 1000, 9999, len(content) // 2, len(content) - 1)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [*FOREIGN, "is a TorchScript archive; convert it: torch.save(torch.jit"])
+def test_a_file_of_another_format_is_named_with_what_to_do(words, tmp_path, recwarn):
+    contents = FOREIGN.get(words) or [written(lambda file: torch.jit.save(torch.jit.script(NETWORK), file))]
+    recwarn.clear()
+    for content in contents:
+        (tmp_path / "w.pth").write_bytes(content)
+        with pytest.raises(console.UserError) as caught:
+            checkpoints.load(tmp_path / "w.pth")
+        assert str(caught.value).startswith(str(tmp_path / "w.pth: ")) and words in str(caught.value), caught.value
+        assert str(caught.value).isprintable() and not recwarn.list
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in tmp_path, tmp_path / "pipe":
+        with pytest.raises(console.UserError, match="cannot be read: not a file"):
+            checkpoints.load(path)
+
+
+ALLOCATION = (
+    "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+)
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError(ALLOCATION), ArithmeticError("a bug"),
+])  # fmt: skip
+def test_an_error_of_memory_or_of_the_program_is_no_damage(error, home, monkeypatch):
+    checkpoint = checkpoints.read(home / "out" / "wikiart.pth", 1)
+
+    def fails(place: object, name: str, act: Callable) -> None:
+        with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
+            patch.setattr(place, name, partial(raising, error))
+            act()
+        assert caught.value is error
+
+    fails(torch.nn.Module, "load_state_dict", lambda: wikiart.load_network(checkpoint))
+    fails(torch.nn.Module, "__call__", lambda: wikiart.make_classifier("squeezenet1_1", 2, 32))
+    fails(models, "get_model", lambda: wikiart.load_network(checkpoint | {"architecture": "squeezenet1_1"}))
+    if not isinstance(error, ArithmeticError):  # a damaged file can raise anything else
+        fails(torch, "load", lambda: checkpoints.load(home / "out" / "wikiart.pth"))
+        fails(torch.nn.Module, "load_state_dict", lambda: resume.restore({"model": {}}, NETWORK, None, None, "x"))
+
+
+def raising(error: BaseException, *_: object, **__: object) -> None:
+    raise error

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, ImageOps
 import trainpart1
 import wikiart
 from support import images
-from support.console import DataError
+from support.console import ImageError
 
 S = 16
 
@@ -124,7 +124,7 @@ def test_the_first_frame_and_the_content_count(tmp_path):
 
 def test_a_format_that_starts_another_program_is_refused(tmp_path):
     (tmp_path / "e.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(DataError):
+    with pytest.raises(ImageError):
         decode(tmp_path / "e.jpg")
 
 
@@ -362,7 +362,7 @@ def test_a_broken_image_is_named_in_a_warning_and_left_out(tmp_path, capfd, kind
 
 def test_a_pipe_that_is_named_itself_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
-    with pytest.raises(DataError, match="not a file"):
+    with pytest.raises(ImageError, match="not a file"):
         decode(tmp_path / "pipe.jpg")
 
 
@@ -417,7 +417,7 @@ def test_any_damage_gives_pixels_or_a_reason(tmp_path_factory, name, changes, in
     path.write_bytes(data)
     try:
         pixels, note = images.decode_image(str(path), S)
-    except DataError as error:
+    except ImageError as error:
         assert str(error).strip() and str(error).count("\n") == 0 and str(path) not in str(error)
     else:
         assert pixels.shape == (3, S, S) and pixels.dtype == np.uint8 and isinstance(note, str)

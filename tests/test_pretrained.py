@@ -2,11 +2,13 @@
 
 import copy
 import re
+from functools import partial
 from pathlib import Path
 
 import jobs
 import pytest
 import torch
+from torch import nn
 from torchvision import models
 from torchvision.models.vision_transformer import VisionTransformer
 
@@ -99,11 +101,52 @@ def test_a_checkpoint_of_our_own_is_loaded_and_started_from(architecture, tmp_pa
         start.load_pretrained(str(tmp_path / "old.pth"))
 
 
+def named(prefix, state):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def raising(error, *_, **__):
+    raise error
+
+
+WRAPPINGS = {
+    "DataParallel": lambda net: nn.DataParallel(net).state_dict(),
+    "averaged weights": lambda net: torch.optim.swa_utils.AveragedModel(net).state_dict(),  # with their number
+    "compiled": lambda net: named("_orig_mod.", net.state_dict()),
+    "DataParallel of a compiled one": lambda net: {"net": named("module._orig_mod.", net.state_dict()), "acc": 9.5},
+    "the tutorial's": lambda net: {
+        "epoch": 3, "model_state_dict": net.state_dict(), "loss": torch.ones(()),
+        "optimizer_state_dict": torch.optim.AdamW(net.parameters()).state_dict(),
+    },
+    "torchvision's": lambda net: {"model": net.state_dict(), "optimizer": {}, "model_ema": {}, "epoch": 2},
+    "Lightning": lambda net: {
+        "pytorch-lightning_version": "2.5", "optimizer_states": [{}], "hyper_parameters": {"lr": 0.1},
+        "state_dict": named("model._orig_mod.module.", net.state_dict()) | {"criterion.weight": torch.ones(5)},
+    },
+    "Lightning's backbone": lambda net: {"state_dict": named("backbone.", net.state_dict()) | {"b": torch.ones(1)}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture, wrapping", [
+    *[("shufflenet_v2_x0_5", wrapping) for wrapping in WRAPPINGS], ("mobilenet_v2", "Lightning"),
+    ("squeezenet1_1", "DataParallel of a compiled one"), ("resnet18", "the tutorial's"),
+])  # fmt: skip
+def test_weights_are_found_in_the_usual_wrappings(architecture, wrapping, tmp_path):
+    network = models.get_model(architecture, weights=None)
+    torch.save(WRAPPINGS[wrapping](network), tmp_path / "w.pth")
+    model = wikiart.make_classifier(architecture, 5, 32)
+    model.load_pretrained(str(tmp_path / "w.pth"))
+    wanted = network.state_dict()
+    assert all(torch.equal(wanted[name], value) for name, value in model.trunk.state_dict().items())
+
+
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     model = wikiart.make_classifier("shufflenet_v2_x0_5", 5, 32)
     good = model.trunk.state_dict()
     cases = {
-        "is not a state_dict": [[1, 2], {"a": 5}, {"model": {"model": good}}],
+        "is not a state_dict": [
+            [1, 2], {"a": 5}, {5: torch.ones(1)}, {"model": [good]}, {"model": {"a": {"b": good}}},
+        ],
         "do not fit shufflenet_v2_x0_5: conv1.0.weight has the shape [1], expected [24, 3, 3, 3]": [
             good | {"conv1.0.weight": torch.zeros(1)}
         ],
@@ -133,14 +176,29 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         model.load_pretrained(str(tmp_path / "missing.pth"))
 
 
-def test_true_asks_torchvision_for_its_weights(monkeypatch):
+def test_true_asks_torchvision_for_its_weights(monkeypatch, tmp_path):
     model, weights = (wikiart.make_classifier("shufflenet_v2_x0_5", 5, 32) for _ in range(2))
-    download = "torchvision.models._api.load_state_dict_from_url"
-    monkeypatch.setattr(download, lambda url, **_: weights.trunk.state_dict() if "shufflenetv2" in url else None)
-    model.load_pretrained(True)
-    assert torch.equal(model.trunk.conv1[0].weight, weights.trunk.conv1[0].weight)
-    monkeypatch.setattr(download, lambda *_, **__: 1 / 0)
-    with pytest.raises(console.UserError, match="shufflenet_v2_x0_5 cannot be downloaded: division by zero"):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    for error in RuntimeError('invalid hash value (expected "f707e7126e", got "0")'), OSError(28, "No space left"):
+        monkeypatch.setattr(torch.hub, "download_url_to_file", partial(raising, error))
+        with pytest.raises(
+            console.UserError, match=rf"shufflenetv2_x0.5-f707e7126e.pth cannot be .*{error.args[-1][:9]}"
+        ):
+            model.load_pretrained(True)
+    downloads = []
+
+    def download(url, path, digest, progress):
+        downloads.append((url.split("/")[-1], digest))
+        torch.save(weights.trunk.state_dict(), path)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    for _ in range(2):
+        model.load_pretrained(True)
+        assert torch.equal(model.trunk.conv1[0].weight, weights.trunk.conv1[0].weight)
+    assert downloads == [("shufflenetv2_x0.5-f707e7126e.pth", "f707e7126e")]
+    (file,) = (tmp_path / "hub" / "checkpoints").iterdir()
+    file.write_bytes(file.read_bytes()[:9999])
+    with pytest.raises(console.UserError, match=rf"^{file}: is incomplete or damaged; delete it, and download"):
         model.load_pretrained(True)
     with pytest.raises(console.UserError, match="no weights to download for residual"):
         wikiart.make_classifier("residual", 5, 32).load_pretrained(True)

@@ -134,17 +134,20 @@ def test_wrong_names_are_reported_before_anything_is_decoded(workdir, paint, ref
     paint(workdir / "train", {"A": 3, "B": 3})
     (workdir / "file").write_text("")
     torch.save({"a": 5}, "other.pth")
-    cases = {
-        "--architecture": ("residul", 'unknown architecture "residul"; did you mean "residual"?'),
-        "--pretrained": ("other.pth", "is not a state_dict"),
-        "--outputdir": ("file", 'file" is not a folder'),
-        "--epochs": (0, "set pretrained"),
-    }
+    torch.save(wikiart.make_classifier("three_conv", 2, 16).trunk.state_dict(), "three.pth")
+    cases = [
+        ("--architecture", "residul", 'unknown architecture "residul"; did you mean "residual"?'),
+        ("--architecture", "alexnet", "alexnet does not take images of 16 pixels a side"),
+        ("--pretrained", "other.pth", "is not a state_dict"),
+        ("--pretrained", "three.pth", "the weights do not fit residual: "),
+        ("--outputdir", "file", 'file" is not a folder'),
+        ("--epochs", 0, "set pretrained"),
+    ]
     same = ["--pretrained", "other.pth", "--modelfile", workdir / "other.pth"]
-    for flag, (value, words) in cases.items():
+    for flag, value, words in cases:
         line = refused(trainpart1, *FLAGS, flag, value)
         assert line.startswith(f"{flag}: ") and words in line, line
     torch.save(wikiart.make_classifier("residual", 2, 16).trunk.state_dict(), "other.pth")
     assert "this run would overwrite it" in refused(trainpart1, *FLAGS, *same)
     assert "is not a folder" in refused(trainauto, *FLAGS, "--outputdir", workdir / "file" / "deeper")
-    assert {path.name for path in workdir.iterdir()} == {"train", "file", "other.pth"}  # no cache
+    assert {path.name for path in workdir.iterdir()} == {"train", "file", "other.pth", "three.pth"}  # no cache

@@ -173,7 +173,7 @@ def read_images(source: Path, files: list[str]) -> dict[str, tuple[int, np.ndarr
     def read(file: str) -> tuple[int, np.ndarray] | str:
         try:
             pixels, _ = images.decode_image(os.path.join(source, file), COMPARED_SIZE)
-        except console.DataError as error:
+        except console.ImageError as error:
             return str(error)
         return images.fingerprint(pixels), duplicates.grey_fingerprints(torch.from_numpy(pixels)[None])[0].numpy()
 
