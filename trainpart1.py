@@ -39,7 +39,6 @@ def main(argv: list[str] | None = None) -> None:
     device = devices.start(options)
     check_names(options)
     model = make_model(options)  # before the paintings are decoded: its size and its weights have to fit
-
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         balance.check_styles(dataset.counts)

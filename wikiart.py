@@ -258,10 +258,11 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.scale(self.features(images)))
 
-    def set_classes(self, classes: int) -> None:
-        """Take a new head, with random weights, for this number of classes."""
+    def set_classes(self, classes: int) -> "Classifier":
+        """Take a new head, with random weights, for this number of classes; returns the network, as `train` does."""
         self.head = nn.Linear(self.head.in_features, classes)
         self.ignore_statistics()
+        return self
 
     @torch.no_grad()
     def ignore_statistics(self) -> None:

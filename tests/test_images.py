@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 import trainpart1
 import wikiart
@@ -364,6 +364,23 @@ def test_a_pipe_that_is_named_itself_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="not a file"):
         decode(tmp_path / "pipe.jpg")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried")])
+@pytest.mark.parametrize("place, name", [(Image.Image, "transpose"), (ImageFile.ImageFile, "load")])
+def test_an_image_is_not_left_out_for_want_of_memory(error, place, name, tmp_path, monkeypatch, refused):
+    exif = Image.Exif()
+    exif[274] = 6
+    for style in "A", "B":
+        (tmp_path / "p" / style).mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / "p" / style / "0.jpg", exif=exif)
+    monkeypatch.setattr(place, name, lambda *_, **__: raising(error))
+    line = refused(trainpart1, *jobs.flags(tmp_path / "p", tmp_path / "out"))
+    assert line.startswith(f'out of memory while "{tmp_path / "p" / "A" / "0.jpg"}" is decoded; a smaller'), line
+
+
+def raising(error: Exception) -> None:
+    raise error
 
 
 def test_half_broken_goes_on_and_more_is_an_error(workdir, refused, paint):
