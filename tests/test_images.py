@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 import trainpart1
 import wikiart
 from support import images
-from support.console import ImageError
+from support.console import DataError, ImageError
 
 S = 16
 
@@ -364,6 +364,7 @@ def test_a_pipe_that_is_named_itself_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="not a file"):
         decode(tmp_path / "pipe.jpg")
+    assert not issubclass(ImageError, DataError)  # for which a folder is blamed
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried")])

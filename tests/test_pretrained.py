@@ -197,9 +197,15 @@ def test_true_asks_torchvision_for_its_weights(monkeypatch, tmp_path):
         assert torch.equal(model.trunk.conv1[0].weight, weights.trunk.conv1[0].weight)
     assert downloads == [("shufflenetv2_x0.5-f707e7126e.pth", "f707e7126e")]
     (file,) = (tmp_path / "hub" / "checkpoints").iterdir()
-    file.write_bytes(file.read_bytes()[:9999])
-    with pytest.raises(console.UserError, match=rf"^{file}: is incomplete or damaged; delete it, and download"):
-        model.load_pretrained(True)
+    whole = file.read_bytes()
+    torch.save(model.trunk, file)  # loading it would run code
+    for content, words in (
+        (file.read_bytes(), "is a whole network"),
+        (whole[:9999], "is incomplete or damaged; delete it"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(console.UserError, match=f"^{re.escape(str(file))}: {words}"):
+            model.load_pretrained(True)
     with pytest.raises(console.UserError, match="no weights to download for residual"):
         wikiart.make_classifier("residual", 5, 32).load_pretrained(True)
 
