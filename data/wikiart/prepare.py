@@ -16,16 +16,23 @@ few percent) stay together on one side, in whichever styles they are; with `--by
   that is left without a training image.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from support import startup
+
+    startup.quiet_ctrl_c()
+
 import argparse
 import contextlib
 import csv
 import functools
 import os
 import shutil
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,7 +40,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from support import artists, console, duplicates, folders, images, settings, workers
 
 # Side in pixels at which images are compared: the image_size of config.json here, so that training sees no copies.
