@@ -10,7 +10,6 @@ import platform
 import re
 import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,8 +55,10 @@ def check_folder(path: str) -> None:
     place = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
     if not place.is_dir():
         raise UserError(f"{console.quoted(place)} is not a folder")
+    probe = place / f".check.{secrets.token_hex(4)}.part"  # os.access says yes to root, and on some network drives
     try:
-        tempfile.TemporaryFile(dir=place).close()  # os.access says yes to root, and on some network drives to all
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise UserError(f"{console.quoted(place)} cannot be written: {error.strerror}") from None
 

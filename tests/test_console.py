@@ -103,12 +103,14 @@ def test_a_signal_ends_a_training_with_a_line_on_what_is_saved(number, status, h
 
 
 def test_a_hangup_that_is_ignored_ends_nothing(home, tmp_path):
-    """As under `nohup`; of two signals, Python handles that with the lower number first."""
+    """As under `nohup`."""
     ignore = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
     more = flags(home, tmp_path / "out", "--epochs", 100_000)
     running = jobs.start(tmp_path / "log", "trainpart1", *more, plant=ignore)
     running.wait_for(lambda: "epoch 1/" in running.text("out"))
     running.signal(signal.SIGHUP)
+    trained = running.text("out").count("\nepoch ")
+    assert running.wait_for(lambda: running.text("out").count("\nepoch ") > trained + 2)
     running.signal(signal.SIGTERM)
     assert running.wait().status == 143
 

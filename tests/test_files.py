@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import wikiart
-from support import console, files
+from support import console, files, history
 
 WRITERS = {
     "tensors": lambda path: files.write_tensors(path, {"weights": torch.zeros(30_000)}),
@@ -88,13 +88,18 @@ def test_only_old_temporary_files_are_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".a.json.00000002.part", ".b.part", "a.json"]
 
 
-def test_an_interrupted_decoding_leaves_nothing_to_the_next_one(tmp_path):
-    """Not even when a painting has been added, which gives the cache another name."""
+@pytest.mark.parametrize("removable", [True, False])
+def test_an_interrupted_decoding_leaves_nothing_to_the_next_one(removable, tmp_path, monkeypatch):
+    """Not even when a painting has been added, which gives the cache another name; Windows keeps what is mapped."""
     paintings = jobs.paint(tmp_path / "train", {"Baroque": 2})
     wikiart.WikiArtDataset(paintings, 16, cachedir=tmp_path / "cache")
     [cache] = (tmp_path / "cache").glob("*.uint8")
     cache.rename(cache.with_name(f".{cache.name}.01234567.part"))
     jobs.paint(tmp_path / "train", {"Baroque": 3})
+    if not removable:
+        monkeypatch.setattr(Path, "unlink", partial(jobs.fail, errno.EACCES))
+        assert len(wikiart.WikiArtDataset(paintings, 16, cachedir=tmp_path / "cache")) == 3
+        return
     wikiart.WikiArtDataset(paintings, 16, cachedir=tmp_path / "cache")
     [new] = (tmp_path / "cache").glob("*.uint8")
     assert {path.stem for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"} == {new.stem}
@@ -136,7 +141,7 @@ def test_what_is_no_regular_file_is_written_to(tmp_path):
 def test_a_folder_is_checked_by_a_file_that_does_not_stay(tmp_path, monkeypatch):
     files.check_folder(tmp_path / "new" / "folder")
     assert not os.listdir(tmp_path)
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: jobs.fail(errno.EROFS))  # os.access says yes to root
+    monkeypatch.setattr(Path, "touch", partial(jobs.fail, errno.EROFS))  # os.access says yes to root
     with pytest.raises(console.UserError, match=f'^"{tmp_path}" cannot be written: Read-only file system$'):
         files.check_folder(tmp_path / "new")
 
@@ -227,6 +232,16 @@ def test_who_waits_says_for_whom_and_goes_on_when_it_is_killed(tmp_path, capsys,
     holder.join()
     assert out.startswith(f"{tmp_path}: process {holder.pid} on ") and out.count("\n") == 1
     assert out.endswith(", is writing there; waiting for it to end\n")
+
+
+def test_a_history_that_cannot_be_appended_to_is_replaced(tmp_path, monkeypatch):
+    """Such as another user's."""
+    path, rows, times = tmp_path / "history.csv", [{"epoch": 1}, {"epoch": 2}], [{"seconds": 3}] * 2
+    history.write_csv(path, rows[:1], times[:1])
+    before = path.stat().st_ino
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    history.write_csv(path, rows, times)
+    assert path.read_text() == "epoch,seconds\n1,3\n2,3\n" and path.stat().st_ino != before
 
 
 def test_git_ignores_locks_and_temporary_files():

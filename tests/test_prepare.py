@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+import pickle
 import shutil
+import sys
 import unicodedata
 from functools import partial
 from pathlib import Path
@@ -313,3 +315,11 @@ def test_where_symlinks_are_not_allowed_they_are_hard_links(prepare, source, tmp
     prepare.main([str(source), str(tmp_path / "out")])
     made = [path for path in (tmp_path / "out").rglob("*.png") if path.stat().st_nlink == 2]
     assert len(made) == sum(COUNTS.values()) and not any(path.is_symlink() for path in made)
+
+
+def test_worker_processes_can_be_spawned(prepare, source, monkeypatch):
+    """What they get can then be pickled."""
+    monkeypatch.setitem(sys.modules, prepare.__name__, prepare)
+    pickled = lambda function, items: map(pickle.loads(pickle.dumps(function)), items)  # noqa: E731
+    monkeypatch.setattr(prepare.workers, "parallel_map", pickled)
+    assert len(prepare.read_images(source, ["Baroque/painting 00.png"])) == 1
