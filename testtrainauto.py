@@ -4,6 +4,11 @@ Prints the figures beside four baselines; writes metrics_auto.json, reconstructi
 cluster_gallery.png, dendrogram.png and clusters.csv into outputdir. With --similar it writes similar.png only.
 """
 
+if __name__ == "__main__":
+    from support import startup
+
+    startup.quiet_ctrl_c()
+
 import colorsys
 import contextlib
 import os

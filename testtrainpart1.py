@@ -4,6 +4,11 @@ Prints the figures and a table of the styles; writes metrics_part1.json, predict
 mistakes.png and heatmaps.png into outputdir. With --predict it names the styles of images and folders instead.
 """
 
+if __name__ == "__main__":
+    from support import startup
+
+    startup.quiet_ctrl_c()
+
 import contextlib
 import math
 import os

@@ -6,6 +6,11 @@ epoch; with a larger --epochs it trains further. Style labels only stratify the 
 them.
 """
 
+if __name__ == "__main__":
+    from support import startup
+
+    startup.quiet_ctrl_c()
+
 import torch
 from torch import Tensor
 

@@ -5,6 +5,11 @@ curves (training_part1.png) into outputdir. After an interruption, the same comm
 epoch; with a larger --epochs it trains further.
 """
 
+if __name__ == "__main__":
+    from support import startup
+
+    startup.quiet_ctrl_c()
+
 import os
 
 import torch

@@ -51,6 +51,8 @@ def decode_folder(
         found = read_index()  # another process may have decoded meanwhile
         if found:
             return found
+        for old in Path(cachedir).glob(f".{folder}-*.uint8.*.part"):  # of a decoding that was interrupted
+            _remove(old)
         begun = time.perf_counter()
         left_out, fingerprints = _write_cache(data_path, imgdir, image_size, [file.path for file in listed])
         files.write_json(index_path, {"left_out": left_out, "fingerprints": fingerprints})
@@ -60,8 +62,13 @@ def decode_folder(
         )
         for old in Path(cachedir).glob(f"{folder}-*"):
             if not old.name.startswith(stem):
-                old.unlink(missing_ok=True)
+                _remove(old)
         return data_path, left_out, fingerprints
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # Windows keeps a mapped file, a sticky folder that of another user
+        path.unlink()
 
 
 def map_pixels(pixel_file: str, count: int, image_size: int) -> Tensor:

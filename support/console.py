@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import functools
 import json
 import logging
@@ -9,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -30,6 +31,14 @@ class ImageError(UserError):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as SLURM, Docker and `timeout` send it: ends a script as Ctrl-C does, with exit status 143."""
+
+    status = 143
+
+
+class HungUp(Terminated):
+    """SIGHUP: the terminal was closed or the SSH session has ended; exit status 129."""
+
+    status = 129
 
 
 def printable(text: object) -> str:
@@ -95,7 +104,9 @@ def say(text: str) -> None:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise UserError(f"standard output cannot be written: {error.strerror}") from None
+            _discard("stdout")
+            if error.errno != errno.EIO:  # the terminal is gone, which `nohup` and `disown` are to survive
+                raise UserError(f"standard output cannot be written: {error.strerror}") from None
 
 
 def warn(text: str) -> None:
@@ -107,12 +118,39 @@ def warn(text: str) -> None:
 def _complain(text: str) -> None:
     try:
         print("\n" * text.startswith("\n") + printable(text.strip()), file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # a standard error that cannot be written is no reason to stop, nor to end with 120
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    except (OSError, ValueError):  # a standard error that cannot be written is no reason to stop
+        _discard("stderr")
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+def _discard(name: str) -> None:
+    """Let nothing more be printed on a standard stream, nor what is still in its buffer at exit (status 120)."""
+    null = open(os.devnull, "w")  # noqa: SIM115
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a notebook's has no descriptor
+        os.dup2(null.fileno(), getattr(sys, name).fileno())
+    setattr(sys, name, null)
+
+
+def _stop(number: int, _: object) -> None:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    signal.signal(number, signal.SIG_IGN)  # a shell that ends sends SIGHUP twice
+    raise Terminated if number == signal.SIGTERM else HungUp
+
+
+@contextlib.contextmanager
+def _signals_handled() -> Iterator[None]:
+    """Let signals that would end the process raise KeyboardInterrupt; `nohup` and a notebook handle them otherwise."""
+    found = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))  # Windows has no SIGHUP
+    numbers = [number for number in found if number and signal.getsignal(number) is signal.SIG_DFL]
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers
+        for number in numbers:
+            signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            for number in numbers:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _explain(error: RuntimeError | MemoryError) -> tuple[str, int] | None:
@@ -130,8 +168,9 @@ def _explain(error: RuntimeError | MemoryError) -> tuple[str, int] | None:
 def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
     """Give a script's `main` its exit statuses, each with one line on standard error.
 
-    2: a UserError; 130: Ctrl-C; 143: SIGTERM; 1: another process of the same training failed. Anything else is a
-    traceback.
+    2: a UserError; 130: Ctrl-C; 143: SIGTERM; 129: SIGHUP; 1: another process of the same training failed. Anything
+    else is a traceback. Without `argv`, the command line counts for a script alone; an importer's, such as that of a
+    notebook's kernel, is none of its flags.
     """
 
     @functools.wraps(main)
@@ -142,21 +181,21 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a terminal or log that is not UTF-8
-        with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            signal.signal(signal.SIGTERM, _terminate)
         try:
-            main(argv)
-            if torch.distributed.is_initialized():  # not after an error: destroying the process group would hang
-                torch.distributed.destroy_process_group()
+            with _signals_handled():
+                main([] if argv is None and main.__module__ != "__main__" else argv)
+                # Not after an error: destroying the process group would hang. Some builds of torch lack all of this.
+                if processes.world_size() > 1 and torch.distributed.is_initialized():
+                    torch.distributed.destroy_process_group()
         except UserError as error:
             _complain(str(error))
             sys.exit(2)
         except KeyboardInterrupt as stop:
             if processes.rank() == 0:
                 _complain(*stop.args or ["Stopped."])
-            sys.exit(143 if isinstance(stop, Terminated) else 130)
+            sys.exit(stop.status if isinstance(stop, Terminated) else 130)
         except BrokenPipeError:  # the reader of the output has ended, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard("stdout")
             sys.exit(1)
         except (RuntimeError, MemoryError) as error:
             explained = _explain(error)

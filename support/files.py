@@ -3,13 +3,13 @@
 import contextlib
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
 import platform
+import re
 import secrets
-import string
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +18,12 @@ import torch
 
 from support import console
 from support.console import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
 
 STALE = 3600  # seconds after which a temporary file that nobody writes to is left over from a killed run
 
@@ -33,10 +39,10 @@ def expand(value: object, where: str, written: bool = False) -> object:
     if not isinstance(value, str) or os.path.lexists(value):
         return value
     expanded = os.path.expanduser(os.path.expandvars(value))
-    names = string.Template(value).get_identifiers()
+    names = re.findall(r"\$\{?([a-z_][a-z0-9_]*)", value, re.IGNORECASE | re.ASCII)
     problems = [f"the environment variable ${name} is not set" for name in names if name not in os.environ]
     if expanded.startswith("~"):
-        user = expanded.split(os.sep)[0][1:]
+        user = Path(expanded).parts[0][1:]
         problems.append(f"there is no user {console.quoted(user)}" if user else "there is no home folder")
     if problems and written and not os.path.lexists(expanded):
         raise UserError(f"{where}: {problems[0]}")
@@ -44,30 +50,45 @@ def expand(value: object, where: str, written: bool = False) -> object:
 
 
 def check_folder(path: str) -> None:
-    """Raise UserError where no file can be written into a folder, which need not exist; nothing is created."""
+    """Raise UserError where no file can be written into a folder, which need not exist; nothing stays there."""
     place = Path(path).absolute()
     place = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        problem = "cannot be written" if place.is_dir() else "is not a folder"
-        raise UserError(f"{console.quoted(place)} {problem}")
+    if not place.is_dir():
+        raise UserError(f"{console.quoted(place)} is not a folder")
+    probe = place / f".check.{secrets.token_hex(4)}.part"  # os.access says yes to root, and on some network drives
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{console.quoted(place)} cannot be written: {error.strerror}") from None
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[io.BufferedWriter], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
+    """Let `write` fill a temporary file, then rename it to `path`.
 
-    Raises UserError when it cannot be written; a file at `path` is then untouched.
+    Links are followed, and a file that is replaced keeps its mode. A device or a pipe is written to as it is. Raises
+    UserError when it cannot be written; a file at `path` is then untouched.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # unique: others may write the same file
+    target, mode = Path(os.path.realpath(path)), None
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")  # unique: others may write the same
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.stat(path).st_mode
+        if mode and not stat.S_ISREG(mode):
+            with open(path, "wb") as file:
+                write(file)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target.parent)
         with open(temporary, "wb") as file:
+            if mode:
+                with contextlib.suppress(OSError):  # not every file system has modes
+                    os.chmod(temporary, stat.S_IMODE(mode))
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -76,24 +97,25 @@ def write_whole(path: str | os.PathLike, write: Callable[[io.BufferedWriter], ob
         raise
 
 
-def _remove_stale(path: Path) -> None:
-    for old in path.parent.iterdir():
-        if old.name.startswith(f".{path.name}.") and old.suffix == ".part":
-            with contextlib.suppress(OSError):
-                if time.time() - old.stat().st_mtime > STALE:
-                    old.unlink()
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed runs have left, under any name: those of caches hold digests that do not come again."""
+    with contextlib.suppress(OSError):
+        for old in folder.iterdir():
+            if re.fullmatch(r"\..+\.[0-9a-f]{8}\.part", old.name) and time.time() - old.stat().st_mtime > STALE:
+                old.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, on file systems that can sync a folder (SMB and others give EINVAL)."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make a rename survive a power cut, where a folder can be synced (not on Windows; SMB and others give EINVAL)."""
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS):
+        if error.errno not in (errno.EACCES, errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:
@@ -120,29 +142,59 @@ def write_tensors(path: str | os.PathLike, value: object) -> None:
 def locked(path: str | os.PathLike, wait: bool) -> Iterator[None]:
     """Hold the lock file `path`; a process that dies lets it go.
 
-    Raises UserError, naming the holder, when another process holds it and `wait` is false, and when the file cannot
-    be written. On a file system without locks (some NFS, Lustre and FUSE mounts) it warns and goes on without.
+    While another process holds it: with `wait`, says so and waits; else raises UserError, which names the holder. Also
+    raises UserError when the file cannot be written. On a file system without locks it warns and goes on.
     """
-    path = Path(path)
+    path, told = Path(path), False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115 - closed by the `with` below
+        file = _open_lock(path)
     except OSError as error:
         raise UserError(f"{console.printable(path.parent)}: cannot be written: {error.strerror}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+        while not _try_lock(file, path):
             file.seek(0)
-            holder = file.read() or "another process"
-            raise UserError(f"{console.printable(path.parent)}: {holder} is writing there") from None
-        except OSError as error:
-            console.warn(f"{console.quoted(path)} cannot be locked ({error.strerror}): start no second run there")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}, started {time.strftime('%Y-%m-%d %H:%M:%S')},")
-        file.flush()
+            holder = file.read().decode(errors="replace") or "another process"
+            problem = f"{console.printable(path.parent)}: {holder} is writing there"
+            if not wait:
+                raise UserError(problem)
+            if not told:
+                console.say(f"{problem}; waiting for it to end")
+            told = True
+            time.sleep(0.05)
+        with contextlib.suppress(OSError):  # on a full disk nobody learns who holds it
+            file.truncate(0)
+            file.seek(0)
+            started = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(f"process {os.getpid()} on {platform.node()}, started {started},".encode())
         try:
             yield
         finally:
             with contextlib.suppress(OSError):
                 file.truncate(0)  # nobody holds it now
+
+
+def _open_lock(path: Path) -> io.FileIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch()
+        with contextlib.suppress(OSError):
+            path.chmod(0o666)  # all users of the folder hold it in turn
+    try:
+        return open(path, "r+b", buffering=0)
+    except PermissionError:  # enough to lock it
+        return open(path, "rb", buffering=0)
+
+
+def _try_lock(file: io.FileIO, path: Path) -> bool:
+    """Lock a file unless another process holds it; not with filelock: on Windows nobody could read who holds it."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            file.seek(2**30)  # a byte beyond the text
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:  # some NFS, Lustre and FUSE mounts
+        console.warn(f"{console.quoted(path)} cannot be locked ({error.strerror}): start no second run there")
+    return True

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def write_csv(path: Path, history: list[dict[str, float]], times: list[dict[str,
     wanted = text.getvalue().encode()
     try:
         old = path.read_bytes() if path.exists() else b""
-        if not old or not wanted.startswith(old):
+        if not old or not wanted.startswith(old) or not os.access(path, os.W_OK):  # another user's: replaced
             files.write_whole(path, lambda file: file.write(wanted))
         elif old != wanted:
             with open(path, "ab") as file:

@@ -26,8 +26,8 @@ def identity(options: settings.Settings, contents: dict[str, object]) -> dict[st
     kept = {name: value for name, value in options.values().items() if name not in FREE_TO_CHANGE}
     paintings = contents["fingerprints"].numpy().tobytes() + json.dumps(contents["counts"]).encode()
     if isinstance(kept.get("pretrained"), str):  # what it holds makes the run, not its name
-        with open(options.pretrained, "rb") as file:
-            kept["pretrained"] = f"a file ({hashlib.file_digest(file, 'sha256').hexdigest()[:16]})"
+        digest = hashlib.sha256(Path(options.pretrained).read_bytes()).hexdigest()
+        kept["pretrained"] = f"a file ({digest[:16]})"
     number = f"{len(contents['fingerprints'])} in {len(contents['counts'])} styles"
     return kept | {"paintings": f"{number} ({hashlib.sha256(paintings).hexdigest()[:16]})"}
 

@@ -1,10 +1,10 @@
 """Worker processes: a function of many items, by as many processes as there are cores."""
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,21 +17,22 @@ from support import console
 WORKERS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 KILLED = "a worker process was killed; is there enough memory?"
 CHUNK = 32  # items that a worker takes at a time
+METHOD = next(method for method in ("fork", "spawn") if method in multiprocessing.get_all_start_methods())
 AHEAD = 4  # chunks per worker that may be at work or wait for the caller
 
 
 def parallel_map(function: Callable, items: Sequence) -> Iterator:
-    """`function` of each item, in order.
+    """`function`, which can be pickled, of each item, in order.
 
-    Worker processes, since threads hardly decode faster than one; forked, since they start at once, take any function
-    along and leave the GPU alone. Where none can be started (a full or read-only /dev/shm, a limit on processes), this
+    Worker processes, since threads hardly decode faster than one; forked where there is fork, since they start at once
+    and leave the GPU alone. Where none can be started (a full or read-only /dev/shm, a limit on processes), this
     process does the work and a warning says why. The workers are at most `AHEAD` chunks each ahead of the caller, so
     that results do not fill the memory. Raises UserError when a worker is killed.
     """
     chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
     running, cleanup = set(multiprocessing.active_children()), contextlib.ExitStack()
     try:
-        pool = ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork"), _start, (function, os.getpid()))
+        pool = ProcessPoolExecutor(WORKERS, multiprocessing.get_context(METHOD), _start, (function,))
         waiting = deque(pool.submit(_work, chunk) for chunk in chunks[: AHEAD * WORKERS])
         cleanup.callback(pool.shutdown, cancel_futures=True)
     except BrokenProcessPool:
@@ -54,17 +55,20 @@ def parallel_map(function: Callable, items: Sequence) -> Iterator:
             raise console.UserError(KILLED) from None
 
 
-def _start(function: Callable, parent: int) -> None:
-    """Prepare a forked process: Ctrl-C and SIGTERM are the parent's to handle, and it ends when the parent ends."""
+def _start(function: Callable) -> None:
+    """Prepare a worker: Ctrl-C and SIGTERM are the parent's to handle, and it ends when the parent ends."""
     global _function
     _function = function
     torch.set_num_threads(1)  # thread pools do not survive fork: using them would hang
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(OSError, AttributeError):  # Linux only
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
+    for name, action in (("SIGINT", signal.SIG_IGN), ("SIGHUP", signal.SIG_IGN), ("SIGTERM", signal.SIG_DFL)):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), action)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _work(chunk: Sequence) -> list[object]:

@@ -15,7 +15,7 @@ from support import figures
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "wikiart7"
-STARTS_PROCESSES = "test_console", "test_dataset", "test_files", "test_processes", "test_resume"
+STARTS_PROCESSES = "test_console", "test_dataset", "test_files", "test_processes", "test_resume", "test_windows"
 
 
 def pytest_itemcollected(item):

@@ -136,6 +136,7 @@ def _child(script: str, flags: list[str], environment: dict[str, str], output: s
     sys.stdout, sys.stderr = (os.fdopen(i, "w", 1, encoding="utf-8", errors="backslashreplace") for i in (1, 2))
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it
     torch.set_num_threads(1)
     figures.write = write_nothing
     narrow()

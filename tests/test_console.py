@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -77,9 +78,7 @@ def test_statuses_and_lines(act, status, line, home, tmp_path, monkeypatch):
     place = (wikiart, "classifier_loss") if "memory" in line else (trainpart1.settings, "read")
     monkeypatch.setattr(*place, lambda *_: act())
     monkeypatch.setattr(console, "warn", lambda _: None)
-    before = signal.getsignal(signal.SIGTERM)
     done = jobs.call("trainpart1", *flags(home, tmp_path))
-    signal.signal(signal.SIGTERM, before)
     assert done.status == status and jobs.one_line(done.err) and done.err.startswith(line), done
 
 
@@ -90,7 +89,7 @@ def test_what_is_unexpected_is_a_traceback(run, monkeypatch):
             run(trainpart1)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_a_training_with_a_line_on_what_is_saved(number, status, home, tmp_path):
     running = jobs.start(tmp_path / "log", "trainpart1", *flags(home, tmp_path / "out", "--epochs", 100_000))
     running.wait_for(lambda: "epoch 2/" in running.text("out"))
@@ -101,6 +100,47 @@ def test_a_signal_ends_a_training_with_a_line_on_what_is_saved(number, status, h
     line = done.err.strip().splitlines()[-1]
     assert done.status == status and "Traceback" not in done.err, done.err
     assert line.endswith(f"of 100000: epoch {saved} is saved; the same command goes on from there.")
+
+
+def test_a_hangup_that_is_ignored_ends_nothing(home, tmp_path):
+    """As under `nohup`."""
+    ignore = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    more = flags(home, tmp_path / "out", "--epochs", 100_000)
+    running = jobs.start(tmp_path / "log", "trainpart1", *more, plant=ignore)
+    running.wait_for(lambda: "epoch 1/" in running.text("out"))
+    running.signal(signal.SIGHUP)
+    trained = running.text("out").count("\nepoch ")
+    assert running.wait_for(lambda: running.text("out").count("\nepoch ") > trained + 2)
+    running.signal(signal.SIGTERM)
+    assert running.wait().status == 143
+
+
+@pytest.mark.parametrize("script", [*jobs.SCRIPTS, "data/sample/prepare", "data/wikiart/prepare"])
+def test_ctrl_c_while_libraries_are_imported_is_no_traceback(script, tmp_path):
+    (tmp_path / "numpy.py").write_text("import time; print('imported', flush=True); time.sleep(60)")
+    (tmp_path / "torch.py").write_text("import numpy")
+    process = subprocess.Popen(
+        [sys.executable, jobs.ROOT / f"{script}.py"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    assert process.stdout.readline() == b"imported\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == (b"", b"") and process.returncode == -signal.SIGINT
+
+
+def test_the_command_line_of_a_notebook_is_none_of_a_scripts_flags():
+    def main(argv):
+        seen.append(argv)
+
+    seen, before = [], signal.getsignal(signal.SIGTERM)
+    console.script(main)()
+    main.__module__ = "__main__"
+    console.script(main)()
+    assert seen == [[], None]  # None: argparse reads sys.argv
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def ascii_only() -> None:
@@ -121,9 +161,14 @@ def unread(name: str) -> None:
     setattr(sys, name, os.fdopen(writer, "w", 1))
 
 
-@pytest.mark.parametrize(
-    "plant", [ascii_only, closed_error, partial(unread, "stderr")], ids=["ascii", "closed", "unread"]
-)
+def no_terminal() -> None:
+    """A terminal whose window has been closed: writing gives EIO."""
+    master, terminal = os.openpty()
+    os.close(master)
+    sys.stdout, sys.stderr = (os.fdopen(os.dup(terminal), "w", 1) for _ in range(2))
+
+
+@pytest.mark.parametrize("plant", [ascii_only, closed_error, partial(unread, "stderr"), no_terminal])
 def test_a_terminal_that_prints_little_stops_no_run(plant, home, tmp_path):
     cache = ["--cachedir", tmp_path / "cache"]
     done = jobs.start(tmp_path / "log", "trainpart1", *flags(home, tmp_path, *cache), plant=plant).wait()

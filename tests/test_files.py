@@ -1,13 +1,18 @@
 """Files are written whole or not at all, whatever the disk does; locks."""
 
+import contextlib
 import errno
 import fcntl
+import fnmatch
 import multiprocessing
 import os
 import resource
 import shutil
 import signal
+import stat
+import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +20,8 @@ import jobs
 import pytest
 import torch
 
-from support import console, files
+import wikiart
+from support import console, files, history
 
 WRITERS = {
     "tensors": lambda path: files.write_tensors(path, {"weights": torch.zeros(30_000)}),
@@ -44,7 +50,7 @@ def test_a_file_system_that_cannot_sync_folders(tmp_path, monkeypatch):
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
-        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             jobs.fail(code)
         real(descriptor)
 
@@ -74,12 +80,71 @@ def test_two_writers_of_the_same_file_leave_a_whole_one(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_only_an_old_temporary_file_is_removed(tmp_path):
-    for name, age in (".a.json.1.part", 2), (".a.json.2.part", 0), (".b.json.1.part", 2):
+def test_only_old_temporary_files_are_removed(tmp_path):
+    names = {".a.json.00000001.part": 2, ".a.json.00000002.part": 0, ".b.00000001.part": 2, ".b.part": 2}
+    for name, age in names.items():
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age * files.STALE,) * 2)
     files.write_json(tmp_path / "a.json", {})
-    assert sorted(os.listdir(tmp_path)) == [".a.json.2.part", ".b.json.1.part", "a.json"]
+    assert sorted(os.listdir(tmp_path)) == [".a.json.00000002.part", ".b.part", "a.json"]
+
+
+@pytest.mark.parametrize("removable", [True, False])
+def test_an_interrupted_decoding_leaves_nothing_to_the_next_one(removable, tmp_path, monkeypatch):
+    """Not even when a painting has been added, which gives the cache another name; Windows keeps what is mapped."""
+    paintings = jobs.paint(tmp_path / "train", {"Baroque": 2})
+    wikiart.WikiArtDataset(paintings, 16, cachedir=tmp_path / "cache")
+    [cache] = (tmp_path / "cache").glob("*.uint8")
+    cache.rename(cache.with_name(f".{cache.name}.01234567.part"))
+    jobs.paint(tmp_path / "train", {"Baroque": 3})
+    if not removable:
+        monkeypatch.setattr(Path, "unlink", partial(jobs.fail, errno.EACCES))
+        assert len(wikiart.WikiArtDataset(paintings, 16, cachedir=tmp_path / "cache")) == 3
+        return
+    wikiart.WikiArtDataset(paintings, 16, cachedir=tmp_path / "cache")
+    [new] = (tmp_path / "cache").glob("*.uint8")
+    assert {path.stem for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"} == {new.stem}
+
+
+@pytest.mark.parametrize("name", ["file", "link", "dangling"])
+def test_links_are_followed_and_a_file_keeps_its_mode(name, tmp_path):
+    path, target = tmp_path / name, tmp_path / "disk" / "target"
+    if name != "file":
+        path.symlink_to(target)
+    if name != "dangling":
+        files.write_json(path, 1)
+        path.chmod(0o640)
+    files.write_json(path, 2)
+    assert path.read_text() == "2\n" and path.is_symlink() == (name != "file")
+    (tmp_path / "new").touch()  # with the mode that open() gives
+    mode = 0o640 if name != "dangling" else stat.S_IMODE((tmp_path / "new").stat().st_mode)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_what_is_no_regular_file_is_written_to(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, device in ("null", os.devnull), ("full", "/dev/full"):  # as links, which root could not harm
+        (tmp_path / name).symlink_to(device)
+    (tmp_path / "loop").symlink_to("loop")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    for name in "pipe", "null":
+        files.write_rows(tmp_path / name, [["a", "b"]])
+    assert os.read(reader, 99) == b"a,b\r\n" and Path(os.devnull).is_char_device()
+    os.close(reader)
+    for path in tmp_path / "loop", tmp_path / "full", tmp_path:
+        with pytest.raises(console.UserError, match=f"^{path}: cannot be written: "):
+            files.write_json(path, {})
+    assert sorted(os.listdir(tmp_path)) == ["full", "loop", "null", "pipe"]
+    assert all((tmp_path / name).is_symlink() for name in ("full", "loop", "null"))
+
+
+def test_a_folder_is_checked_by_a_file_that_does_not_stay(tmp_path, monkeypatch):
+    files.check_folder(tmp_path / "new" / "folder")
+    assert not os.listdir(tmp_path)
+    monkeypatch.setattr(Path, "touch", partial(jobs.fail, errno.EROFS))  # os.access says yes to root
+    with pytest.raises(console.UserError, match=f'^"{tmp_path}" cannot be written: Read-only file system$'):
+        files.check_folder(tmp_path / "new")
 
 
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
@@ -102,6 +167,88 @@ def test_a_file_system_without_locks(code, wait, tmp_path, monkeypatch, capsys):
         done = True
     err = capsys.readouterr().err
     assert done and jobs.one_line(err) and err.startswith("warning: ") and os.strerror(code) in err
+
+
+def _other_user(path: Path) -> None:
+    with contextlib.suppress(PermissionError):  # where this is root, who could open anything
+        os.setgid(65534)
+        os.setuid(65534)
+    with files.locked(path, wait=False):
+        assert bool(path.read_text()) == os.access(path, os.W_OK)
+
+
+def _on_a_full_disk(path: Path) -> None:
+    limit_files(0)
+    with files.locked(path, wait=False), pytest.raises(console.UserError, match="cannot be written"):
+        files.write_json(path.with_name("a.json"), {})
+
+
+def _holding(path: Path) -> None:
+    with files.locked(path, wait=True):
+        path.with_name("held").touch()
+        time.sleep(60)
+
+
+def fork(function: Callable, path: Path) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=function, args=(path,))
+    process.start()
+    return process
+
+
+def test_users_of_a_folder_hold_its_lock_in_turn():
+    """With any umask, and in a folder as /tmp is."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o1777)
+        path, mask = Path(folder) / "lock", os.umask(0o077)
+        try:
+            with files.locked(path, wait=False):
+                pass
+        finally:
+            os.umask(mask)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666
+        for mode in 0o666, 0o444:  # that of an earlier version
+            path.chmod(mode)
+            other = fork(_other_user, path)
+            other.join()
+            assert other.exitcode == 0
+
+
+def test_a_lock_on_a_full_disk_is_no_traceback(tmp_path):
+    process = fork(_on_a_full_disk, tmp_path / "lock")
+    process.join()
+    assert process.exitcode == 0 and os.listdir(tmp_path) == ["lock"]
+
+
+def test_who_waits_says_for_whom_and_goes_on_when_it_is_killed(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "lock"
+    with files.locked(path, wait=True):
+        pass
+    assert capsys.readouterr().out == ""
+    holder = fork(_holding, path)
+    while not (tmp_path / "held").exists():
+        time.sleep(0.001)
+    monkeypatch.setattr(files.time, "sleep", lambda _: holder.kill())
+    with files.locked(path, wait=True):
+        out = capsys.readouterr().out
+    holder.join()
+    assert out.startswith(f"{tmp_path}: process {holder.pid} on ") and out.count("\n") == 1
+    assert out.endswith(", is writing there; waiting for it to end\n")
+
+
+def test_a_history_that_cannot_be_appended_to_is_replaced(tmp_path, monkeypatch):
+    """Such as another user's."""
+    path, rows, times = tmp_path / "history.csv", [{"epoch": 1}, {"epoch": 2}], [{"seconds": 3}] * 2
+    history.write_csv(path, rows[:1], times[:1])
+    before = path.stat().st_ino
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    history.write_csv(path, rows, times)
+    assert path.read_text() == "epoch,seconds\n1,3\n2,3\n" and path.stat().st_ino != before
+
+
+def test_git_ignores_locks_and_temporary_files():
+    patterns = (jobs.ROOT / ".gitignore").read_text().split()
+    for name in ".history_part1.lock", ".wikiart.pth.01234567.part":
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 @pytest.fixture(scope="module")

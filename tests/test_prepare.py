@@ -2,10 +2,14 @@
 
 import importlib.util
 import os
+import pickle
 import shutil
+import sys
 import unicodedata
+from functools import partial
 from pathlib import Path
 
+import jobs
 import numpy as np
 import pytest
 from PIL import Image
@@ -290,6 +294,7 @@ def test_whole_or_not_at_all(prepare, source, tmp_path, monkeypatch, capsys, pla
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(place, call, fails_midway)
+        patch.setattr(os, "link", partial(jobs.fail, 28))
         prepare.main([str(source), str(tmp_path / "out")])
     assert stop.value.code == (2 if error is FULL else 130)
     assert ("cannot be written: No space left" in capsys.readouterr().err) == (error is FULL)
@@ -299,3 +304,22 @@ def test_whole_or_not_at_all(prepare, source, tmp_path, monkeypatch, capsys, pla
     prepare.main([str(source), str(tmp_path / "out")])
     assert len(layout(tmp_path / "out")["train"]) == 31
     assert not (tmp_path / ".out.part").exists()
+
+
+def test_where_symlinks_are_not_allowed_they_are_hard_links(prepare, source, tmp_path, monkeypatch):
+    """As on Windows, which besides renames to no name that is there."""
+    real = Path.rename
+    monkeypatch.setattr(Path, "symlink_to", partial(jobs.fail, 22))
+    monkeypatch.setattr(Path, "rename", lambda path, to: jobs.fail(17) if to.exists() else real(path, to))
+    (tmp_path / "out").mkdir()
+    prepare.main([str(source), str(tmp_path / "out")])
+    made = [path for path in (tmp_path / "out").rglob("*.png") if path.stat().st_nlink == 2]
+    assert len(made) == sum(COUNTS.values()) and not any(path.is_symlink() for path in made)
+
+
+def test_worker_processes_can_be_spawned(prepare, source, monkeypatch):
+    """What they get can then be pickled."""
+    monkeypatch.setitem(sys.modules, prepare.__name__, prepare)
+    pickled = lambda function, items: map(pickle.loads(pickle.dumps(function)), items)  # noqa: E731
+    monkeypatch.setattr(prepare.workers, "parallel_map", pickled)
+    assert len(prepare.read_images(source, ["Baroque/painting 00.png"])) == 1

@@ -5,10 +5,13 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import vermin
+
 import wikiart
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
+    "startup",
     "processes", "console", "files", "settings", "devices", "workers", "folders", "images", "cache", "balance",
     "batches", "artists", "duplicates", "checkpoints", "pretrained", "features", "figures", "history", "optimizer",
     "resume", "training", "statistics", "levels", "gradcam", "clustering",
@@ -108,3 +111,13 @@ def test_files_and_functions_are_short():
         if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60
     ]
     assert not long
+
+
+def test_python_3_10_has_all_that_is_used():
+    config = vermin.Config()
+    config.add_exclusion("long")  # a Tensor's method, not Python 2's type
+    newer = []
+    for path in EVERYTHING:
+        versions = vermin.detect(path.read_text(), config)
+        newer += [(path.name, version) for version in versions if version and version > (3, 10)]
+    assert not newer

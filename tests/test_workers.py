@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from functools import partial
 
 import jobs
@@ -42,6 +43,27 @@ def test_nobody_works_on_when_the_caller_stops():
 def test_a_killed_worker_is_one_line():
     with pytest.raises(console.UserError, match="a worker process was killed; is there enough memory"):
         list(workers.parallel_map(lambda number: os.kill(os.getpid(), signal.SIGKILL), ITEMS))
+
+
+def wait_there(writer: int) -> None:
+    def work(_) -> None:
+        os.write(writer, b"1")
+        time.sleep(60)
+
+    list(workers.parallel_map(work, ITEMS))
+
+
+def test_workers_end_when_their_parent_is_killed():
+    reader, writer = os.pipe()
+    parent = multiprocessing.get_context("fork").Process(target=wait_there, args=(writer,))
+    parent.start()
+    os.close(writer)
+    assert os.read(reader, 1)
+    parent.kill()
+    parent.join()
+    while os.read(reader, 9):  # until nobody holds the other end
+        pass
+    os.close(reader)
 
 
 def no_pool(monkeypatch) -> str:  # /dev/shm is full

@@ -4,20 +4,26 @@ python data/sample/prepare.py            about 1,350 training and 270 test pictu
 python data/sample/prepare.py --full     13,350 training and 630 test pictures of 416x416 px
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from support import startup
+
+    startup.quiet_ctrl_c()
+
 import contextlib
 import re
 import shutil
-import sys
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from support import console, settings, workers
 
 PARTS = ("train", "test")

@@ -16,15 +16,23 @@ few percent) stay together on one side, in whichever styles they are; with `--by
   that is left without a training image.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from support import startup
+
+    startup.quiet_ctrl_c()
+
 import argparse
 import contextlib
 import csv
+import functools
 import os
 import shutil
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,7 +40,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from support import artists, console, duplicates, folders, images, settings, workers
 
 # Side in pixels at which images are compared: the image_size of config.json here, so that training sees no copies.
@@ -163,21 +170,23 @@ def split_by(groups: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.cumsum(np.bincount(groups))[:-1])
 
 
+def read_image(file: str, source: Path) -> tuple[int, np.ndarray] | str:
+    """An image's fingerprints, as `read_images` has them, or why it cannot be decoded."""
+    try:
+        pixels, _ = images.decode_image(os.path.join(source, file), COMPARED_SIZE)
+    except console.ImageError as error:
+        return str(error)
+    return images.fingerprint(pixels), duplicates.grey_fingerprints(torch.from_numpy(pixels)[None])[0].numpy()
+
+
 def read_images(source: Path, files: list[str]) -> dict[str, tuple[int, np.ndarray]]:
     """File -> fingerprint of its decoded pixels, and grey fingerprint (float32 [256]).
 
     What cannot be decoded is named in a warning and left out. Raises UserError when more than half of the images
     cannot be decoded.
     """
-
-    def read(file: str) -> tuple[int, np.ndarray] | str:
-        try:
-            pixels, _ = images.decode_image(os.path.join(source, file), COMPARED_SIZE)
-        except console.ImageError as error:
-            return str(error)
-        return images.fingerprint(pixels), duplicates.grey_fingerprints(torch.from_numpy(pixels)[None])[0].numpy()
-
-    bar = tqdm(workers.parallel_map(read, files), "comparing", len(files), unit="painting", disable=None, leave=False)
+    found = workers.parallel_map(functools.partial(read_image, source=source), files)
+    bar = tqdm(found, "comparing", len(files), unit="painting", disable=None, leave=False)
     results = dict(zip(files, bar, strict=True))
     unreadable = [file for file in files if isinstance(results[file], str)]
     for file in unreadable:
@@ -215,6 +224,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # what a killed run has left
         temporary.mkdir()
         yield temporary
+        with contextlib.suppress(FileNotFoundError):
+            out.rmdir()  # Windows renames to no name that is there
         temporary.rename(out)
     except OSError as error:
         reason = error.strerror or error
@@ -224,11 +235,17 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def write_links(source: Path, folder: Path, sides: dict[str, str]) -> None:
-    """Link every file below `folder`/train or `folder`/test, relatively: folder and source can move together."""
+    """Link every file below `folder`/train or `folder`/test, relatively: folder and source can move together.
+
+    Where there are no symlinks (Windows, unless its developer mode is on) they are hard links, on the same disk alone.
+    """
     for file, side in sides.items():
         link = folder / side / file
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.relpath(source / file, link.parent))
+        try:
+            link.symlink_to(os.path.relpath(source / file, link.parent))
+        except (OSError, ValueError):  # ValueError: another drive
+            os.link(source / file, link)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
