@@ -5,8 +5,6 @@ curves (training_part1.png) into outputdir. After an interruption, the same comm
 epoch; with a larger --epochs it trains further.
 """
 
-import os
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,11 +18,10 @@ from support import (
     devices,
     duplicates,
     features,
-    figures,
-    files,
     history,
     pretrained,
     processes,
+    resume,
     settings,
     training,
 )
@@ -54,9 +51,8 @@ def main(argv: list[str] | None = None) -> None:
 
     contents = checkpoints.describe(options, 1, dataset)
     peak_factor = FINE_TUNING if options.pretrained else 1.0
-    curves = options.output("training_part1.png")
     with training.Run(options, model, device, contents, "validation_loss", peak_factor) as run:
-        if run.is_finished() and (curves.exists() or not options.epochs):
+        if run.is_finished():
             return
         plan = make_plan(options, dataset, members) if options.imbalance == "smote" else None
         loader = batches.Batches(dataset.images, dataset.labels, device, plan)
@@ -80,9 +76,6 @@ def main(argv: list[str] | None = None) -> None:
                 fit_head(model, loader, members, options.imbalance)
             run.end_epoch(validate(model, loader, held_out, len(dataset.classes), options.batch_size))
 
-    if not options.epochs:
-        curves.unlink(missing_ok=True)  # those of an earlier run
-        return
     panels = {
         "cross-entropy": {
             "training_loss": f"training (augmented, label smoothing, {options.imbalance})",
@@ -91,9 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         "share of the held-out paintings": {"accuracy": "accuracy", "macro_f1": "macro F1"},
     }
     title = f"Training of {options.architecture} on {len(members):,} paintings"
-    figures.write_all(
-        options, {"training_part1.png": lambda: history.draw([{"epoch": 0, **run.start}, *run.history], panels, title)}
-    )
+    history.write_curves(options, run.curves.name, run.start, run.history, panels, title)
 
 
 def check_names(options: settings.Settings) -> None:
@@ -105,13 +96,7 @@ def check_names(options: settings.Settings) -> None:
             pretrained.read(options.architecture, options.pretrained)
     elif not options.epochs:
         raise options.error("epochs", "got 0, which only fits a head to a pretrained trunk; set pretrained")
-    if isinstance(options.pretrained, str) and os.path.realpath(options.pretrained) == os.path.realpath(
-        options.output(options.modelfile)
-    ):
-        raise options.error("pretrained", "this run would overwrite it; set another modelfile or outputdir")
-    if processes.rank() == 0:  # no other process writes
-        with options.blame("outputdir"):
-            files.check_folder(options.outputdir)
+    resume.check_paths(options, 1)
 
 
 def make_model(options: settings.Settings, classes: list[str]) -> wikiart.Classifier:
