@@ -21,10 +21,9 @@ from support import (
     checkpoints,
     console,
     devices,
-    figures,
-    files,
     history,
     processes,
+    resume,
     settings,
     statistics,
     training,
@@ -37,9 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     """Read the settings, make dataset and network, train, write the files."""
     options = settings.read("autoencoder", __doc__, argv, settings.FRESH)
     device = devices.start(options)
-    if processes.rank() == 0:  # no other process writes
-        with options.blame("outputdir"):
-            files.check_folder(options.outputdir)
+    resume.check_paths(options, 2)
 
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
@@ -53,9 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
     contents = checkpoints.describe(options, 2, dataset)
-    curves = options.output("training_auto.png")
     with training.Run(options, model, device, contents, "validation_mse") as run:
-        if run.is_finished() and curves.exists():
+        if run.is_finished():
             return
         loader = batches.Batches(dataset.images, dataset.labels, device)
         if not run.is_begun:
@@ -79,9 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     lines = {"training_loss": "training", "validation_mse": "validation"}
     panels = {"mean squared error of pixels in [0, 1]": lines}
     title = f"Training of the autoencoder on {len(members):,} paintings"
-    figures.write_all(
-        options, {"training_auto.png": lambda: history.draw([{"epoch": 0, **run.start}, *run.history], panels, title)}
-    )
+    history.write_curves(options, run.curves.name, run.start, run.history, panels, title)
 
 
 @torch.no_grad()

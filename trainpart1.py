@@ -10,8 +10,6 @@ if __name__ == "__main__":
 
     startup.quiet_ctrl_c()
 
-import os
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,10 +23,9 @@ from support import (
     devices,
     duplicates,
     features,
-    figures,
-    files,
     history,
     processes,
+    resume,
     settings,
     training,
 )
@@ -57,9 +54,8 @@ def main(argv: list[str] | None = None) -> None:
 
     contents = checkpoints.describe(options, 1, dataset)
     peak_factor = FINE_TUNING if options.pretrained else 1.0
-    curves = options.output("training_part1.png")
     with training.Run(options, model, device, contents, "validation_loss", peak_factor) as run:
-        if run.is_finished() and (curves.exists() or not options.epochs):
+        if run.is_finished():
             return
         plan = make_plan(options, dataset, members) if options.imbalance == "smote" else None
         loader = batches.Batches(dataset.images, dataset.labels, device, plan)
@@ -83,9 +79,6 @@ def main(argv: list[str] | None = None) -> None:
                 fit_head(model, loader, members, options.imbalance)
             run.end_epoch(validate(model, loader, held_out, len(dataset.classes), options.batch_size))
 
-    if not options.epochs:
-        curves.unlink(missing_ok=True)  # those of an earlier run
-        return
     panels = {
         "cross-entropy": {
             "training_loss": f"training (augmented, label smoothing, {options.imbalance})",
@@ -94,22 +87,14 @@ def main(argv: list[str] | None = None) -> None:
         "share of the held-out paintings": {"accuracy": "accuracy", "macro_f1": "macro F1"},
     }
     title = f"Training of {options.architecture} on {len(members):,} paintings"
-    figures.write_all(
-        options, {"training_part1.png": lambda: history.draw([{"epoch": 0, **run.start}, *run.history], panels, title)}
-    )
+    history.write_curves(options, run.curves.name, run.start, run.history, panels, title)
 
 
 def check_names(options: settings.Settings) -> None:
     """Find what is wrong with names in the settings before the paintings are decoded, which can take long."""
     if not options.pretrained and not options.epochs:
         raise options.error("epochs", "got 0, which only fits a head to a pretrained trunk; set pretrained")
-    if isinstance(options.pretrained, str) and os.path.realpath(options.pretrained) == os.path.realpath(
-        options.output(options.modelfile)
-    ):
-        raise options.error("pretrained", "this run would overwrite it; set another modelfile or outputdir")
-    if processes.rank() == 0:  # no other process writes
-        with options.blame("outputdir"):
-            files.check_folder(options.outputdir)
+    resume.check_paths(options, 1)
 
 
 def make_model(options: settings.Settings) -> wikiart.Classifier:

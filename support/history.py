@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support import console, figures, files
+from support import console, figures, files, settings
 from support.console import UserError
 
 if TYPE_CHECKING:
@@ -37,29 +37,42 @@ def in_words(row: dict[str, float]) -> str:
     )
 
 
-def write_csv(path: Path, history: list[dict[str, float]], times: list[dict[str, float]]) -> None:
+def write_csv(
+    path: Path, history: list[dict[str, float]], times: list[dict[str, float]], curves: Path | None = None
+) -> None:
     """Make a CSV file hold the history with its times, a row per epoch.
 
     What is missing is appended, so that `tail -f` shows it. A file that begins otherwise is written anew, whole;
-    without epochs there is none. Raises UserError when it cannot be written.
+    without epochs there is none. The picture `curves` of another history is removed before. Raises UserError when it
+    cannot be written.
     """
-    if not history:
-        path.unlink(missing_ok=True)
-        return
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, [*history[-1], *times[-1]], restval="", extrasaction="ignore", lineterminator="\n")
+    text, last = io.StringIO(newline=""), history[-1] | times[-1] if history else {}
+    table = csv.DictWriter(text, last, restval="", extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     table.writerows(row | time for row, time in zip(history, times, strict=True))
     wanted = text.getvalue().encode()
     try:
         old = path.read_bytes() if path.exists() else b""
-        if not old or not wanted.startswith(old) or not os.access(path, os.W_OK):  # another user's: replaced
+        if curves and (old != wanted or not history):
+            curves.unlink(missing_ok=True)
+        if not history:
+            path.unlink(missing_ok=True)
+        elif not old or not wanted.startswith(old) or not os.access(path, os.W_OK):  # another user's: replaced
             files.write_whole(path, lambda file: file.write(wanted))
         elif old != wanted:
             with open(path, "ab") as file:
                 file.write(wanted[len(old) :])
     except OSError as error:
         raise UserError(f"{console.printable(path)}: cannot be written: {error.strerror}") from None
+
+
+def write_curves(
+    options: settings.Settings, name: str, start: dict[str, float], history: list[dict[str, float]],
+    panels: dict[str, dict[str, str]], title: str,
+) -> None:  # fmt: skip
+    """Draw a history and the metrics before it (`start`) into a file beside `modelfile`; none if there is no epoch."""
+    place, rows = str(Path(options.modelfile).with_name(name)), [{"epoch": 0, **start}, *history]
+    figures.write_all(options, {place: lambda: draw(rows, panels, title)} if history else {})
 
 
 def draw(history: list[dict[str, float]], panels: dict[str, dict[str, str]], title: str) -> "Figure":

@@ -1,5 +1,6 @@
 """How the weights move: the optimizer, and the learning rate over a training."""
 
+import itertools
 import math
 
 import torch
@@ -15,6 +16,12 @@ def learning_rate_factor(progress: float) -> float:
     if progress < WARM_UP:
         return progress / WARM_UP
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def factor_in_epoch(epoch: int, share: float, ends: list[int]) -> float:
+    """Share of the peak learning rate at a share of an epoch, counted from 1; ends: the last epoch of each schedule."""
+    begin, end = next((a, b) for a, b in itertools.pairwise([0, *ends]) if epoch <= b)
+    return learning_rate_factor((epoch - 1 - begin + share) / (end - begin))
 
 
 def make(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:

@@ -1,14 +1,17 @@
-"""The state saved to resume a run, and which run may resume from it."""
+"""Where a run writes, the state saved to resume it, and which run may resume from it."""
 
 import hashlib
+import itertools
 import json
 import os
+import platform
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from support import checkpoints, console, files, settings
+from support import checkpoints, console, files, processes, settings
 from support.console import UserError
 
 FREE_TO_CHANGE = {"device", "clusters", "epochs"}
@@ -21,15 +24,66 @@ KEYS = {
 }  # fmt: skip
 
 
+class Paths(NamedTuple):
+    """The files of a training, in one folder."""
+
+    modelfile: Path
+    resume_file: Path
+    csv_file: Path
+    curves: Path
+
+
+def paths(options: settings.Settings, part: int) -> Paths:
+    """Where a training writes; unless `modelfile` has its default name, history and curves have its name in theirs."""
+    modelfile = options.output(options.modelfile)
+    section, name = {1: ("classifier", "part1"), 2: ("autoencoder", "auto")}[part]
+    name += "" if modelfile.name == settings.SECTIONS[section]["modelfile"].default else f"_{modelfile.stem}"
+    others = f"{modelfile.stem}.resume.pth", f"history_{name}.csv", f"training_{name}.png"
+    return Paths(modelfile, *map(modelfile.with_name, others))
+
+
+def check_paths(options: settings.Settings, part: int) -> None:
+    """Raise UserError where the files of a training cannot be written, or would replace other files; creates nothing.
+
+    Only the first process checks, as it alone writes.
+    """
+    if processes.rank() > 0:
+        return
+    modelfile = options.output(options.modelfile)
+    if modelfile.suffix != ".pth" or modelfile.stem.lower().endswith(".resume"):
+        got = console.quoted(options.modelfile)
+        raise options.error("modelfile", f"got {got}, expected a name that ends in .pth, but not in .resume.pth")
+    with options.blame("modelfile" if os.path.isabs(options.modelfile) else "outputdir"):
+        files.check_folder(modelfile.parent)
+    for path in paths(options, part):
+        if os.path.isdir(path):
+            raise options.error("modelfile", f"{console.quoted(path)} is a folder")
+        weights = getattr(options, "pretrained", False)
+        if isinstance(weights, str) and os.path.realpath(weights) == os.path.realpath(path):
+            raise options.error("pretrained", "this run would overwrite it; set another modelfile or outputdir")
+
+
 def identity(options: settings.Settings, contents: dict[str, object]) -> dict[str, object]:
-    """What has to be the same for a run to go on: the settings that shape its result, paintings, pretrained weights."""
+    """What has to be the same for a run to go on: the settings that shape its result, paintings, pretrained weights.
+
+    Raises UserError in a process whose own differ from the first one's, as they can on another machine.
+    """
     kept = {name: value for name, value in options.values().items() if name not in FREE_TO_CHANGE}
     paintings = contents["fingerprints"].numpy().tobytes() + json.dumps(contents["counts"]).encode()
     if isinstance(kept.get("pretrained"), str):  # what it holds makes the run, not its name
         digest = hashlib.sha256(Path(options.pretrained).read_bytes()).hexdigest()
         kept["pretrained"] = f"a file ({digest[:16]})"
     number = f"{len(contents['fingerprints'])} in {len(contents['counts'])} styles"
-    return kept | {"paintings": f"{number} ({hashlib.sha256(paintings).hexdigest()[:16]})"}
+    kept["paintings"] = f"{number} ({hashlib.sha256(paintings).hexdigest()[:16]})"
+    own = kept | {"epochs": options.epochs}
+    if differences := _differences(processes.from_first(own), own, "{} is {} in the first process and {} here"):
+        raise UserError(f"process {processes.rank()} on {platform.node()} is of another run: {differences}")
+    return kept
+
+
+def _differences(was: dict[str, object], run: dict[str, object], words: str) -> str:
+    shown = {name: (console.shown(was.get(name)), console.shown(run.get(name))) for name in {**run, **was}}
+    return "; ".join(words.format(name, *values) for name, values in shown.items() if values[0] != values[1])
 
 
 def write(path: Path, state: dict[str, object]) -> None:
@@ -57,27 +111,45 @@ def read(path: Path, modelfile: Path, run: dict[str, object], epochs: int) -> di
     checkpoints.check_version(state, f"{where}: ", FRESH)
     if not all(isinstance(state.get(key), kind) for key, kind in KEYS.items()) or not _is_consistent(state):
         raise UserError(f"{where}: is damaged; {FRESH}")
-    was, end, done = state["run"], state["ends"][-1], len(state["history"])
-    differences = [
-        f"{name} was {console.shown(was.get(name))} and is {console.shown(run.get(name))}"
-        for name in {**run, **was}
-        if console.shown(was.get(name)) != console.shown(run.get(name))
-    ]
-    if differences:
-        raise UserError(f"{where}: belongs to another run: {'; '.join(differences)}; {FRESH}")
-    if epochs < end and done < end:
-        planned = f"the run was planned for {end} epochs and has finished {done}"
-        raise UserError(f"{where}: {planned}: epochs is {epochs}, expected {end} or more; {FRESH}")
+    end, done = state["ends"][-1], len(state["history"])
+    if differences := _differences(state["run"], run, "{} was {} and is {}"):
+        raise UserError(f"{where}: belongs to another run: {differences}; {FRESH}")
+    if epochs < done < end:
+        finished = f"the run was planned for {end} epochs and has finished {done}"
+        raise UserError(f"{where}: {finished}: epochs is {epochs}, expected {done} or more; {FRESH}")
     if state["best"] < done and not is_kept(modelfile, state["history"][: state["best"]]):
         raise UserError(f"{console.printable(modelfile)}: is not epoch {state['best']} of the run, its best; {FRESH}")
     return state
 
 
 def _is_consistent(state: dict[str, object]) -> bool:
-    epochs = [row.get("epoch") if isinstance(row, dict) else None for row in state["history"]]
-    done = len(epochs)
-    counted = epochs == list(range(1, done + 1)) and len(state["times"]) == done
-    return counted and 0 <= state["best"] <= done and bool(state["ends"]) and done <= state["ends"][-1]
+    rows, done = [state["start"], *state["history"], *state["times"]], len(state["history"])
+    if not all(isinstance(row, dict) for row in rows) or len(state["times"]) != done:
+        return False
+    numbers = [*state["ends"], *(value for row in rows for value in row.values())]
+    counted = [row.get("epoch") for row in state["history"]] == list(range(1, done + 1))
+    typed = all(isinstance(number, int | float) for number in numbers)
+    return typed and counted and 0 <= state["best"] <= done and bool(state["ends"]) and done <= state["ends"][-1]
+
+
+def plan(ends: list[int], done: int, epochs: int) -> list[int]:
+    """The last epoch of each schedule of a run that goes on after `done` epochs, up to `epochs`.
+
+    ends: those saved; of them only schedules that have begun stay. Says what the learning rate does if it was planned
+    for fewer or more epochs.
+    """
+    begun = [end for before, end in itertools.pairwise([0, *ends]) if before < done]
+    if not begun:
+        return [epochs]
+    if begun[-1] < epochs:
+        more = console.count(epochs - begun[-1], "more epoch")
+        console.say(f"{more} after the last one planned: the learning rate rises again and falls to zero")
+        return [*begun, epochs]
+    if max(done, epochs) < begun[-1]:
+        console.say(
+            f"the run ends before epoch {begun[-1]}, which was planned: the learning rate does not fall to zero"
+        )
+    return begun
 
 
 def restore(
@@ -89,9 +161,12 @@ def restore(
         model.load_state_dict(state["model"])
         groups = optimizer.state_dict()["param_groups"]  # these follow from the settings
         optimizer.load_state_dict({"state": state["moments"], "param_groups": groups})
+        for parameter, moments in optimizer.state.items():
+            if any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
+                raise ValueError("the optimizer's moments have other shapes than the weights")
         if state["scaler"]:
             scaler.load_state_dict(state["scaler"])
-    except Exception as error:  # a damaged file can raise anything
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:  # of a damaged state
         if console.is_out_of_memory(error):
             raise
         raise UserError(f"{where}: is damaged: {console.reason(error)}; {FRESH}") from None

@@ -1,7 +1,6 @@
 """The pieces of a training: optimizer, schedule, progress, best epoch. The loop itself is in the scripts."""
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -38,20 +37,18 @@ class Run:
         score: str, peak_factor: float = 1.0,
     ) -> None:  # fmt: skip
         self.options, self.model, self.device, self.contents, self.score = options, model, device, contents, score
-        self.modelfile = options.output(options.modelfile)
-        self.resume_file = self.modelfile.with_name(f"{self.modelfile.stem}.resume.pth")
-        self.csv_file = options.output(f"history_{'part1' if contents['part'] == 1 else 'auto'}.csv")
+        self.modelfile, self.resume_file, self.csv_file, self.curves = resume.paths(options, contents["part"])
         self.peak = options.learning_rate * peak_factor
         self.optimizer = optimizer.make(model, self.peak)
         self.scaler = torch.amp.GradScaler(device.type, enabled=devices.precision(device) == torch.float16)
         self.identity = resume.identity(options, contents)
         self.epoch, self.saved, self.cut = 0, 0, False
         self.start, self.history, self.times, self.best = {}, [], [], 0
-        self.ends, self.is_begun = [options.epochs], False
+        self.ends, self.is_begun, self.ends_here = [options.epochs], False, False
 
     def __enter__(self) -> "Run":
         with contextlib.ExitStack() as stack:
-            if processes.rank() == 0:  # modelfile may be in another folder
+            if processes.rank() == 0:
                 for lock in {file.with_name(f".{file.stem}.lock") for file in (self.csv_file, self.modelfile)}:
                     stack.enter_context(files.locked(lock, wait=False))
             self._go_on()
@@ -70,7 +67,7 @@ class Run:
     def epochs(self) -> Iterator[int]:
         """The numbers of the epochs left to train; before each, the random seed is set from run, epoch and process."""
         self.network = processes.share_model(self.model, self.device)
-        begun, first = time.perf_counter(), self.saved + 1
+        begun, first = time.perf_counter(), self.saved + 1 - self.ends_here
         for epoch in range(first, self.options.epochs + 1):
             self.epoch, self.epoch_begun = epoch, time.perf_counter()
             torch.manual_seed(devices.random_seed(self.options.seed, self.epoch, 1 + processes.rank()))
@@ -84,7 +81,12 @@ class Run:
         """The batches of an epoch, each full, with a progress bar; sets the learning rate before each of them.
 
         After the last one the batch-norm statistics are averaged over the processes and the model is in eval mode.
+        There are none in an epoch that is trained, but becomes the last one only now.
         """
+        if self.ends_here:
+            self.row, (self.rate, self.seconds) = self.history.pop(), self.times.pop().values()
+            self.model.eval()
+            return
         size, count = self.options.batch_size, processes.world_size()
         if len(order) < size:
             size = max(-(-len(order) // count), 2) * count
@@ -94,15 +96,13 @@ class Run:
         order = batches.full_batches(order, size)
         self.model.train()
         self.losses, self.steps = torch.zeros((), device=self.device), len(order) // size
-        # the schedule that this epoch belongs to: the first one, or that of a later, larger number of epochs
-        begin, end = next((a, b) for a, b in itertools.pairwise([0, *self.ends]) if self.epoch <= b)
         read, read_at = time.perf_counter(), 0
         title, hidden = f"epoch {self.epoch}/{self.options.epochs}", None if processes.rank() == 0 else True
         with tqdm(total=self.steps, desc=title, unit="step", disable=hidden, leave=False) as bar:
             for step, batch in enumerate(loader.batches(order, size), 1):
-                progress = (self.epoch - 1 - begin + (step - 0.5) / self.steps) / (end - begin)
+                rate = self.peak * optimizer.factor_in_epoch(self.epoch, (step - 0.5) / self.steps, self.ends)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = self.peak * optimizer.learning_rate_factor(progress)
+                    group["lr"] = rate
                 yield batch
                 if time.perf_counter() - read > LOOK_SECONDS or step == self.steps:
                     loss = self.losses.item() / step
@@ -113,6 +113,8 @@ class Run:
                     read, read_at = time.perf_counter(), step
         self.seconds = time.perf_counter() - self.epoch_begun
         self.rate = len(order) / self.seconds
+        loss = processes.total(self.losses).item() / self.steps / processes.world_size()
+        self.row = {"epoch": self.epoch, "learning_rate": rate, "training_loss": loss}
         processes.average_statistics(self.model)
         self.model.eval()
 
@@ -126,15 +128,15 @@ class Run:
 
     def end_epoch(self, metrics: dict[str, float]) -> None:
         """Add the epoch's metrics to the history, and save: the resume file, and `modelfile` where it is the best."""
-        loss = processes.total(self.losses).item() / self.steps / processes.world_size()
-        rate = self.optimizer.param_groups[0]["lr"]
-        row = {"epoch": self.epoch, "learning_rate": rate, "training_loss": loss, **metrics}
+        row = self.row | metrics
         stuck = self.scaler.is_enabled() and self.scaler.get_scale() < 1  # no step has had finite gradients
         if stuck or not all(map(math.isfinite, row.values())):
             raise self._not_finite("after its last step")
         earlier = [old[self.score] for old in [self.start, *self.history] if self.score in old]
         if all(row[self.score] < value for value in earlier):
             self.best = self.epoch
+        if self.epoch == self.options.epochs:
+            self.ends[-1] = self.epoch  # even if more were planned
         self.history.append(row)
         self.times.append({"images_per_second": round(self.rate, 1), "seconds": round(self.seconds, 2)})
         self._save()
@@ -159,15 +161,15 @@ class Run:
         if processes.rank() == 0:
             if self.best == self.saved:
                 checkpoints.write(self.modelfile, self.contents, weights, self.history)
-            history.write_csv(self.csv_file, self.history, self.times)
+            history.write_csv(self.csv_file, self.history, self.times, self.curves)
 
     def is_finished(self) -> bool:
-        """Whether nothing is left to train; says what the run reached and how to go on."""
-        if not self.is_begun or self.saved < self.options.epochs:
+        """Whether nothing is left to train or draw; says what a trained run reached and how to go on."""
+        if not self.is_begun or self.ends_here or self.saved < self.options.epochs:
             return False
         history.say_result([self.start, *self.history], self.best, self.score, self.modelfile.name)
         console.say(f"nothing is changed; a larger --epochs trains further, {resume.FRESH}")
-        return True
+        return processes.from_first(self.curves.exists() or not self.history)
 
     def _not_finite(self, where: str) -> UserError:
         rate = self.optimizer.param_groups[0]["lr"]
@@ -191,10 +193,8 @@ class Run:
         if processes.rank() == 0:
             if not resume.is_kept(self.modelfile, self.history[: self.best]):
                 checkpoints.write(self.modelfile, self.contents, state["model"], self.history)
-            history.write_csv(self.csv_file, self.history, self.times)
+            history.write_csv(self.csv_file, self.history, self.times, self.curves)
         if self.saved < epochs:
             console.say(f"going on after epoch {self.saved} of {epochs}, from {where} ({resume.FRESH})")
-        if self.ends[-1] < epochs:
-            more = console.count(epochs - self.ends[-1], "more epoch")
-            console.say(f"{more} after the last one planned: the learning rate rises again and falls to zero")
-            self.ends.append(epochs)
+        self.ends_here = 0 < self.saved == epochs < self.ends[-1]
+        self.ends = resume.plan(self.ends, self.saved, epochs)

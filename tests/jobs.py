@@ -149,7 +149,7 @@ def _child(script: str, flags: list[str], environment: dict[str, str], output: s
 def start(output: Path, script: str, *flags: object, processes: int = 1, plant: Callable | None = None) -> Running:
     """Start a script; with several processes, they share the work as under torchrun. `plant` runs in each before it.
 
-    What they print goes into files whose names begin with `output`.
+    What they print goes into files whose names begin with `output`. A process's number replaces {rank} in flags.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -158,7 +158,13 @@ def start(output: Path, script: str, *flags: object, processes: int = 1, plant: 
     for rank in range(processes):
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
         environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-        arguments = (script, [str(flag) for flag in flags], environment, str(output), plant)
+        arguments = (
+            script,
+            [str(flag).replace("{rank}", str(rank)) for flag in flags],
+            environment,
+            str(output),
+            plant,
+        )
         started.append(context.Process(target=_child, args=arguments))
         started[-1].start()
     return Running(started, output)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,53 @@ def test_a_head_fitted_by_two_processes_is_that_of_one(paintings, tmp_path):
         assert done.status == 0, done.err
         heads.append(jobs.load(tmp_path / str(number) / "wikiart.pth")["model"]["head.weight"])
     assert heads[0].abs().max() > 0 and torch.allclose(*heads, atol=1e-4)  # the second has also learned for an epoch
+
+
+@pytest.fixture
+def machines(paintings, tmp_path):
+    """machines(*flags): two processes train, each with an output folder and a file of weights of its own; its end."""
+    torch.manual_seed(0)
+    weights = wikiart.make_classifier("residual", 3, 16).trunk.state_dict()
+    for rank in "01":
+        (tmp_path / rank / "out").mkdir(parents=True)
+        torch.save(weights, tmp_path / rank / "w.pth")
+
+    def machines(*more: object) -> jobs.Done:
+        command = flags(paintings, tmp_path / "{rank}" / "out", "--pretrained", tmp_path / "{rank}" / "w.pth", *more)
+        return jobs.start(tmp_path / "log", "trainpart1", *command, processes=2).wait()
+
+    return machines
+
+
+def test_the_first_machines_disk_decides_and_is_written_to(machines, tmp_path):
+    done = machines("--epochs", 1)
+    assert (done.status, done.err) == (0, ""), done
+    both, outs = [jobs.contents(tmp_path / rank) for rank in "01"], [tmp_path / rank / "out" for rank in "01"]
+    assert {path.name for path in outs[1].iterdir()} == {"cache"}
+    done = machines("--epochs", 1)
+    assert done.status == 0 and "finished: 1 epoch trained" in done.out
+    assert [jobs.contents(tmp_path / rank) for rank in "01"] == both
+    names = "training_part1.png", "history_part1.csv"
+    for name in names:
+        (outs[1] / name).write_text("another's")
+    assert machines("--epochs", 0, "--fresh").status == 0
+    assert [[(out / name).exists() for name in names] for out in outs] == [[False] * 2, [True] * 2]
+
+
+def test_machines_that_differ_are_one_line(machines, paintings, tmp_path):
+    for rank in "01":
+        shutil.copytree(paintings, tmp_path / rank / "train")
+    (tmp_path / "1" / "train" / "Cubism" / "0.png").unlink()
+    torch.save(wikiart.make_classifier("residual", 3, 16).trunk.state_dict(), tmp_path / "1" / "w.pth")
+    machines("--epochs", "1{rank}", "--seed", "{rank}", "--trainingdir", tmp_path / "{rank}" / "train")
+    line = (tmp_path / "log.1.err").read_text()
+    assert jobs.one_line(line) and line.startswith("process 1 on ") and "seed is 0 in the first process and 1" in line
+    assert all(f"{name} is " in line for name in ("epochs", "paintings", "pretrained")), line
+    (tmp_path / "1" / "w.pth").unlink()
+    done = machines()
+    assert (tmp_path / "log.1.err").read_text() == f"--pretrained: {tmp_path}/1/w.pth: no such file\n"
+    assert (tmp_path / "log.0.err").read_text().splitlines()[-1].startswith("process 0: another process has ended")
+    assert done.status and not list((tmp_path / "0" / "out").glob("*.pth"))
 
 
 def test_an_error_that_all_see_is_their_only_line(paintings, tmp_path):

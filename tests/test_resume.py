@@ -161,16 +161,21 @@ def test_a_finished_run_says_so_and_changes_nothing(case, paintings, tmp_path, m
 
 @pytest.mark.parametrize("case", ["weighted", "auto"])
 def test_a_run_killed_before_its_figure_draws_it_afterwards(case, paintings, tmp_path, monkeypatch):
+    """Also where there is a figure of fewer epochs, whatever the files' times are."""
     script, *more = CASES[case]
     drawn = []
 
-    monkeypatch.setattr(history, "draw", lambda rows, *_: drawn.append(len(rows)))  # and epoch 0
-    command = flags(paintings, tmp_path, *more)
-    stop_at(monkeypatch, "say_epoch", EPOCHS, partial(jobs.call, script, *command))
-    assert not drawn
-    for _ in range(2):
-        done = jobs.call(script, *command)
-        assert (done.status, drawn) == (0, [EPOCHS + 1]) and f"finished: {EPOCHS} epochs" in done.out
+    monkeypatch.setattr(history, "draw", lambda rows, *_: drawn.append(len(rows) - 1))
+    for epochs, moment, count in (1, "say_epoch", 1), (2, "say_epoch", 1), (3, "write_csv", 2):  # 2: not the row of 3
+        command = flags(paintings, tmp_path, *more, "--epochs", epochs)
+        stop_at(monkeypatch, moment, count, partial(jobs.call, script, *command))
+        assert drawn == list(range(1, epochs))
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))
+        for _ in range(2):
+            done = jobs.call(script, *command)
+            assert (done.status, drawn[-1], len(drawn)) == (0, epochs, epochs), done
+            assert f"finished: {console.count(epochs, 'epoch')} trained" in done.out
 
 
 @pytest.fixture
@@ -206,13 +211,59 @@ def test_more_epochs_train_further_and_keep_the_best(third, fourth, kept, painti
     assert kept > 1 or jobs.same(checkpoint, first)
 
 
-def test_an_interrupted_run_is_not_finished_by_asking_for_fewer_epochs(paintings, tmp_path, monkeypatch):
-    stop_at(monkeypatch, "average_statistics", 2, partial(part1, paintings, tmp_path))
-    assert saved_epochs(tmp_path) == 1  # its head is not fitted yet, and its learning rate has not fallen
-    assert refused(
-        part1(paintings, tmp_path, "--epochs", 1), f"planned for {EPOCHS} epochs and has finished 1: epochs is 1"
-    )
-    assert refused(part1(paintings, tmp_path, "--epochs", EPOCHS - 1), f"expected {EPOCHS} or more")
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize("case", CASES)
+def test_an_interrupted_run_may_end_before_the_last_epoch_planned(case, more, paintings, tmp_path, monkeypatch):
+    """With the next epoch, or at once, after the one that is saved; both fit the head, and can be interrupted."""
+    script, *settings = CASES[case]
+
+    def call(epochs: int) -> jobs.Done:
+        return jobs.call(script, *flags(paintings, tmp_path, *settings, "--epochs", epochs))
+
+    stop_at(monkeypatch, "say_epoch", 2, partial(call, 4))
+    planned = [row["learning_rate"] for row in csv_rows(tmp_path)]
+    assert refused(call(1), "planned for 4 epochs and has finished 2: epochs is 1, expected 2 or more")
+    before, (saved,) = jobs.load(next(tmp_path.glob("*.resume.pth"))), tmp_path.glob("*.resume.pth")
+    stop_at(monkeypatch, "write_tensors", 1, partial(call, 2 + more))
+    assert jobs.same(jobs.load(saved), before)
+    done = call(2 + more)
+    assert "the run ends before epoch 4, which was planned: the learning rate does not fall to zero" in done.out
+    checkpoint, said = ending(done, tmp_path)
+    rows, state = csv_rows(tmp_path), jobs.load(saved)
+    assert len(said) == 1 and said[0].startswith(f"epoch {2 + more}/{2 + more}  ") and state["ends"] == [2 + more]
+    assert [row["learning_rate"] for row in rows[:2]] == planned and float(rows[-1]["learning_rate"]) > 1e-4
+    changed = [name for name, value in state["model"].items() if not torch.equal(value, before["model"][name])]
+    fits = case == "weighted"  # three_conv and the autoencoder have no head to fit
+    assert more or {name.split(".")[0] for name in changed} == ({"head", "scale"} if fits else set())
+    assert not fits or state["model"]["head.weight"][:, -1].any()  # a statistic that only a fitted head reads
+    assert checkpoint["epoch"] < 2 + more or jobs.same(checkpoint["model"], state["model"])
+    files = jobs.contents(tmp_path)
+    assert "finished: " in call(2 + more).out and "finished: " in call(1).out and jobs.contents(tmp_path) == files
+    assert "the learning rate rises again" in call(4).out and jobs.load(saved)["ends"] == [2 + more, 4]
+
+
+def test_a_run_stopped_before_its_first_epoch_can_be_planned_anew(paintings, tmp_path, monkeypatch):
+    script, *more = CASES["auto"]
+    whole, stopped = (flags(paintings, tmp_path / name, *more) for name in ("whole", "stopped"))
+    stop_at(monkeypatch, "step", 1, partial(jobs.call, script, *stopped))
+    assert jobs.call(script, *whole, "--epochs", 2).status == 0
+    done = jobs.call(script, *stopped, "--epochs", 2)
+    assert done.status == 0 and "planned" not in done.out
+    one, other = (jobs.load(tmp_path / name / "autoencoder.pth") for name in ("whole", "stopped"))
+    assert jobs.same(one, other)
+
+
+def test_two_modelfiles_in_one_folder_share_no_file(paintings, tmp_path):
+    for name, stem in ("wikiart.pth", ""), ("other.pth", "_other"), (tmp_path / "sub" / "wikiart.pth", ""):
+        before, old = jobs.contents(tmp_path), {path for path in tmp_path.rglob("*") if path.is_file()}
+        done = part1(paintings, tmp_path, "--epochs", 1, "--modelfile", name, "--seed", len(old))
+        assert (done.status, done.err) == (0, "")
+        assert {name: jobs.contents(tmp_path)[name] for name in before} == before
+        new = {path for path in tmp_path.rglob("[!.]*.*") if path.is_file()} - old
+        (folder,), names = {path.parent for path in new}, {path.name for path in new}
+        model = Path(name).stem
+        written = {f"{model}.pth", f"{model}.resume.pth", f"history_part1{stem}.csv", f"training_part1{stem}.png"}
+        assert folder == (tmp_path / name).parent and names == written
 
 
 def test_killed_in_an_added_epoch(paintings, tmp_path, monkeypatch):
@@ -283,6 +334,11 @@ DAMAGE = {
                   f"written by another version of this project (1, expected {checkpoints.VERSION})"),
     "no model": (lambda good: good | {"model": {}}, "is damaged"),
     "rows of something": (lambda good: good | {"history": [1, 2]}, "is damaged"),
+    "rows of times": (lambda good: good | {"times": [1, 2]}, "is damaged"),
+    "texts": (lambda good: good | {"start": {"validation_loss": "0"}}, "is damaged"),
+    "moments": (lambda good: good | {"moments": {0: "text"}}, "is damaged: "),
+    "shapes of moments": (lambda good: good | {"moments": dict(enumerate(reversed(good["moments"].values())))},
+                          "is damaged: "),
     "shapes": (lambda good: good | {"model": {k: v[:1] if v.ndim else v for k, v in good["model"].items()}},
                "is damaged"),
     "setting": (lambda good: good | {"run": good["run"] | {"seed": torch.zeros(3)}}, "another run: seed was Tensor"),
@@ -307,6 +363,16 @@ def test_files_that_are_damaged_or_missing_are_one_line(paintings, tmp_path, scr
     assert refused(part1(paintings, tmp_path), "wikiart.pth: is not epoch 1 of the run, its best")
     (tmp_path / "wikiart.pth").unlink()
     assert refused(part1(paintings, tmp_path), "wikiart.pth: is not epoch 1 of the run, its best")
+
+
+def test_memory_and_bugs_are_no_damage(paintings, tmp_path, monkeypatch):
+    interrupted(paintings, tmp_path, monkeypatch)
+    error = torch.OutOfMemoryError("too large")
+    monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", lambda *_: (_ for _ in ()).throw(error))
+    assert jobs.refused(part1(paintings, tmp_path), "too large; a smaller batch_size")
+    error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        part1(paintings, tmp_path)
 
 
 # Kills

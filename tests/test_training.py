@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from support import batches, console, devices, history, optimizer, processes, settings, training
+from support import batches, console, devices, history, optimizer, processes, resume, settings, training
 
 
 @pytest.fixture
@@ -56,6 +56,40 @@ def test_every_step_moves_the_weights(begin):
             assert run.history[-1]["learning_rate"] == run.peak * optimizer.learning_rate_factor(progress) > 0
             assert not any(map(torch.equal, before, run.model.parameters()))
             before = [value.clone() for value in run.model.parameters()]
+
+
+@pytest.mark.parametrize(
+    "ends, done, epochs, expected, words",
+    [
+        ([20], 7, 20, [20], ""),
+        ([20], 7, 8, [20], "ends before epoch 20"),
+        ([20], 7, 30, [20, 30], "10 more epochs"),
+        ([20, 30], 7, 20, [20], ""),  # the second schedule has not begun
+        ([20, 30], 7, 40, [20, 40], "20 more epochs"),
+        ([20, 30], 20, 20, [20], ""),
+        ([20], 20, 8, [20], ""),
+        ([20], 0, 8, [8], ""),
+        ([0], 0, 8, [8], ""),
+    ],
+)
+def test_schedules_that_have_begun_stay(ends, done, epochs, expected, words, capsys):
+    assert resume.plan(ends, done, epochs) == expected
+    out = capsys.readouterr().out
+    assert words in out and len(out.splitlines()) == bool(words)
+
+
+def test_the_last_epoch_of_a_schedule_need_not_be_the_runs(begin):
+    """A run that was to go on and is stopped there still lacks what follows the last epoch."""
+    for planned, stop in ("2", 1), ("3", 2):
+        epochs = train(*begin(12, "accuracy", "--epochs", planned), [{}] * 3)
+        assert next(epochs).epoch == stop
+        with pytest.raises(KeyboardInterrupt):
+            epochs.throw(KeyboardInterrupt)
+    run, loader, order = begin(12, "accuracy", "--epochs", "2")
+    (last,) = train(run, loader, order, [{}, {"accuracy": 0.5}])
+    assert (last.epoch, last.seen, run.ends) == (2, 0, [2]) and run.history[-1]["accuracy"] == 0.5
+    with begin(12, "accuracy", "--epochs", "2")[0] as again:
+        assert again.history == run.history and list(again.epochs()) == []
 
 
 @pytest.mark.parametrize("count, world_size, steps, cut", [(36, 1, 36, 36), (37, 2, 38, 38), (1, 1, 2, 2)])

@@ -144,10 +144,25 @@ def test_wrong_names_are_reported_before_anything_is_decoded(workdir, paint, ref
         ("--epochs", 0, "set pretrained"),
     ]
     same = ["--pretrained", "other.pth", "--modelfile", workdir / "other.pth"]
+    (workdir / "folder.pth").mkdir()
+    (workdir / "training_part1_x.png").mkdir()
     for flag, value, words in cases:
         line = refused(trainpart1, *FLAGS, flag, value)
         assert line.startswith(f"{flag}: ") and words in line, line
     torch.save(wikiart.make_classifier("residual", 2, 16).trunk.state_dict(), "other.pth")
     assert "this run would overwrite it" in refused(trainpart1, *FLAGS, *same)
+    shutil.copy("other.pth", "a.resume.pth")
+    line = refused(trainpart1, *FLAGS, "--outputdir", ".", "--pretrained", "a.resume.pth", "--modelfile", "a.pth")
+    assert "this run would overwrite it" in line
     assert "is not a folder" in refused(trainauto, *FLAGS, "--outputdir", workdir / "file" / "deeper")
-    assert {path.name for path in workdir.iterdir()} == {"train", "file", "other.pth", "three.pth"}  # no cache
+    before = {path.name for path in workdir.iterdir()}
+    names = ["history_part1.csv", "training_auto.png", "config.json", "wikiart", ".pth", "x.resume.pth"]
+    cases = [(name, f'got "{name}", expected a name that ends in .pth') for name in names]
+    cases += [("folder.pth", 'folder.pth" is a folder'), (workdir / "file" / "x.pth", 'file" is not a folder')]
+    cases = [(script, *case) for script in (trainpart1, trainauto) for case in cases]
+    for script, name, words in [*cases, (trainpart1, "x.pth", 'training_part1_x.png" is a folder')]:
+        line = refused(script, *FLAGS, "--outputdir", ".", "--fresh", "--modelfile", name)
+        assert line.startswith("--modelfile: ") and words in line, line
+    assert {path.name for path in workdir.iterdir()} == before
+    left = {"train", "file", "other.pth", "three.pth", "a.resume.pth", "folder.pth", "training_part1_x.png"}
+    assert before == left  # no cache
