@@ -94,14 +94,14 @@ def main(argv: list[str] | None = None) -> None:
     points, (_, tree, found) = spaces["latents"], results["latents"]["as_is"]
     metrics = summarize(model, errors, pca_errors, results)
     print_metrics(metrics)
-    known = duplicates.known_paintings(dataset, checkpoint)
+    known, copies = duplicates.known_paintings(dataset, checkpoint)
     if known.any():
         rest = None
         if not known.all():
             agreement = measure(labels[~known], found[~known], points[~known], options.seed)
             rest = {"mse": float(errors[~known].mean()), **agreement}
             console.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
-        metrics |= duplicates.report(dataset.paths, known, rest)
+        metrics |= duplicates.report(copies, rest)
 
     files.write_json(options.output("metrics_auto.json"), metrics)
     styles = [classes[label] for label in labels]

@@ -16,6 +16,7 @@ from support import (
     checkpoints,
     console,
     devices,
+    duplicates,
     figures,
     files,
     history,
@@ -39,7 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         balance.check_styles(dataset.counts)
-    members, held_out = balance.split(dataset.labels, options.validation, options.seed, dataset.fingerprints)
+    contents = checkpoints.describe(options, 2, dataset)
+    copies = duplicates.groups(duplicates.unpack(contents["thumbnails"]), dataset.fingerprints.tolist())
+    members, held_out = balance.split(dataset.labels, options.validation, options.seed, copies)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     model = wikiart.Autoencoder(options.image_size, options.latent_dim)
     model = model.to(device, memory_format=torch.channels_last)
@@ -47,7 +50,6 @@ def main(argv: list[str] | None = None) -> None:
     size = f"{options.image_size} x {options.image_size} pixels"
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
-    contents = checkpoints.describe(options, 2, dataset)
     curves = options.output("training_auto.png")
     with training.Run(options, model, device, contents, "validation_mse") as run:
         if run.is_finished() and curves.exists():

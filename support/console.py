@@ -47,9 +47,14 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def first_few(texts: list[str], most: int = 5) -> str:
+    """The first `most` of some texts, and how many more there are."""
+    return "; ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
 def names(texts: list[object], most: int = 5) -> str:
     """The first `most` of some texts, quoted, and how many more there are."""
-    return "; ".join(map(quoted, texts[:most])) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+    return first_few([quoted(text) for text in texts], most)
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
