@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         balance.check_styles(dataset.counts)
-    contents = checkpoints.describe(options, 2, dataset)
-    copies = duplicates.groups(duplicates.unpack(contents["thumbnails"]), dataset.fingerprints.tolist())
+    thumbnails = duplicates.grey_fingerprints(dataset.images)
+    copies = duplicates.groups(thumbnails, dataset.fingerprints.tolist())
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, copies)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     model = wikiart.Autoencoder(options.image_size, options.latent_dim)
@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     size = f"{options.image_size} x {options.image_size} pixels"
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
+    contents = checkpoints.describe(options, 2, dataset, thumbnails)
     curves = options.output("training_auto.png")
     with training.Run(options, model, device, contents, "validation_mse") as run:
         if run.is_finished() and curves.exists():

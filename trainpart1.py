@@ -44,15 +44,15 @@ def main(argv: list[str] | None = None) -> None:
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         balance.check_styles(dataset.counts)
     duplicates.warn_of_contradictions(dataset.paths, dataset.labels, dataset.fingerprints)
-    contents = checkpoints.describe(options, 1, dataset)
-    copies = duplicates.groups(duplicates.unpack(contents["thumbnails"]), dataset.fingerprints.tolist())
+    thumbnails = duplicates.grey_fingerprints(dataset.images)
+    copies = duplicates.groups(thumbnails, dataset.fingerprints.tolist())
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, copies)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     model = make_model(options, dataset.classes).to(device, memory_format=torch.channels_last)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    size = f"{options.image_size} x {options.image_size} pixels"
-    console.say(f"{options.architecture}: {parameters:,} parameters, {size}")
+    parameters, side = sum(parameter.numel() for parameter in model.parameters()), options.image_size
+    console.say(f"{options.architecture}: {parameters:,} parameters, {side} x {side} pixels")
 
+    contents = checkpoints.describe(options, 1, dataset, thumbnails)
     peak_factor = FINE_TUNING if options.pretrained else 1.0
     curves = options.output("training_part1.png")
     with training.Run(options, model, device, contents, "validation_loss", peak_factor) as run:

@@ -80,14 +80,17 @@ def read(path: str | os.PathLike, part: int) -> dict[str, object]:
     return checkpoint
 
 
-def describe(options: settings.Settings, part: int, dataset: object) -> dict[str, object]:
-    """What a checkpoint holds besides its weights and history. Folders of this machine are left out."""
+def describe(options: settings.Settings, part: int, dataset: object, thumbnails: Tensor) -> dict[str, object]:
+    """What a checkpoint holds besides its weights and history. Folders of this machine are left out.
+
+    thumbnails: the paintings' grey fingerprints, float32 [N, 256].
+    """
     name = {1: "architecture", 2: "latent_dim"}[part]
     return {
         "part": part, "version": VERSION, name: getattr(options, name), "classes": dataset.classes,
         "counts": dataset.counts, "image_size": options.image_size, "settings": options.values(),
         "fingerprints": dataset.fingerprints, "artists": artists.known_artists(dataset.paths),
-        "thumbnails": duplicates.pack(duplicates.grey_fingerprints(dataset.images)),
+        "thumbnails": duplicates.pack(thumbnails),
         "paths": [os.path.relpath(path, options.trainingdir) for path in dataset.paths],
     }  # fmt: skip
 

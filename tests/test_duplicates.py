@@ -190,7 +190,7 @@ def test_no_near_duplicate_of_a_real_painting_is_on_the_other_side(name, real_pa
     folder = real_paintings.parent / name / "train"
     if not folder.is_dir():
         pytest.skip(f"needs the real paintings in ../shared/{name}")
-    dataset, held_out = split("trainpart1", folder, "--validation", 0.1, "--seed", 2326, "--image_size", 64)
+    dataset, held_out = split("trainpart1", folder, "--validation", 0.1, "--seed", 2326, "--image_size", 128)
     pairs, mirrored = duplicates.near_duplicates(duplicates.grey_fingerprints(dataset.images))
     assert mirrored.any() and not mirrored.all()
     assert torch.equal(held_out[pairs[:, 0]], held_out[pairs[:, 1]])
