@@ -5,9 +5,9 @@ cluster_gallery.png, dendrogram.png and clusters.csv into outputdir. With --simi
 """
 
 if __name__ == "__main__":
-    from support import startup
+    from support import signals
 
-    startup.quiet_ctrl_c()
+    signals.quiet_ctrl_c()
 
 import colorsys
 import contextlib
@@ -99,14 +99,14 @@ def main(argv: list[str] | None = None) -> None:
     points, (_, tree, found) = spaces["latents"], results["latents"]["as_is"]
     metrics = summarize(model, errors, pca_errors, results)
     print_metrics(metrics)
-    known = duplicates.known_paintings(dataset, checkpoint)
+    known, copies = duplicates.known_paintings(dataset, checkpoint)
     if known.any():
         rest = None
         if not known.all():
             agreement = measure(labels[~known], found[~known], points[~known], options.seed)
             rest = {"mse": float(errors[~known].mean()), **agreement}
             console.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
-        metrics |= duplicates.report(dataset.paths, known, rest)
+        metrics |= duplicates.report(copies, rest)
 
     files.write_json(options.output("metrics_auto.json"), metrics)
     styles = [classes[label] for label in labels]

@@ -5,9 +5,9 @@ mistakes.png and heatmaps.png into outputdir. With --predict it names the styles
 """
 
 if __name__ == "__main__":
-    from support import startup
+    from support import signals
 
-    startup.quiet_ctrl_c()
+    signals.quiet_ctrl_c()
 
 import contextlib
 import math
@@ -89,12 +89,12 @@ def main(argv: list[str] | None = None) -> None:
     metrics = measure(labels, logits.numpy(), counts)
     metrics["prior"] = measure_priors(labels, logits, checkpoint)
     print_metrics(metrics)
-    known = duplicates.known_paintings(dataset, checkpoint)
+    known, copies = duplicates.known_paintings(dataset, checkpoint)
     if known.any():
         rest = None if known.all() else measure(labels[~known], logits.numpy()[~known], counts)
         if rest:
             console.say(f"without them: accuracy {rest['accuracy']:.1%}, macro F1 {rest['macro_f1']:.1%}")
-        metrics |= duplicates.report(dataset.paths, known, rest)
+        metrics |= duplicates.report(copies, rest)
     if by_artist := artists.by_artist(dataset.paths, logits.argmax(1).numpy() == labels, checkpoint["artists"]):
         metrics["by_artist"] = by_artist
         print_artists(by_artist)

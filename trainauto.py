@@ -7,9 +7,9 @@ them.
 """
 
 if __name__ == "__main__":
-    from support import startup
+    from support import signals
 
-    startup.quiet_ctrl_c()
+    signals.quiet_ctrl_c()
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from support import (
     checkpoints,
     console,
     devices,
+    duplicates,
     history,
     processes,
     resume,
@@ -41,7 +42,9 @@ def main(argv: list[str] | None = None) -> None:
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         balance.check_styles(dataset.counts)
-    members, held_out = balance.split(dataset.labels, options.validation, options.seed, dataset.fingerprints)
+    thumbnails = duplicates.grey_fingerprints(dataset.images)
+    copies = duplicates.groups(thumbnails, dataset.fingerprints.tolist())
+    members, held_out = balance.split(dataset.labels, options.validation, options.seed, copies)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     model = wikiart.Autoencoder(options.image_size, options.latent_dim)
     model = model.to(device, memory_format=torch.channels_last)
@@ -49,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     size = f"{options.image_size} x {options.image_size} pixels"
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
-    contents = checkpoints.describe(options, 2, dataset)
+    contents = checkpoints.describe(options, 2, dataset, thumbnails)
     with training.Run(options, model, device, contents, "validation_mse") as run:
         if run.is_finished():
             return

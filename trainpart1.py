@@ -6,9 +6,9 @@ epoch; with a larger --epochs it trains further.
 """
 
 if __name__ == "__main__":
-    from support import startup
+    from support import signals
 
-    startup.quiet_ctrl_c()
+    signals.quiet_ctrl_c()
 
 import torch
 import torch.nn.functional as F
@@ -45,14 +45,14 @@ def main(argv: list[str] | None = None) -> None:
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         balance.check_styles(dataset.counts)
     duplicates.warn_of_contradictions(dataset.paths, dataset.labels, dataset.fingerprints)
-    members, held_out = balance.split(dataset.labels, options.validation, options.seed, dataset.fingerprints)
+    thumbnails = duplicates.grey_fingerprints(dataset.images)
+    copies = duplicates.groups(thumbnails, dataset.fingerprints.tolist())
+    members, held_out = balance.split(dataset.labels, options.validation, options.seed, copies)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     model = model.set_classes(len(dataset.classes)).to(device, memory_format=torch.channels_last)
-    parameters, side = sum(parameter.numel() for parameter in model.parameters()), options.image_size
-    seen = "whole paintings" if model.crop_side == side else f"crops of {model.crop_side} x {model.crop_side}"
-    console.say(f"{options.architecture}: {parameters:,} parameters, {side} x {side} pixels, trained on {seen}")
+    say_network(model)
 
-    contents = checkpoints.describe(options, 1, dataset)
+    contents = checkpoints.describe(options, 1, dataset, thumbnails)
     peak_factor = FINE_TUNING if options.pretrained else 1.0
     with training.Run(options, model, device, contents, "validation_loss", peak_factor) as run:
         if run.is_finished():
@@ -105,6 +105,13 @@ def make_model(options: settings.Settings) -> wikiart.Classifier:
         with options.blame("pretrained"):
             model.load_pretrained(options.pretrained)
     return model
+
+
+def say_network(model: wikiart.Classifier) -> None:
+    """Print a network's size, and what of a painting it is trained on."""
+    parameters, side = sum(parameter.numel() for parameter in model.parameters()), model.image_size
+    seen = "whole paintings" if model.crop_side == side else f"crops of {model.crop_side} x {model.crop_side}"
+    console.say(f"{model.architecture}: {parameters:,} parameters, {side} x {side} pixels, trained on {seen}")
 
 
 def make_plan(options: settings.Settings, dataset: wikiart.WikiArtDataset, members: Tensor) -> balance.SmotePlan:

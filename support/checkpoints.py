@@ -12,10 +12,10 @@ from torch import Tensor
 from support import artists, console, duplicates, files, settings
 from support.console import UserError
 
-VERSION = 6  # of checkpoints and resume files
+VERSION = 7  # of checkpoints and resume files
 KEYS = {
     "part": int, "model": dict, "classes": list, "counts": dict, "image_size": int, "settings": dict, "epoch": int,
-    "history": list, "fingerprints": Tensor, "thumbnails": Tensor, "artists": list,
+    "history": list, "paths": list, "fingerprints": Tensor, "thumbnails": Tensor, "artists": list,
 }  # fmt: skip
 PART_KEYS = {1: {"architecture": str}, 2: {"latent_dim": int}}
 PARTS = {1: "a style classifier (trainpart1.py writes it)", 2: "an autoencoder (trainauto.py writes it)"}
@@ -100,8 +100,14 @@ def read(path: str | os.PathLike, part: int) -> dict[str, object]:
     for key in {"image_size", "latent_dim"} & checkpoint.keys():
         if not limits[key].accepts(checkpoint[key]):  # a large number would take all memory
             raise UserError(f"{where}: is damaged: {key} is {console.shown(checkpoint[key])}")
-    if checkpoint["thumbnails"].shape[1:] != (duplicates.SIDE**2,) or checkpoint["thumbnails"].dtype != torch.int8:
-        raise UserError(f"{where}: is damaged: thumbnails are not int8 [N, {duplicates.SIDE**2}]")
+    paths = checkpoint["paths"]
+    if checkpoint["fingerprints"].shape != (len(paths),) or not all(isinstance(path, str) for path in paths):
+        raise UserError(f"{where}: is damaged: paths are not one text for each fingerprint")
+    if (
+        checkpoint["thumbnails"].shape != (len(paths), duplicates.SIDE**2)
+        or checkpoint["thumbnails"].dtype != torch.int8
+    ):
+        raise UserError(f"{where}: is damaged: thumbnails are not int8 [{len(paths)}, {duplicates.SIDE**2}]")
     if not checkpoint["classes"] or list(checkpoint["counts"]) != checkpoint["classes"]:
         raise UserError(f"{where}: is damaged: classes and counts do not agree")
     if not all(isinstance(style, str) and type(count) is int for style, count in checkpoint["counts"].items()):
@@ -114,14 +120,18 @@ def read(path: str | os.PathLike, part: int) -> dict[str, object]:
     return checkpoint
 
 
-def describe(options: settings.Settings, part: int, dataset: object) -> dict[str, object]:
-    """What a checkpoint holds besides its weights and history. Folders of this machine are left out."""
+def describe(options: settings.Settings, part: int, dataset: object, thumbnails: Tensor) -> dict[str, object]:
+    """What a checkpoint holds besides its weights and history. Folders of this machine are left out.
+
+    thumbnails: the paintings' grey fingerprints, float32 [N, 256].
+    """
     name = {1: "architecture", 2: "latent_dim"}[part]
     return {
         "part": part, "version": VERSION, name: getattr(options, name), "classes": dataset.classes,
         "counts": dataset.counts, "image_size": options.image_size, "settings": options.values(),
         "fingerprints": dataset.fingerprints, "artists": artists.known_artists(dataset.paths),
-        "thumbnails": duplicates.pack(duplicates.grey_fingerprints(dataset.images)),
+        "thumbnails": duplicates.pack(thumbnails),
+        "paths": [os.path.relpath(path, options.trainingdir) for path in dataset.paths],
     }  # fmt: skip
 
 

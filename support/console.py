@@ -7,14 +7,13 @@ import functools
 import json
 import logging
 import os
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
-from support import processes
+from support import processes, signals
 
 
 class UserError(Exception):
@@ -27,18 +26,6 @@ class DataError(UserError):
 
 class ImageError(UserError):
     """An image that cannot be decoded."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as SLURM, Docker and `timeout` send it: ends a script as Ctrl-C does, with exit status 143."""
-
-    status = 143
-
-
-class HungUp(Terminated):
-    """SIGHUP: the terminal was closed or the SSH session has ended; exit status 129."""
-
-    status = 129
 
 
 def printable(text: object) -> str:
@@ -60,9 +47,14 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def first_few(texts: list[str], most: int = 5) -> str:
+    """The first `most` of some texts, and how many more there are."""
+    return "; ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
 def names(texts: list[object], most: int = 5) -> str:
     """The first `most` of some texts, quoted, and how many more there are."""
-    return "; ".join(map(quoted, texts[:most])) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+    return first_few([quoted(text) for text in texts], most)
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -130,29 +122,6 @@ def _discard(name: str) -> None:
     setattr(sys, name, null)
 
 
-def _stop(number: int, _: object) -> None:
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    signal.signal(number, signal.SIG_IGN)  # a shell that ends sends SIGHUP twice
-    raise Terminated if number == signal.SIGTERM else HungUp
-
-
-@contextlib.contextmanager
-def _signals_handled() -> Iterator[None]:
-    """Let signals that would end the process raise KeyboardInterrupt; `nohup` and a notebook handle them otherwise."""
-    found = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))  # Windows has no SIGHUP
-    numbers = [number for number in found if number and signal.getsignal(number) is signal.SIG_DFL]
-    with contextlib.suppress(ValueError):  # only the main thread may set handlers
-        for number in numbers:
-            signal.signal(number, _stop)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            for number in numbers:
-                signal.signal(number, signal.SIG_DFL)
-
-
 def _explain(error: RuntimeError | MemoryError) -> tuple[str, int] | None:
     """The line and the exit status for an error of memory or of another process; None for anything else."""
     text = str(error)
@@ -182,7 +151,7 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a terminal or log that is not UTF-8
         try:
-            with _signals_handled():
+            with signals.raised():
                 main([] if argv is None and main.__module__ != "__main__" else argv)
                 # Not after an error: destroying the process group would hang. Some builds of torch lack all of this.
                 if processes.world_size() > 1 and torch.distributed.is_initialized():
@@ -193,7 +162,7 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
         except KeyboardInterrupt as stop:
             if processes.rank() == 0:
                 _complain(*stop.args or ["Stopped."])
-            sys.exit(stop.status if isinstance(stop, Terminated) else 130)
+            sys.exit(stop.status if isinstance(stop, signals.Terminated) else 130)
         except BrokenPipeError:  # the reader of the output has ended, as `head` does
             _discard("stdout")
             sys.exit(1)

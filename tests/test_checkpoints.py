@@ -41,6 +41,7 @@ def test_a_checkpoint_holds_what_reproduces_the_training_and_no_folders(home):
     assert set(checkpoint) == {*checkpoints.KEYS, "architecture", "version"}
     assert checkpoint["classes"] == list(jobs.COUNTS) and checkpoint["counts"] == jobs.COUNTS
     assert (checkpoint["architecture"], checkpoint["image_size"], checkpoint["epoch"]) == ("residual", 16, 1)
+    assert all((home / "train" / path).is_file() for path in checkpoint["paths"])
     expected = (set(settings.SHARED) | set(settings.SECTIONS["classifier"])) - set(settings.PATHS)
     assert set(checkpoint["settings"]) == expected and checkpoint["settings"]["epochs"] == 1
     for file in "wikiart.pth", "wikiart.resume.pth":
@@ -89,6 +90,10 @@ DAMAGE = {
     "version 1": (lambda c: {k: v for k, v in c.items() if k != "version"}, "written by another version of this pro"),
     "version 9": (lambda c: c | {"version": 9}, f"version of this project (9, expected {checkpoints.VERSION})"),
     "lacks a key": (lambda c: {k: v for k, v in c.items() if k != "fingerprints"}, "is damaged: fingerprints"),
+    "a path less": (lambda c: c | {"paths": c["paths"][1:]}, "is damaged: paths are not one text for each"),
+    "a path as a number": (lambda c: c | {"paths": [1, *c["paths"][1:]]}, "is damaged: paths"),
+    "no shape": (lambda c: c | {"fingerprints": torch.tensor(1)}, "is damaged: paths"),
+    "a thumbnail less": (lambda c: c | {"thumbnails": c["thumbnails"][1:]}, "is damaged: thumbnails"),
     "image size": (lambda c: c | {"image_size": 10**9}, "is damaged: image_size"),
     "one style less": (lambda c: c | {"classes": c["classes"][:-1]}, "is damaged"),
     "counts as texts": (lambda c: c | {"counts": dict.fromkeys(c["counts"], "9")}, "is damaged: counts"),

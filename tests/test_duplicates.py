@@ -1,14 +1,16 @@
-"""Near-duplicates: which copies are found, which paintings are not taken for copies, and what evaluation is told."""
+"""Copies: which are found and grouped, which paintings are not taken for copies, and what evaluation is told."""
 
 import io
 from types import SimpleNamespace
 
+import jobs
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from support import duplicates, images
+import wikiart
+from support import balance, console, duplicates, images
 
 SIDE = 96
 
@@ -45,6 +47,8 @@ COPIES = {
     "resize": lambda p: p.resize((50, 70)),
     "narrower": lambda p: p.crop((0, 0, SIDE - 1, SIDE)),
     "brighter": lambda p: p.point(lambda value: value * 0.8 + 40),
+    "mirrored": ImageOps.mirror,
+    "mirrored crop": lambda p: cropped(ImageOps.mirror(p), 0.02, 0.02, 0.02, 0.02),
 }
 
 
@@ -56,14 +60,26 @@ def prints():
 @pytest.mark.parametrize("kind", COPIES)
 def test_copies_are_found_and_nothing_else(prints, kind):
     copies = duplicates.grey_fingerprints(decoded([COPIES[kind](picture) for picture in SCENES], 60))
-    found = duplicates.near_duplicates(copies, prints)
+    found, mirrored = duplicates.near_duplicates(copies, prints)
     assert found.tolist() == [[i, i] for i in range(len(SCENES))]
+    assert mirrored.tolist() == [kind.startswith("mirrored")] * len(SCENES)
 
 
 def test_other_pictures_are_not_copies(prints):
-    assert len(duplicates.near_duplicates(prints)) == 0
+    assert len(duplicates.near_duplicates(prints)[0]) == 0
     negative = duplicates.grey_fingerprints(255 - decoded(SCENES))
-    assert len(duplicates.near_duplicates(prints, negative)) == 0
+    assert len(duplicates.near_duplicates(prints, negative)[0]) == 0
+
+
+def test_symmetric_paintings_are_no_mirrored_copies():
+    halves = decoded(SCENES[:20])
+    prints = duplicates.grey_fingerprints(torch.cat([halves[..., :32], halves[..., :32].flip(3)], 3))
+    assert len(duplicates.near_duplicates(prints)[0]) == 0  # also not with themselves
+    found, mirrored = duplicates.near_duplicates(prints, prints)
+    assert found.tolist() == [[i, i] for i in range(20)] and not mirrored.any()
+    bars = decoded(SCENES)
+    bars[..., :22], bars[..., -22:] = 0, 0  # all columns look alike, and like mirror images; only the latter is noticed
+    assert not duplicates.near_duplicates(duplicates.grey_fingerprints(bars))[1].any()
 
 
 def test_a_frame_does_not_make_paintings_alike():
@@ -71,14 +87,14 @@ def test_a_frame_does_not_make_paintings_alike():
     framed[:, :, :6], framed[:, :, -6:], framed[:, :, :, :6], framed[:, :, :, -6:] = 0, 0, 0, 0
     found = duplicates.grey_fingerprints(framed)
     assert (found @ found.T).fill_diagonal_(0).max() > 0.9  # a plain threshold would take them for copies
-    assert len(duplicates.near_duplicates(found)) == 0
-    assert len(duplicates.near_duplicates(found, found)) == 20
+    assert len(duplicates.near_duplicates(found)[0]) == 0
+    assert len(duplicates.near_duplicates(found, found)[0]) == 20
 
 
 def test_a_flat_image_resembles_nothing():
     flat = torch.full((3, 3, 20, 20), 200, dtype=torch.uint8) + torch.randint(0, 2, (3, 3, 20, 20), dtype=torch.uint8)
     prints = duplicates.grey_fingerprints(flat)
-    assert prints.eq(0).all() and len(duplicates.near_duplicates(prints)) == 0
+    assert prints.eq(0).all() and len(duplicates.near_duplicates(prints)[0]) == 0
     assert duplicates.unpack(duplicates.pack(prints)).eq(0).all()
 
 
@@ -93,16 +109,19 @@ def test_a_fingerprint_is_made_of_block_means():
 
 
 def test_blocks_give_the_same_pairs_as_one_product(prints, monkeypatch):
-    copies = duplicates.grey_fingerprints(decoded([COPIES["crop 1%"](picture) for picture in SCENES[:25]]))
-    everything = torch.cat([prints, copies, prints[:3]])
-    whole = duplicates.near_duplicates(everything)
+    kinds = ["crop 1%", "mirrored"] * 13
+    copies = [COPIES[kind](picture) for kind, picture in zip(kinds, SCENES[:25], strict=False)]
+    everything = torch.cat([prints, duplicates.grey_fingerprints(decoded(copies)), prints[:3]])
+    whole, mirrored = duplicates.near_duplicates(everything)
     assert {(i, 60 + i) for i in range(25)} | {(i, 85 + i) for i in range(3)} <= set(map(tuple, whole.tolist()))
     assert (whole[:, 0] < whole[:, 1]).all()
-    both = duplicates.near_duplicates(everything, everything).tolist()
+    both = duplicates.near_duplicates(everything, everything)[0].tolist()
     assert sorted(whole.tolist()) == sorted([i, j] for i, j in both if i < j)
     monkeypatch.setattr(duplicates, "BLOCK", 300)
-    assert duplicates.near_duplicates(everything).tolist() == whole.tolist()
-    assert duplicates.near_duplicates(everything[:0]).shape == duplicates.near_duplicates(prints, prints[:0]).shape
+    again = duplicates.near_duplicates(everything)
+    assert (again[0].tolist(), again[1].tolist()) == (whole.tolist(), mirrored.tolist())
+    for nothing in duplicates.near_duplicates(everything[:0]), duplicates.near_duplicates(prints, prints[:0]):
+        assert [len(part) for part in nothing] == [0, 0]
 
 
 def test_packing_keeps_correlations(prints):
@@ -111,19 +130,95 @@ def test_packing_keeps_correlations(prints):
     torch.testing.assert_close(again @ again.T, prints @ prints.T, atol=3e-3, rtol=0)
 
 
+def test_groups_join_copies_of_copies_and_equal_keys(prints):
+    turned = prints.view(-1, 16, 16).flip(2).flatten(1)
+    everything = torch.cat([prints[:3], turned[:2], prints[:1], prints[20:24]])
+    found = duplicates.groups(everything, [7, 1, 2, 3, 4, 5, 6, 8, 7, 9], "abcdefghia").tolist()
+    assert found == [0, 1, 2, 0, 1, 0, 3, 4, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A folder of paintings with a resized, a cropped and a mirrored copy each, one of them in the other style."""
+    folder = tmp_path_factory.mktemp("copied") / "train"
+    for style in "ab":
+        (folder / style).mkdir(parents=True)
+    for i, picture in enumerate(SCENES[:40]):
+        for kind in "quality 60", "resize", "crop 1%", "mirrored crop":
+            style = "ab"[(i + (kind == "resize" and i > 30)) % 2]
+            COPIES[kind](picture).save(folder / style / f"{i}_{kind}.jpg", quality=85)
+    return folder
+
+
+@pytest.fixture
+def split(monkeypatch):
+    """split(script, folder, *flags): paths of the training script's paintings and which are held out, bool [N]."""
+    found, real = {}, {"split": balance.split, "dataset": wikiart.WikiArtDataset}
+
+    def stop(*given):
+        found["held_out"] = real["split"](*given)[1].tolist()
+        raise console.UserError("this is enough")
+
+    def read(*given, **named):
+        found["dataset"] = real["dataset"](*given, **named)
+        return found["dataset"]
+
+    monkeypatch.setattr(balance, "split", stop)
+    monkeypatch.setattr(wikiart, "WikiArtDataset", read)
+
+    def split(script, folder, *flags):
+        assert jobs.call(script, *jobs.flags(folder, folder.parent / "out", *flags)).err.endswith("this is enough\n")
+        return found["dataset"], torch.tensor([i in found["held_out"] for i in range(len(found["dataset"]))])
+
+    return split
+
+
+@pytest.mark.parametrize("script", ["trainpart1", "trainauto"])
+def test_no_copy_is_on_both_sides_of_the_validation_split(script, copied, split):
+    for seed in range(5):
+        dataset, held_out = split(script, copied, "--validation", 0.4, "--seed", seed)
+        sides = {}
+        for path, side in zip(dataset.paths, held_out.tolist(), strict=True):
+            sides.setdefault(path.split("/")[-1].split("_")[0], set()).add(side)
+        assert len(sides) == 40 and all(len(side) == 1 for side in sides.values())
+        assert 0.2 < held_out.float().mean() < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wikiart7", "wikiart16"])
+def test_no_near_duplicate_of_a_real_painting_is_on_the_other_side(name, real_paintings, tmp_path, split):
+    folder = real_paintings.parent / name / "train"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real paintings in ../shared/{name}")
+    dataset, held_out = split("trainpart1", folder, "--validation", 0.1, "--seed", 2326, "--image_size", 128)
+    pairs, mirrored = duplicates.near_duplicates(duplicates.grey_fingerprints(dataset.images))
+    assert mirrored.any() and not mirrored.all()
+    assert torch.equal(held_out[pairs[:, 0]], held_out[pairs[:, 1]])
+
+
 def test_evaluation_learns_which_test_paintings_are_known(prints, capsys):
     training = decoded(SCENES[:20])
-    keys = [images.fingerprint(image.numpy()) for image in training]
-    checkpoint = {"fingerprints": torch.tensor(keys), "thumbnails": duplicates.pack(prints[:20])}
-    test = torch.cat([decoded(SCENES[30:34]), training[5:6], decoded([cropped(SCENES[7], 0.02, 0.02, 0.02, 0.02)])])
+    checkpoint = {
+        "fingerprints": torch.tensor([images.fingerprint(image.numpy()) for image in training]),
+        "thumbnails": duplicates.pack(prints[:20]),
+        "paths": [f"A/{i}.jpg" for i in range(20)],
+    }
+    copies = decoded([cropped(SCENES[7], 0.02, 0.02, 0.02, 0.02), ImageOps.mirror(SCENES[9])])
+    test = torch.cat([decoded(SCENES[30:34]), training[5:6], copies])
     dataset = SimpleNamespace(
-        paths=[f"test/{i}.jpg" for i in range(6)],
+        paths=[f"test/{i}.jpg" for i in range(7)],
         images=test,
         fingerprints=torch.tensor([images.fingerprint(image.numpy()) for image in test]),
     )
-    assert duplicates.known_paintings(dataset, checkpoint).tolist() == [False] * 4 + [True] * 2
+    known, found = duplicates.known_paintings(dataset, checkpoint)
+    assert known.tolist() == [False] * 4 + [True] * 3
+    expected = [("test/4.jpg", "A/5.jpg", "identical"), ("test/5.jpg", "A/7.jpg", "near"),
+                ("test/6.jpg", "A/9.jpg", "mirrored")]  # fmt: skip
+    assert [tuple(copy[key] for key in ("path", "training", "likeness")) for copy in found] == expected
     said = capsys.readouterr().err
-    assert 'warning: test paintings that look like training paintings: 2 (1 identical): "test/4.jpg"' in said
+    assert said.startswith("warning: test paintings that look like training paintings: 3 (1 identical): ")
+    for path, known, likeness in expected:
+        assert f'"{path}" looks like "{known}" ({likeness})' in said
 
 
 def test_identical_images_in_two_styles_are_named(capsys):

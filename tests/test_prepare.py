@@ -12,7 +12,7 @@ from pathlib import Path
 import jobs
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "data" / "wikiart" / "prepare.py"
@@ -194,11 +194,12 @@ def test_out_must_be_new_or_empty(prepare, source, tmp_path, refused):
     assert len(layout(out)["train"]) == 31
 
 
-def photo(path, seed, crop=0.0):
+def photo(path, seed, crop=0.0, mirror=False):
     """A smooth picture that only this seed paints; `crop` cuts a share off each side, as another photograph would."""
     small = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     image = Image.fromarray(small).resize((100, 120), Image.Resampling.BICUBIC)
     path.parent.mkdir(parents=True, exist_ok=True)
+    image = ImageOps.mirror(image) if mirror else image
     image.crop((100 * crop, 120 * crop, 100 - 100 * crop, 120 - 120 * crop)).save(path, quality=70)
 
 
@@ -210,7 +211,7 @@ def test_near_duplicates_stay_on_one_side(prepare, tmp_path, capsys):
     source = tmp_path / "source"
     for i in range(30):
         photo(source / "Baroque" / f"a{i}.jpg", i)
-        photo(source / ("Baroque" if i % 2 else "Rococo") / f"b{i}.jpg", i, crop=0.02)
+        photo(source / ("Baroque" if i % 2 else "Rococo") / f"b{i}.jpg", i, crop=0.02, mirror=i % 3 == 0)
     for seed in range(3):
         out = tmp_path / f"out {seed}"
         prepare.main([str(source), str(out), "--test_share", "0.5", "--seed", str(seed)])
@@ -235,11 +236,12 @@ def test_lists_train_on_no_near_duplicate_of_a_test_image(prepare, tmp_path, cap
     for i in range(6):
         photo(tmp_path / "source" / "Baroque" / f"a{i}.jpg", i)
     photo(tmp_path / "source" / "Baroque" / "copy.jpg", 4, crop=0.02)
+    photo(tmp_path / "source" / "Baroque" / "mirrored.jpg", 5, mirror=True)
     rows = [f"Baroque/a{i}.jpg" for i in range(6)]
-    options = write_lists(tmp_path, [*rows[:3], "Baroque/copy.jpg"], rows[3:])
+    options = write_lists(tmp_path, [*rows[:3], "Baroque/copy.jpg", "Baroque/mirrored.jpg"], rows[3:])
     prepare.main([str(tmp_path / "source"), str(tmp_path / "out"), *options])
     assert layout(tmp_path / "out") == {"train": rows[:3], "test": rows[3:]}
-    assert 'near-duplicates of test images: 1 ("Baroque/copy.jpg")' in capsys.readouterr().out
+    assert 'near-duplicates of test images: 2 ("Baroque/copy.jpg"; "Baroque/mirrored.jpg")' in capsys.readouterr().out
 
 
 def test_no_artist_is_on_both_sides(prepare, tmp_path, capsys):

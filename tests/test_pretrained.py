@@ -78,7 +78,7 @@ def checkpoint_of(model, path, **more):
         "part": 1, "version": checkpoints.VERSION, "architecture": model.architecture, "classes": list("abcde"),
         "counts": dict.fromkeys("abcde", 1), "image_size": 32, "fingerprints": torch.zeros(5).long(),
         "settings": {"imbalance": "none", "smote_target": 9, "validation": 0.1},
-        "thumbnails": torch.zeros(5, 256, dtype=torch.int8), "artists": [],
+        "thumbnails": torch.zeros(5, 256, dtype=torch.int8), "artists": [], "paths": list("vwxyz"),
     }  # fmt: skip
     checkpoints.write(path, contents | more, model.state_dict(), [{"epoch": 1}])
 

@@ -11,7 +11,7 @@ import wikiart
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
-    "startup",
+    "signals",
     "processes", "console", "files", "settings", "devices", "workers", "folders", "images", "cache", "balance",
     "batches", "artists", "duplicates", "checkpoints", "pretrained", "features", "figures", "history", "optimizer",
     "resume", "training", "statistics", "levels", "gradcam", "clustering",

@@ -200,7 +200,7 @@ def test_paintings_from_training_are_counted_and_the_figures_without_them_given(
     result = run(testtrainauto, *flags, "--testingdir", "mixed")
     assert result.status == 0 and "test paintings that look like training paintings: 1 (1 identical)" in result.err
     known = json.loads((workdir / "metrics_auto.json").read_text())["also_in_training"]
-    assert known["images"] == 1 and known["paths"] == ["mixed/Cubism/known.jpg"]
+    assert known["images"] == 1 and known["paintings"][0]["training"] == "Cubism/003.jpg"
     assert known["metrics_without"]["mse"] == pytest.approx(trained.metrics["mse"], rel=0.01)
     assert f"without them: MSE {known['metrics_without']['mse']:.5f}, AMI " in result.out
 

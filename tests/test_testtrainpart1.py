@@ -216,13 +216,16 @@ def test_identical_test_and_training_images_are_counted_and_named(trained, evalu
     shutil.copy(trained.folder / "train" / "Cubism" / "004.jpg", both / "Baroque" / "other_style.jpg")
     result, metrics, _ = evaluate("--testingdir", both)
     report = metrics["also_in_training"]
-    expected = [str(both / "Baroque" / "other_style.jpg"), str(both / "Cubism" / "known.jpg")]
-    assert (metrics["images"], report["images"], report["paths"]) == (16, 2, expected)
+    pairs = {
+        str(both / "Baroque" / "other_style.jpg"): "Cubism/004.jpg",
+        str(both / "Cubism" / "known.jpg"): "Cubism/003.jpg",
+    }
+    expected = [{"path": path, "training": known, "likeness": "identical"} for path, known in pairs.items()]
+    assert (metrics["images"], report["images"], report["paintings"]) == (16, 2, expected)
     assert_metrics(report["metrics_without"], {k: v for k, v in trained.metrics.items() if k in METRICS})
     (line,) = result.err.splitlines()
-    assert line.startswith("warning: test paintings that look like training paintings: 2 (2 identical)") and all(
-        path in line for path in expected
-    )
+    assert line.startswith("warning: test paintings that look like training paintings: 2 (2 identical)")
+    assert all(f'"{path}" looks like "{known}" (identical)' in line for path, known in pairs.items())
     result, metrics, _ = evaluate("--testingdir", trained.folder / "train")
     assert (metrics["also_in_training"]["images"], metrics["also_in_training"]["metrics_without"]) == (31, None)
 

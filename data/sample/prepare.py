@@ -9,9 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 if __name__ == "__main__":
-    from support import startup
+    from support import signals
 
-    startup.quiet_ctrl_c()
+    signals.quiet_ctrl_c()
 
 import contextlib
 import re

@@ -5,9 +5,9 @@ python data/wikiart/prepare.py SOURCE OUT --by artist
 python data/wikiart/prepare.py SOURCE OUT --train_list style_train.csv --test_list style_val.csv
 
 SOURCE/<Style>/a.jpg is linked as OUT/train/<Style>/a.jpg or OUT/test/<Style>/a.jpg, on one side only: by a random
-split of every style, or as the two lists say. Near-duplicates (the same painting saved again, resized or cropped by a
-few percent) stay together on one side, in whichever styles they are; with `--by artist` an artist's paintings do too
-(files are named artist_title.jpg). Left out and counted, the first five by name, are:
+split of every style, or as the two lists say. Near-duplicates (the same painting saved again, resized, mirrored or
+cropped by a few percent) stay together on one side, in whichever styles they are; with `--by artist` an artist's
+paintings do too (files are named artist_title.jpg). Left out and counted, the first five by name, are:
 
 - images that cannot be decoded (each is named, with its reason);
 - copies: of images with identical pixels in one style one is kept (that of the test list, so that it stays whole);
@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 if __name__ == "__main__":
-    from support import startup
+    from support import signals
 
-    startup.quiet_ctrl_c()
+    signals.quiet_ctrl_c()
 
 import argparse
 import contextlib
@@ -36,8 +36,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from support import artists, console, duplicates, folders, images, settings, workers
@@ -126,18 +124,6 @@ def sides_by_lists(files: list[str], train_list: str, test_list: str) -> dict[st
     count("in both lists, taken for test", sorted(set(rows["train"]) & set(rows["test"])))
     count("left out, in no list", [file for file in files if file not in sides])
     return sides
-
-
-def grouped_together(files: list[str], pairs: torch.Tensor, by_artist: bool) -> np.ndarray:
-    """A group's number for every file, int [N]: near-duplicates (pairs int64 [M, 2]) share one, and so do artists."""
-    edges = [pairs.numpy()]
-    if by_artist:
-        first = {}
-        same = [(first.setdefault(artists.artist_of(file) or file, i), i) for i, file in enumerate(files)]
-        edges.append(np.array(same, dtype=np.int64))
-    rows, columns = np.concatenate(edges).T
-    graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(files), len(files)))
-    return connected_components(graph, directed=False)[1]
 
 
 def sides_by_split(files: list[str], groups: np.ndarray, share: float, seed: int) -> dict[str, str]:
@@ -283,11 +269,13 @@ def choose_sides(arguments: argparse.Namespace, files: list[str]) -> dict[str, s
     files = without_copies({file: result[0] for file, result in results.items()}, sides)
     if not files:
         return {}
-    pairs = duplicates.near_duplicates(torch.from_numpy(np.stack([results[file][1] for file in files])))
-    groups = grouped_together(files, pairs, arguments.by == "artist")
-    alike = sorted({files[i] for i in pairs.flatten().tolist()})
+    groups = duplicates.groups(torch.from_numpy(np.stack([results[file][1] for file in files])), files).numpy()
     if not sides:
-        count("near-duplicates of each other, kept on one side", alike)
+        alike = (np.bincount(groups)[groups] > 1).nonzero()[0]
+        count("near-duplicates of each other, kept on one side", [files[i] for i in alike])
+        if arguments.by == "artist":
+            by_artist = [artists.artist_of(file) or file for file in files]
+            groups = duplicates.groups(torch.zeros(0, duplicates.SIDE**2), groups.tolist(), by_artist).numpy()
         return sides_by_split(files, groups, arguments.test_share, arguments.seed)
     tested = {group for file, group in zip(files, groups, strict=True) if sides[file] == "test"}
     left_out = {file for file, group in zip(files, groups, strict=True) if sides[file] == "train" and group in tested}
