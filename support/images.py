@@ -50,7 +50,7 @@ def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
         is_empty = isinstance(path, str) and not os.path.getsize(path)
         raise DataError("the file is empty" if is_empty else "not an image of a format that is read") from None
     except Exception as error:  # a damaged file can raise anything in a decoder
-        raise DataError(console.reason(error).replace(str(path), "file")) from None
+        raise DataError(console.reason(error)) from None
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), note
 
 
