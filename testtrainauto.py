@@ -43,18 +43,25 @@ from support import (
     settings,
     statistics,
 )
-from support.console import DataError, ImageError, UserError
-from support.images import decode_image
+from support.console import DataError, UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SWITCHES = {"--similar": {"metavar": "IMAGE", "nargs": "+", "help": "find the paintings most similar to these images"}}
+SWITCHES = {
+    "--similar": {
+        "metavar": "PATH",
+        "nargs": "+",
+        "help": "find the paintings most similar to these images, and to all images in these folders",
+    }
+}
 SILHOUETTE_POINTS = 10_000  # a silhouette needs all pairwise distances of so many at most
 NAMED = 60  # clusters that a figure numbers at most
 GALLERY_ROWS = 40  # clusters that a figure shows at most, a row each
 SIMILAR = 8  # paintings that --similar finds for an image
 SIMILAR_ROWS = 18  # images that similar.png shows at most
+LOOKED_AT = 1000  # paintings of a folder by which it is known as that of the training
+LEAST_KNOWN = 0.05  # the share of them that must be training paintings; a folder may have changed since
 FIGURES = ("ari", "ami", "nmi", "homogeneity", "completeness", "silhouette")
 SPACES = {
     "latents": "our latents: style numbers",
@@ -71,13 +78,15 @@ WAYS = {"as_is": "clustered as they are", "half_whitened": "clustered half-white
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint; reconstruct and cluster the test folder, or find what is similar to the given images."""
     options = settings.read("autoencoder", __doc__, argv, SWITCHES)
+    with options.blame("outputdir"):
+        files.check_folder(options.outputdir)
     modelfile = options.output(options.modelfile)
     checkpoint = checkpoints.read(modelfile, 2)
     checkpoints.check_flags(options, checkpoint)
     device = devices.start(options, training=False)
     model = wikiart.load_network(checkpoint, console.printable(modelfile)).to(device)
     if options.similar:
-        find_similar(options, model, checkpoint["image_size"], device)
+        find_similar(options, model, checkpoint, device)
         return
 
     classes = checkpoint["classes"]
@@ -118,8 +127,8 @@ def main(argv: list[str] | None = None) -> None:
         "cluster_gallery.png": lambda: draw_gallery(dataset, points, found),
         "dendrogram.png": lambda: draw_dendrogram(dataset, points, tree, clusters),
     }
-    written = ", ".join(["metrics_auto.json", *figures.write_all(options, pictures)])
-    console.say(f"wrote {written} and clusters.csv into {options.outputdir}")
+    figures.write_all(options, pictures)
+    console.say(f"wrote {', '.join(['metrics_auto.json', *pictures])} and clusters.csv into {options.outputdir}")
 
 
 @torch.no_grad()
@@ -405,24 +414,25 @@ def draw_dendrogram(dataset: wikiart.WikiArtDataset, points: np.ndarray, tree: n
     return figure
 
 
-def find_similar(options: settings.Settings, model: wikiart.Autoencoder, image_size: int, device: torch.device) -> None:
-    """Print and draw the paintings of the training and test folders nearest to each image of --similar.
+def find_similar(
+    options: settings.Settings, model: wikiart.Autoencoder, checkpoint: dict[str, object], device: torch.device
+) -> None:
+    """Print and draw the paintings of the training and test folders nearest to each image of --similar, without itself.
 
-    Raises UserError at the end when an image cannot be decoded; each is named in a warning.
+    Raises UserError at the end when an image cannot be decoded or a folder holds none; each is named in a warning.
     """
-    paths, pixels = [], []
-    for path in options.similar:
-        try:
-            pixels.append(torch.from_numpy(decode_image(path, image_size)[0]))
-            paths.append(path)
-        except ImageError as error:
-            console.warn(f"{console.quoted(path)} cannot be read: {error}")
-    if pixels:
-        datasets = open_folders(options, image_size)
+    datasets = open_folders(options, checkpoint)
+    given, number = batches.given_images(options.similar)
+    paths, pixels, own = [], [], []
+    with contextlib.closing(batches.from_files(given, checkpoint["image_size"], options.batch_size)) as loader:
+        for part, images in loader:
+            paths += part
+            pixels += images[: SIMILAR_ROWS - len(pixels)]
+            own.append(wikiart.embed(model, images.to(device) / 255).cpu())
+    if paths:
         latents = torch.cat([stored_latents(model, dataset, options.batch_size, device) for dataset in datasets])
-        images = torch.stack(pixels)
-        own = [wikiart.embed(model, part.to(device) / 255).cpu() for part in images.split(options.batch_size)]
-        search = NearestNeighbors(n_neighbors=min(SIMILAR, len(latents)), algorithm="brute").fit(latents.double())
+        neighbours = min(SIMILAR + len(datasets), len(latents))  # an image may be in both folders
+        search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(latents.double())
         distances, nearest = search.kneighbors(torch.cat(own).double())
         everything = ConcatDataset(datasets)
         files_of = [
@@ -430,31 +440,55 @@ def find_similar(options: settings.Settings, model: wikiart.Autoencoder, image_s
             for dataset in datasets
             for path, label in zip(dataset.paths, dataset.labels, strict=True)
         ]
-        found = [[(everything[i][0], *files_of[i]) for i in row] for row in nearest]
-        for path, row, apart in zip(paths, found, distances, strict=True):
+        found = []
+        for path, row, apart in zip(paths, nearest, distances, strict=True):
+            others = [(i, far) for i, far in zip(row, apart, strict=True) if not os.path.samefile(path, files_of[i][0])]
+            found.append([(i, *files_of[i], far) for i, far in others[:SIMILAR]])
             console.say(f"{console.printable(path)} is most similar to")
-            for (_, file, style), distance in zip(row, apart, strict=True):
+            for _, file, style, distance in found[-1]:
                 console.say(f"  {distance:8.3f}  {file}  ({style})")
-        if figures.write_all(options, {"similar.png": lambda: draw_similar(paths, images, found, distances)}):
-            console.say(f"wrote similar.png into {options.outputdir}")
-    if len(paths) < len(options.similar):
-        raise UserError(
-            f"--similar: {len(options.similar) - len(paths)} of {len(options.similar)} images cannot be read"
-        )
+        figures.write_all(options, {"similar.png": lambda: draw_similar(paths, pixels, found, everything)})
+        console.say(f"wrote similar.png into {options.outputdir}")
+    if len(paths) < number:
+        raise UserError(f"--similar: {number - len(paths)} of {number} could not be read; see the warnings")
 
 
-def open_folders(options: settings.Settings, image_size: int) -> list[wikiart.WikiArtDataset]:
-    """The folders that --similar searches: training and test, or test alone where there is no training folder."""
-    names = ["trainingdir", "testingdir"]
-    if not os.path.isdir(options.trainingdir):
-        console.say(f"no folder {console.quoted(options.trainingdir)}: only the test paintings are searched")
-        names.remove("trainingdir")
-    datasets = []
-    for name in names:
+def open_folders(options: settings.Settings, checkpoint: dict[str, object]) -> list[wikiart.WikiArtDataset]:
+    """The folders that --similar searches, and says so: training and test, or the one of them that exists.
+
+    Raises UserError where the network was trained on hardly any painting of the training folder, or does not know a
+    style of the test folder: that is another collection.
+    """
+    names, datasets = ["trainingdir", "testingdir"], []
+    if os.path.realpath(options.trainingdir) == os.path.realpath(options.testingdir):
+        names.pop()
+    present = [name for name in names if os.path.isdir(getattr(options, name))]
+    for name in present or names:
+        classes = checkpoint["classes"] if name == "testingdir" else None
         with options.blame(name, DataError):
             folder = getattr(options, name)
-            datasets.append(wikiart.WikiArtDataset(folder, image_size, cachedir=options.cachedir))
+            datasets.append(wikiart.WikiArtDataset(folder, checkpoint["image_size"], classes, options.cachedir))
+            if name == "trainingdir":
+                check_trained_on(datasets[-1], checkpoint, folder)
+        console.say(f"searching {console.count(len(datasets[-1]), 'painting')} in {console.quoted(folder)}")
+    for name in set(names) - set(present):
+        console.say(f"no folder {console.quoted(getattr(options, name))}: it is not searched")
     return datasets
+
+
+def check_trained_on(dataset: wikiart.WikiArtDataset, checkpoint: dict[str, object], folder: str) -> None:
+    """Raise DataError where hardly any painting of a folder is, or looks like, one that the network was trained on."""
+    step = -(-len(dataset) // LOOKED_AT)
+    known = torch.isin(dataset.fingerprints[::step], checkpoint["fingerprints"])
+    thumbnails = duplicates.grey_fingerprints(dataset.images[::step])  # other machines decode to other pixels
+    known[duplicates.near_duplicates(thumbnails, duplicates.unpack(checkpoint["thumbnails"]))[:, 0]] = True
+    most = min(1.0, len(checkpoint["fingerprints"]) / len(dataset))  # the share if all of the training were there
+    if known.sum() < LEAST_KNOWN * most * len(known):
+        looked_at = console.count(len(known), "painting") + " looked at" * (step > 1)
+        raise DataError(
+            f"the network was trained on {known.sum()} of {looked_at} in {console.quoted(folder)}; expected the folder "
+            "that it was trained on, give it with --trainingdir"
+        )
 
 
 def stored_latents(
@@ -470,9 +504,12 @@ def stored_latents(
 
 
 def draw_similar(
-    paths: list[str], images: Tensor, found: list[list[tuple[Tensor, str, str]]], distances: np.ndarray
+    paths: list[str], images: list[Tensor], found: list[list[tuple[int, str, str, float]]], everything: ConcatDataset
 ) -> "Figure":
-    """A row per image (uint8 [Q, 3, S, S]), at most `SIMILAR_ROWS`: itself, then what was found, the nearest first."""
+    """A row per image (uint8 [3, S, S]), at most `SIMILAR_ROWS`: itself, then what was found, the nearest first.
+
+    found: index in `everything`, path, style and distance of each.
+    """
     count = min(len(paths), SIMILAR_ROWS)
     figure = figures.new(15, 2.3 * count + 0.5, dpi=100)
     shown = "Left the image" if count == len(paths) else f"Left the first {count} of {len(paths):,} images"
@@ -484,8 +521,8 @@ def draw_similar(
             axes.axis("off")
         show(row[0], images[number])
         row[0].set_title(f"{file_name(paths[number])}", fontsize=7, fontweight="bold", parse_math=False)
-        for axes, (pixels, path, style), distance in zip(row[1:], found[number], distances[number], strict=False):
-            show(axes, pixels)
+        for axes, (i, path, style, distance) in zip(row[1:], found[number], strict=False):
+            show(axes, everything[i][0])
             text = f"{figures.caption(style)}, {distance:.3f}\n{file_name(path)}"
             axes.set_title(text, fontsize=7, parse_math=False)
     return figure

@@ -12,7 +12,6 @@ if __name__ == "__main__":
 import contextlib
 import math
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,12 +30,10 @@ from support import (
     duplicates,
     figures,
     files,
-    folders,
     gradcam,
     settings,
 )
 from support.console import DataError, UserError
-from support.images import decode_all
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,8 +65,9 @@ SWITCHES = {
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, then evaluate it on the test folder, or name the images of --predict."""
     options = settings.read("classifier", __doc__, argv, SWITCHES)
-    if not options.predict and (options.csv or options.prior):
+    if not options.predict and (options.csv is not None or options.prior):
         raise UserError("--csv and --prior need --predict; the evaluation writes predictions.csv and shows both priors")
+    check_outputs(options)
     modelfile = options.output(options.modelfile)
     checkpoint = checkpoints.read(modelfile, 1)
     checkpoints.check_flags(options, checkpoint)
@@ -113,8 +111,24 @@ def main(argv: list[str] | None = None) -> None:
     if not gradcam.has_convolutions(model):
         del pictures["heatmaps.png"]
         console.say(f"no heatmaps.png: {model.architecture} has no convolutions")
-    drawn = figures.write_all(options, pictures)
-    console.say(f"wrote {', '.join(['metrics_part1.json', 'predictions.csv', *drawn])} into {options.outputdir}")
+    figures.write_all(options, pictures)
+    console.say(f"wrote {', '.join(['metrics_part1.json', 'predictions.csv', *pictures])} into {options.outputdir}")
+
+
+def check_outputs(options: settings.Settings) -> None:
+    """Raise UserError where --csv, or without --predict a file in outputdir, cannot be written; nothing is created."""
+    if not options.predict:
+        with options.blame("outputdir"):
+            files.check_folder(options.outputdir)
+    elif options.csv is not None:
+        if not os.path.basename(options.csv) or os.path.isdir(options.csv):
+            raise UserError(f"--csv: got {console.quoted(options.csv)}, expected the path of a file")
+        path = os.path.realpath(options.csv)
+        try:
+            if os.path.isfile(path) or not os.path.exists(path):  # else a device or a pipe
+                files.check_folder(os.path.dirname(path))
+        except UserError as error:
+            raise UserError(f"--csv: {error}") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -239,20 +253,9 @@ def predict(
     prior = options.prior or trained
     meaning = PRIORS.get(prior, f"rare styles raised to {checkpoint['settings']['smote_target']}")
     console.say(f"prior: {prior} ({meaning}{', as trained' if prior == trained else ''})")
-    paths, problems = [], 0
-    for path in options.predict:
-        inside = folders.find_in_folder(path) if os.path.isdir(path) else [path]
-        if not inside:
-            console.warn(f"{console.quoted(path)} holds no images")
-            problems += 1
-        paths += inside
-    given, names, rows = len(paths) + problems, [], []
-    with (
-        tqdm(total=len(paths), unit="painting", disable=None, leave=False) as bar,
-        contextlib.closing(  # else the workers would go on after an error
-            decoded_batches(paths, checkpoint["image_size"], options.batch_size, bar)
-        ) as loader,
-    ):
+    paths, given = batches.given_images(options.predict)
+    names, rows = [], []
+    with contextlib.closing(batches.from_files(paths, checkpoint["image_size"], options.batch_size)) as loader:
         for part, images in loader:
             logits = wikiart.classify(model, images.to(device) / 255, flips=True).cpu()
             probabilities = with_prior(logits, checkpoint, prior).softmax(1)
@@ -263,33 +266,12 @@ def predict(
                     console.say(f"{console.printable(path)}: {', '.join(texts)}")
             names += part
             rows.append(probabilities)
-    if options.csv:
+    if options.csv is not None:
         table = torch.cat([torch.zeros(0, len(classes)), *rows]).numpy()
         write_table(options.csv, classes, names, table)
         console.say(f"wrote {console.printable(options.csv)}")
-    problems += len(paths) - len(names)
-    if problems:
-        raise UserError(f"--predict: {problems} of {given} could not be read; see the warnings")
-
-
-def decoded_batches(
-    paths: list[str], image_size: int, batch_size: int, bar: tqdm
-) -> Iterator[tuple[list[str], Tensor]]:
-    """The images that can be decoded, batch by batch: their paths, and uint8 [B, 3, S, S]; others are warned of."""
-    names, images = [], []
-    for path, (pixels, _, note) in zip(paths, decode_all(paths, image_size), strict=True):
-        bar.update()
-        if pixels is None or note:
-            with tqdm.external_write_mode():
-                console.warn(f"{console.quoted(path)} {'cannot be read: ' if pixels is None else 'is '}{note}")
-        if pixels is not None:
-            names.append(path)
-            images.append(torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(3, image_size, image_size))
-        if len(names) == batch_size:
-            yield names, torch.stack(images)
-            names, images = [], []
-    if names:
-        yield names, torch.stack(images)
+    if len(names) < given:
+        raise UserError(f"--predict: {given - len(names)} of {given} could not be read; see the warnings")
 
 
 def write_table(
@@ -298,9 +280,16 @@ def write_table(
 ) -> None:  # fmt: skip
     """Write a CSV file: path, style (where the true ones are given), predicted, probability, and a column per class.
 
-    probabilities: float [N, classes]; paths and styles: N texts.
+    probabilities: float [N, classes]; paths and styles: N texts. A style with the name of one of the first columns has
+    a column whose name ends with an underscore.
     """
-    rows = [["path", *(["style"] if styles else []), "predicted", "probability", *classes]]
+    columns = []
+    for style in classes:
+        name = style
+        while name in ("path", "style", "predicted", "probability") or (name != style and name in classes):
+            name += "_"
+        columns.append(name)
+    rows = [["path", *(["style"] if styles else []), "predicted", "probability", *columns]]
     for i, (name, row) in enumerate(zip(paths, probabilities, strict=True)):
         best = int(row.argmax())
         true = [styles[i]] if styles else []

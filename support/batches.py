@@ -1,13 +1,16 @@
 """uint8 images -> float batches on the device: gathered, scaled to [0, 1], blended (SMOTE); and augmentation."""
 
+import contextlib
 import math
+import os
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from support import balance, processes
+from support import balance, console, folders, processes
+from support.images import decode_all
 
 RESIDENT_SHARE = 0.5  # of the GPU's free memory may be taken by images; larger collections stay in host memory
 
@@ -75,6 +78,43 @@ class Batches:
                 yield self._gather(chosen), chosen
             else:  # pinned: the copy does not hold up this process, which gathers the next batch while the GPU works
                 yield [part.to(self.device, non_blocking=True) for part in self._gather(here, pin=True)], chosen
+
+
+def given_images(paths: list[str]) -> tuple[list[str], int]:
+    """The image files that a flag gives, those in its folders included; and how many there should be.
+
+    A folder without images is named in a warning, and counts as one that is missing.
+    """
+    found, empty = [], 0
+    for path in paths:
+        inside = folders.find_in_folder(path) if os.path.isdir(path) else [path]
+        if not inside:
+            console.warn(f"{console.quoted(path)} holds no images")
+            empty += 1
+        found += inside
+    return found, len(found) + empty
+
+
+def from_files(paths: list[str], image_size: int, batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """The images that can be decoded, batch by batch: their paths, and uint8 [B, 3, S, S]; others are warned of.
+
+    With a progress bar. Whoever does not take them all closes it, else its workers would go on.
+    """
+    names, pixels = [], []
+    with contextlib.closing(decode_all(paths, image_size)) as decoded:
+        bar = tqdm(decoded, total=len(paths), unit="painting", disable=None, leave=False)
+        for path, (content, _, note) in zip(paths, bar, strict=True):
+            if content is None or note:
+                with tqdm.external_write_mode():
+                    console.warn(f"{console.quoted(path)} {'cannot be read: ' if content is None else 'is '}{note}")
+            if content is not None:
+                names.append(path)
+                pixels.append(torch.frombuffer(bytearray(content), dtype=torch.uint8).view(3, image_size, image_size))
+            if len(names) == batch_size:
+                yield names, torch.stack(pixels)
+                names, pixels = [], []
+    if names:
+        yield names, torch.stack(pixels)
 
 
 def crop(images: Tensor, side: int, generator: torch.Generator | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """What all figures share: how they are made, captioned and written. matplotlib is imported with the first figure."""
 
+import contextlib
 import io
 import os
 import warnings
@@ -10,6 +11,8 @@ from support import console, files, processes, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FAMILIES: dict[str, str] = {}  # a character that the default font lacks -> a font's family that has it, if any
 
 
 def new(width: float, height: float, dpi: int) -> "Figure":
@@ -34,24 +37,64 @@ def caption(style: str) -> str:
 def write(path: str | os.PathLike, figure: "Figure") -> None:
     """Write a figure as PNG, whole or not at all."""
     picture = io.BytesIO()
+    _add_fonts(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a style's name: drawn as an empty box
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # drawn as an empty box; `_add_fonts` has said so
         figure.savefig(picture, format="png")
     files.write_whole(path, lambda file: file.write(picture.getbuffer()))
 
 
-def write_all(options: settings.Settings, pictures: dict[str, Callable[[], "Figure"]]) -> list[str]:
+def _add_fonts(figure: "Figure") -> None:
+    """Let texts with characters that the default font lacks use installed fonts too; warns, once, if there is none."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    default = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    texts = figure.findobj(Text)
+    lacking = {c for text in texts for c in text.get_text() if c.isprintable() and not default.get_char_index(ord(c))}
+    if unknown := lacking - FAMILIES.keys():
+        found = _find_families(unknown)
+        if len(found) < len(unknown) and "" not in FAMILIES.values():
+            console.warn(
+                f"figures show boxes for what no installed font has, such as {min(unknown - found.keys())}; on Debian "
+                "and Ubuntu the package fonts-noto-cjk brings Chinese, Japanese and Korean, fonts-noto-core most others"
+            )
+        FAMILIES.update(dict.fromkeys(unknown, "") | found)
+    families = sorted({FAMILIES[character] for character in lacking} - {""})
+    for text in texts if families else ():
+        text.set_fontfamily([*text.get_fontfamily(), *families])
+
+
+def _find_families(characters: set[str]) -> dict[str, str]:
+    """Character -> an installed font's family that has it: few families, and no character that none has."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+    from matplotlib.ft2font import FT2Font
+
+    for path in set(findSystemFonts()) - {font.fname for font in fontManager.ttflist}:
+        with contextlib.suppress(Exception):  # a damaged font can raise anything
+            fontManager.addfont(path)  # matplotlib's list is older
+    has, found = {}, {}
+    for font in fontManager.ttflist:
+        if font.name not in has and "lastresort" not in font.name.replace(" ", "").lower():  # it has a box for each
+            with contextlib.suppress(OSError, RuntimeError):  # removed or damaged
+                face = FT2Font(font.fname)
+                has[font.name] = {character for character in characters if face.get_char_index(ord(character))}
+    while has:
+        family = max(has, key=lambda name: (len(has[name] - found.keys()), "Sans" in name))
+        found |= dict.fromkeys(has.pop(family) - found.keys(), family)
+    return found
+
+
+def write_all(options: settings.Settings, pictures: dict[str, Callable[[], "Figure"]]) -> None:
     """Draw figures and write them under their names into outputdir, from the first process only.
 
-    Returns the names of those written: one that fails is a warning, since everything else must still be written.
+    The first error is raised after the others are drawn: UserError for a file that cannot be written.
     """
-    written = []
+    errors = []
     for name, draw in pictures.items() if processes.rank() == 0 else ():
         try:
             write(options.output(name), draw())
-            written.append(name)
-        except console.UserError:
-            raise
         except Exception as error:
-            console.warn(f"{name} is not drawn: {console.reason(error)}")
-    return written
+            errors.append(error)
+    if errors:
+        raise errors[0]

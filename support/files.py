@@ -125,10 +125,13 @@ def write_json(path: str | os.PathLike, value: object) -> None:
 
 
 def write_rows(path: str | os.PathLike, rows: list[list[object]]) -> None:
-    """Write a table as CSV, whole or not at all."""
+    """Write a table as CSV in UTF-8, whole or not at all.
+
+    Bytes of names that are not UTF-8 are escaped as on screen: byte E9 is \\udce9.
+    """
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
-    write_whole(path, lambda file: file.write(text.getvalue().encode(errors="surrogateescape")))
+    write_whole(path, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")))
 
 
 def write_tensors(path: str | os.PathLike, value: object) -> None:

@@ -53,7 +53,7 @@ def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
     except Exception as error:  # a damaged file can raise anything in a decoder
         if console.is_out_of_memory(error):  # which says nothing about the file
             raise MemoryError(f"out of memory while {console.quoted(path)} is decoded") from None
-        raise ImageError(console.reason(error).replace(str(path), "file")) from None
+        raise ImageError(console.reason(error)) from None
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), note
 
 

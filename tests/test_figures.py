@@ -1,12 +1,19 @@
 """Figures: drawing never loses a training, whatever the user's matplotlib says; curves and printed epochs."""
 
+import dataclasses
+import io
+import warnings
+
 import jobs
 import matplotlib
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from PIL import Image
 
-from support import figures, history
+from support import console, figures, history, settings
 
 pytestmark = pytest.mark.figures
 
@@ -22,23 +29,93 @@ def test_a_users_matplotlib_settings_do_not_matter(tmp_path):
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "users.png").read_bytes()
 
 
-def test_a_figure_that_fails_is_a_warning_and_the_training_is_kept(tmp_path, monkeypatch):
+def test_a_figure_that_fails_is_seen_after_the_training_is_kept(tmp_path, monkeypatch):
     real, paintings = figures.write, jobs.paint(tmp_path / "train", {"Baroque": 9, "Cubism": 4})
 
     def write(path, figure):
         if path.name == "training_part1.png":
-            raise RuntimeError("latex was not found\nsee the log")
+            raise RuntimeError("a bug")
         real(path, figure)
 
     monkeypatch.setattr(figures, "write", write)
-    done = jobs.call("trainpart1", *jobs.flags(paintings, tmp_path, "--architecture", "three_conv"))
-    assert (done.status, done.err) == (0, "warning: training_part1.png is not drawn: latex was not found see the log\n")
+    with pytest.raises(RuntimeError, match="a bug"):
+        jobs.call("trainpart1", *jobs.flags(paintings, tmp_path, "--architecture", "three_conv"))
     assert (tmp_path / "wikiart.pth").exists() and not (tmp_path / "training_part1.png").exists()
 
 
 def test_a_figure_has_a_bounded_size(tmp_path):
     for width, height, dpi in (5, 4, 100), (500, 4, 8), (4, 800, 5):
         assert figures.new(width, height, 100).dpi == pytest.approx(dpi)
+
+
+def test_an_error_does_not_keep_other_figures_from_being_written(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    options = settings.read("classifier", "", ["--outputdir", str(tmp_path)])
+    pictures = {"folder.png": lambda: figures.new(1, 1, 50), "bug.png": lambda: 1 / 0}
+    for name, error in [("folder.png", console.UserError), ("bug.png", ZeroDivisionError)]:
+        with pytest.raises(error):
+            figures.write_all(options, {name: pictures[name], f"after {name}": lambda: figures.new(1, 1, 50)})
+        assert (tmp_path / f"after {name}").exists()
+
+
+@pytest.fixture
+def fonts(tmp_path, monkeypatch):
+    """A list of fonts of the test's own, and none that is known already."""
+    manager = font_manager.fontManager
+    monkeypatch.setattr(manager, "ttflist", list(manager.ttflist))
+    monkeypatch.setattr(figures, "FAMILIES", {})
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(path) for path in tmp_path.glob("*.ttf")])
+    return manager
+
+
+def drawn(folder, *texts):
+    """Write a figure with texts, and draw it again: the characters that no font had."""
+    figure = figures.new(3, 2, 50)
+    axes = figure.subplots()
+    axes.set_title(texts[0], parse_math=False)
+    axes.set_yticks(range(len(texts)), texts, parse_math=False)
+    figures.write(folder / "a.png", figure)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(io.BytesIO())
+    return [str(warning.message) for warning in caught if "Glyph" in str(warning.message)]
+
+
+def make_font(path, characters):
+    """A font of black squares."""
+    font, pen = FontBuilder(1000), TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in (0, 900), (900, 900), (900, 0):
+        pen.lineTo(corner)
+    pen.closePath()
+    font.setupGlyphOrder([".notdef", "square"])
+    font.setupCharacterMap(dict.fromkeys(map(ord, characters), "square"))
+    font.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()})
+    font.setupHorizontalMetrics({".notdef": (1000, 0), "square": (1000, 0)})
+    font.setupHorizontalHeader(ascent=900, descent=-100)
+    font.setupNameTable({"familyName": path.stem, "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+
+
+def test_a_name_that_the_font_lacks_is_drawn_with_an_installed_one(tmp_path, fonts, capsys):
+    """Installed after matplotlib made its list; more than one font is needed; a damaged one does no harm."""
+    make_font(tmp_path / "Squares.ttf", "\u65e5\u672c")
+    make_font(tmp_path / "Others.ttf", "\ud55c")
+    (tmp_path / "broken.ttf").write_text("no font")
+    fonts.ttflist.append(dataclasses.replace(fonts.ttflist[0], name="Gone", fname=str(tmp_path / "gone.ttf")))
+    assert drawn(tmp_path, "Ukiyo-e \u65e5\u672c", "\ud55c\u65e5", "Baroque") == []
+    assert set(figures.FAMILIES.values()) == {"Squares", "Others"} and capsys.readouterr().err == ""
+
+
+def test_a_font_that_is_missing_is_named_once_and_none_is_looked_for_without_need(tmp_path, fonts, monkeypatch, capsys):
+    for text in "\u65e5\u672c", "\u65e5\ud55c":
+        assert drawn(tmp_path, text, "Baroque")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and "\u65e5" in line and "fonts-noto-cjk" in line
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: 1 / 0)
+    assert drawn(tmp_path, "Caf\xe9 \u0416\u03a9 $x", "\u65e5") and capsys.readouterr().err == ""
 
 
 def test_any_name_is_drawn(tmp_path, recwarn):

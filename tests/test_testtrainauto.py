@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -327,6 +328,8 @@ def test_similar_names_and_draws_the_nearest_paintings_of_both_folders(trained, 
     queries = [dataset.paths[3], dataset.paths[12]]
     result = run(testtrainauto, *trained.flags, "--outputdir", ".", "--similar", *queries)
     assert result.status == 0 and list(drawn) == ["similar.png"] and not list(workdir.iterdir())
+    for part, number in ("train", 36), ("test", 14):
+        assert f'searching {number} paintings in "{folder / part}"\n' in result.out
     both = [wikiart.WikiArtDataset(folder / part, 16, cachedir=folder / "cache") for part in ("train", "test")]
     latents = torch.cat([wikiart.embed(trained.model, one.images / 255) for one in both]).double()
     paths = [path for one in both for path in one.paths]
@@ -335,9 +338,9 @@ def test_similar_names_and_draws_the_nearest_paintings_of_both_folders(trained, 
     for query, block, row, image in zip(queries, lines, grid, dataset.images[[3, 12]], strict=True):
         own = latents[paths.index(query)]
         distances = (latents - own).norm(dim=1)
+        distances[paths.index(query)] = torch.inf  # it is not its own neighbour
         nearest = distances.argsort()[:8]
         printed = [line.split(maxsplit=1) for line in block.splitlines()[:8]]
-        assert printed[0][0] == "0.000" and printed[0][1].startswith(query)
         assert sorted(distances[nearest].tolist()) == pytest.approx([float(d) for d, _ in printed], abs=2e-3)
         assert [text.rsplit("  (", 1)[0] for _, text in printed][:4] == [paths[i] for i in nearest[:4]]
         assert torch.equal(torch.from_numpy(np.array(row[0].images[0].get_array())), image.permute(1, 2, 0))
@@ -347,6 +350,60 @@ def test_similar_names_and_draws_the_nearest_paintings_of_both_folders(trained, 
             assert path.rsplit("/", 1)[1] in axes.get_title()
             one = next(one for one in both if path in one.paths)
             assert place_of(axes, one) in [i for i, p in enumerate(one.paths) if p == path]
+
+
+def test_similar_takes_folders_and_a_copy_elsewhere_finds_its_painting(trained, workdir, run, drawn):
+    (workdir / "new" / "deep").mkdir(parents=True)
+    (workdir / "empty").mkdir()
+    shutil.copy(trained.test.paths[0], "new/copy.jpg")
+    os.symlink(trained.test.paths[3], "new/deep/same.jpg")
+    flags = [*trained.flags, "--outputdir", ".", "--trainingdir", "absent", "--similar"]
+    result = run(testtrainauto, *flags, "new", "empty", "")
+    assert result.status == 2 and result.err.splitlines() == [
+        'warning: "empty" holds no images',
+        'warning: "" cannot be read: No such file or directory',
+        "--similar: 2 of 4 could not be read; see the warnings",
+    ]
+    copy, same = result.out.split("new/")[1:]
+    assert copy.startswith(f"copy.jpg is most similar to\n     0.000  {trained.test.paths[0]}  (")
+    assert same.startswith("deep/same.jpg is most similar to\n") and trained.test.paths[3] not in same
+    assert len(drawn["similar.png"].axes) == 2 * 9
+
+
+def test_a_folder_that_is_given_for_training_and_test_is_searched_once(trained, workdir, run, drawn):
+    flags = [*trained.flags, "--outputdir", ".", "--testingdir", trained.folder / "train" / ".." / "train"]
+    result = run(testtrainauto, *flags, "--similar", trained.test.paths[0])
+    assert result.status == 0 and result.out.count("searching 36 paintings") == 1
+    shown = [line.split(maxsplit=1)[1] for line in result.out.splitlines() if line.startswith("   ")]
+    assert len(set(shown)) == len(shown) == 8
+
+
+def test_similar_refuses_another_collection_and_takes_a_changed_one(trained, workdir, paint, run, refused, drawn):
+    paint(workdir / "other", TRAINING, seed=5)
+    shutil.copy(trained.folder / "train" / "Cubism" / "003.jpg", "other/Cubism")  # hardly any of them is known
+    flags = [*trained.flags, "--outputdir", ".", "--similar", trained.test.paths[0]]
+    line = refused(testtrainauto, *flags, "--trainingdir", "other")
+    assert line.startswith('--trainingdir: the network was trained on 1 of 30 paintings in "other"') and "give" in line
+    paint(workdir / "unknown", {"Baroque": 1, "Rococo": 1})
+    line = refused(testtrainauto, *flags, "--testingdir", "unknown")
+    assert line.startswith("--testingdir: ") and '"unknown" has the style "Rococo"' in line and not drawn
+    for path in (trained.folder / "train").rglob("*.jpg"):  # moved, decoded to other pixels, and more than before
+        (workdir / "moved" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize((60, 48)).save(workdir / "moved" / path.parent.name / path.name, quality=80)
+    shutil.copytree("other", "moved", dirs_exist_ok=True, ignore=lambda *_: ["003.jpg"])
+    paint(workdir / "moved", {"New": 90}, seed=7)
+    paint(workdir / "part", {})
+    shutil.copytree(trained.folder / "train" / "Cubism", "part/Cubism")
+    for name in "moved", "part":
+        result = run(testtrainauto, *flags, "--trainingdir", name)
+        assert (result.status, result.err) == (0, "") and f'paintings in "{name}"\n' in result.out
+
+
+def test_where_no_file_can_be_written_is_said_before_anything_is_decoded(trained, workdir, refused):
+    (workdir / "file").write_text("")
+    for more in [], ["--similar", trained.test.paths[0]]:
+        line = refused(testtrainauto, *trained.flags, "--cachedir", "cache", "--outputdir", "file", *more)
+        assert line == f'--outputdir: "{workdir}/file" is not a folder' and not (workdir / "cache").exists()
 
 
 def test_the_latents_of_a_folder_are_computed_once_per_network(trained, workdir, run, monkeypatch):
@@ -370,8 +427,8 @@ def test_the_latents_of_a_folder_are_computed_once_per_network(trained, workdir,
 def test_without_a_training_folder_the_test_paintings_are_searched(trained, workdir, run):
     flags = [*trained.flags, "--trainingdir", "absent", "--outputdir", ".", "--similar", trained.test.paths[0]]
     result = run(testtrainauto, *flags)
-    assert result.status == 0 and 'no folder "absent": only the test paintings are searched' in result.out
-    assert str(trained.folder / "train") not in result.out and "0.000" in result.out
+    assert result.status == 0 and 'no folder "absent": it is not searched' in result.out
+    assert str(trained.folder / "train") not in result.out and f'14 paintings in "{trained.folder}/test"' in result.out
     assert Image.open("similar.png").size[0] > 1000
 
 
@@ -381,7 +438,7 @@ def test_an_unreadable_image_is_named_and_the_others_go_on(trained, workdir, run
     images = [trained.test.paths[0], "broken.jpg", trained.test.paths[1]]
     result = run(testtrainauto, *trained.flags, "--outputdir", ".", "--similar", *images)
     assert result.status == 2 and 'warning: "broken.jpg" cannot be read' in result.err
-    assert result.err.splitlines()[-1] == "--similar: 1 of 3 images cannot be read"
+    assert result.err.splitlines()[-1] == "--similar: 1 of 3 could not be read; see the warnings"
     assert result.out.count("is most similar to") == 2
     assert len(drawn["similar.png"].axes) == 9 and "first 1 of 2" in drawn["similar.png"].get_suptitle()
     drawn.clear()

@@ -8,6 +8,7 @@ import shutil
 import warnings
 from types import SimpleNamespace
 
+import jobs
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -66,7 +67,7 @@ def evaluate(trained, run, tmp_path, monkeypatch):
 
 def read_table(path):
     """Path below the style folders' parent -> its row."""
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {os.sep.join(row["path"].split(os.sep)[-2:]): row for row in rows}
 
@@ -175,15 +176,15 @@ def test_the_figures_are_printed_beside_the_majority_guess_with_a_row_per_style(
         assert line.split()[1:] == [f"{row[n]:.1%}" for n in ("precision", "recall", "f1")] + [str(row["support"])]
 
 
-def test_a_figure_that_fails_is_a_warning_and_a_file_that_cannot_be_written_an_error(
+def test_a_figure_that_fails_is_seen_after_all_else_is_written_and_a_file_that_cannot_be_written_is_an_error(
     trained, evaluate, refused, monkeypatch, tmp_path
 ):
     monkeypatch.undo()  # with figures
     monkeypatch.setattr(testtrainpart1, "draw_mistakes", lambda *_: 1 / 0)
-    result, metrics, table = evaluate()
-    assert result.err == "warning: mistakes.png is not drawn: division by zero\n"
-    assert "heatmaps.png" in (last := result.out.splitlines()[-1]) and "mistakes.png" not in last
-    assert metrics == trained.metrics and table == trained.table
+    with pytest.raises(ZeroDivisionError):
+        evaluate()
+    assert json.loads((tmp_path / "metrics_part1.json").read_text()) == trained.metrics
+    assert read_table(tmp_path / "predictions.csv") == trained.table
     assert sorted(os.listdir(tmp_path)) == [name for name in WRITTEN if name != "mistakes.png"]
     shutil.copy(trained.folder / "out" / "wikiart.pth", tmp_path)
     (tmp_path / "predictions.csv").unlink()
@@ -271,24 +272,53 @@ def test_predict_finds_images_as_the_dataset_does_and_names_what_it_cannot_read(
     (workdir / "a" / "notes.txt").write_text("no painting")
     (workdir / "a" / "broken.jpg").write_text("no painting")
     (workdir / "empty").mkdir()
-    paths = ["missing.jpg", "a", "no_extension", "empty", painting]
+    paths = ["missing.jpg", "a", "no_extension", "empty", painting, ""]
     result = run(testtrainpart1, *trained.flags, "--predict", *paths, "--csv", "t.csv", "--batch_size", 2)
     assert result.status == 2
     *warnings, last = result.err.splitlines()
+    assert 'warning: "" cannot be read: No such file or directory' in warnings
     for name in ["missing.jpg", "a/broken.jpg", "empty", "@eaDir"]:
         assert len([line for line in warnings if f'"{name}"' in line]) == 1, name
-    assert last.startswith("--predict: 3 of 8 could not be read")
+    assert last.startswith("--predict: 4 of 9 could not be read")
     table = read_table("t.csv")
     found = [row["path"] for row in table.values()]
-    names = [os.fsdecode(b"a/latin\xe9.jpg"), "a/new\nline.jpg", "a/b/c/deep.JPG", "no_extension", str(painting)]
+    names = ["a/latin\\udce9.jpg", "a/new\nline.jpg", "a/b/c/deep.JPG", "no_extension", str(painting)]
     assert found == names
     for row in table.values():
         assert numbers(row) == pytest.approx(numbers(trained.table["Cubism/001.jpg"]), abs=1e-5)
     assert "a/new\\nline.jpg: " in result.out
 
 
+def test_where_no_file_can_be_written_is_said_before_anything_is_decoded(trained, refused, workdir):
+    (workdir / "file").write_text("")
+    (workdir / "locked").mkdir(0o555)
+    flags = [*trained.flags, "--cachedir", "cache", "--modelfile", trained.folder / "out" / "wikiart.pth"]
+    painting = trained.folder / "test" / "Cubism" / "001.jpg"
+    cases = dict.fromkeys([".", "", "new/"], "expected the path of a file") | {"file/t.csv": "is not a folder"}
+    cases |= {"locked/t.csv": "cannot be written"} if os.geteuid() else {}  # nothing is locked for root
+    for path, words in cases.items():
+        result = jobs.call(testtrainpart1, *flags, "--predict", painting, "--csv", path)
+        assert jobs.refused(result, "--csv: ", words) and "prior" not in result.out, path
+    line = refused(testtrainpart1, *flags, "--outputdir", "file")
+    assert line == f'--outputdir: "{workdir}/file" is not a folder'
+    assert sorted(os.listdir()) == ["file", "locked"]  # nothing was decoded
+    assert jobs.call(testtrainpart1, *flags, "--outputdir", "file", "--predict", painting).status == 0
+
+
+def test_no_style_takes_the_name_of_another_column(workdir):
+    classes = ["Baroque", "path", "path_", "predicted", "probability", "style"]
+    numbers = np.arange(18).reshape(3, 6) / 100
+    for styles in None, ["path", "style", "Baroque"]:
+        testtrainpart1.write_table("t.csv", classes, ["a", "b", "c"], numbers, styles)
+        rows = list(read_table("t.csv").values())
+        assert [row["path"] for row in rows] == ["a", "b", "c"] and rows[2]["predicted"] == "style"
+        assert [row.get("style") for row in rows] == (styles or [None] * 3) and rows[2]["probability"] == "0.17"
+        columns = ["Baroque", "path__", "path_", "predicted_", "probability_", "style_"]
+        assert [[float(row[name]) for name in columns] for row in rows] == numbers.tolist()
+
+
 def test_flags_of_predict_alone_are_refused_without_it(trained, refused):
-    for flags in [("--csv", "t.csv"), ("--prior", "uniform")]:
+    for flags in [("--csv", "t.csv"), ("--csv", ""), ("--prior", "uniform")]:
         assert "--predict" in refused(testtrainpart1, *trained.flags, *flags)
     assert "--predict" in refused(testtrainpart1, *trained.flags, "--predict")
 
