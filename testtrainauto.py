@@ -35,6 +35,7 @@ from support import (
     features,
     figures,
     files,
+    folders,
     settings,
     statistics,
 )
@@ -66,6 +67,7 @@ WAYS = {"as_is": "clustered as they are", "half_whitened": "clustered half-white
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint; reconstruct and cluster the test folder, or find what is similar to the given images."""
     options = settings.read("autoencoder", __doc__, argv, SWITCHES)
+    folders.check_outputs(options)
     modelfile = options.output(options.modelfile)
     checkpoint = checkpoints.read(modelfile, 2)
     checkpoints.check_flags(options, checkpoint)

@@ -65,6 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     options = settings.read("classifier", __doc__, argv, SWITCHES)
     if not options.predict and (options.csv or options.prior):
         raise UserError("--csv and --prior need --predict; the evaluation writes predictions.csv and shows both priors")
+    if not options.predict:  # which writes no picture
+        folders.check_outputs(options)
     modelfile = options.output(options.modelfile)
     checkpoint = checkpoints.read(modelfile, 1)
     checkpoints.check_flags(options, checkpoint)

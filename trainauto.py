@@ -18,6 +18,7 @@ from support import (
     devices,
     figures,
     files,
+    folders,
     history,
     processes,
     settings,
@@ -31,6 +32,7 @@ from support.console import DataError
 def main(argv: list[str] | None = None) -> None:
     """Read the settings, make dataset and network, train, write the files."""
     options = settings.read("autoencoder", __doc__, argv, settings.FRESH)
+    folders.check_outputs(options)
     device = devices.start(options)
     if processes.rank() == 0:  # no other process writes
         with options.blame("outputdir"):

@@ -22,6 +22,7 @@ from support import (
     features,
     figures,
     files,
+    folders,
     history,
     pretrained,
     processes,
@@ -98,6 +99,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def check_names(options: settings.Settings) -> None:
     """Find what is wrong with names in the settings before the paintings are decoded, which can take long."""
+    folders.check_outputs(options)
     with options.blame("architecture"):
         wikiart.check_architecture(options.architecture)
     if options.pretrained:

@@ -40,7 +40,7 @@ def decode_folder(
             whole = data_path.stat().st_size == len(fingerprints) * 3 * image_size**2
             if whole and len(left_out) + len(fingerprints) == len(listed):
                 refused = [os.path.join(imgdir, path) for path in left_out]
-                again = [images.try_decode(path, image_size)[0] for path in refused]  # a chmod changes no file's time
+                again = [images.try_decode(path, image_size)[0] for path in refused]  # perhaps no more
                 return (data_path, left_out, fingerprints) if all(pixels is None for pixels in again) else None
         return None
 

@@ -17,7 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from support import console, workers
 from support.console import DataError
-from support.folders import FORMATS
+from support.formats import FORMATS
 
 TURNS = {  # by EXIF orientation; ImageOps.exif_transpose also rewrites all other tags, which fails where one is bad
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,

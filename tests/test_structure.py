@@ -9,7 +9,8 @@ import wikiart
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
-    "processes", "console", "files", "settings", "devices", "workers", "folders", "images", "cache", "balance",
+    "processes", "console", "files", "settings", "devices", "workers", "formats", "folders", "images", "cache",
+    "balance",
     "batches", "artists", "duplicates", "checkpoints", "pretrained", "features", "figures", "history", "optimizer",
     "resume", "training", "statistics", "levels", "gradcam", "clustering",
 ]  # fmt: skip
