@@ -40,6 +40,7 @@ from support import (
     features,
     figures,
     files,
+    folders,
     settings,
     statistics,
 )
@@ -78,6 +79,7 @@ WAYS = {"as_is": "clustered as they are", "half_whitened": "clustered half-white
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint; reconstruct and cluster the test folder, or find what is similar to the given images."""
     options = settings.read("autoencoder", __doc__, argv, SWITCHES)
+    folders.check_outputs(options)
     with options.blame("outputdir"):
         files.check_folder(options.outputdir)
     modelfile = options.output(options.modelfile)
@@ -481,7 +483,8 @@ def check_trained_on(dataset: wikiart.WikiArtDataset, checkpoint: dict[str, obje
     step = -(-len(dataset) // LOOKED_AT)
     known = torch.isin(dataset.fingerprints[::step], checkpoint["fingerprints"])
     thumbnails = duplicates.grey_fingerprints(dataset.images[::step])  # other machines decode to other pixels
-    known[duplicates.near_duplicates(thumbnails, duplicates.unpack(checkpoint["thumbnails"]))[:, 0]] = True
+    pairs, _ = duplicates.near_duplicates(thumbnails, duplicates.unpack(checkpoint["thumbnails"]))
+    known[pairs[:, 0]] = True
     most = min(1.0, len(checkpoint["fingerprints"]) / len(dataset))  # the share if all of the training were there
     if known.sum() < LEAST_KNOWN * most * len(known):
         looked_at = console.count(len(known), "painting") + " looked at" * (step > 1)

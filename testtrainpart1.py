@@ -30,6 +30,7 @@ from support import (
     duplicates,
     figures,
     files,
+    folders,
     gradcam,
     settings,
 )
@@ -118,6 +119,7 @@ def main(argv: list[str] | None = None) -> None:
 def check_outputs(options: settings.Settings) -> None:
     """Raise UserError where --csv, or without --predict a file in outputdir, cannot be written; nothing is created."""
     if not options.predict:
+        folders.check_outputs(options)
         with options.blame("outputdir"):
             files.check_folder(options.outputdir)
     elif options.csv is not None:

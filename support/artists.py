@@ -1,16 +1,24 @@
 """Artists by the names of their paintings' files: WikiArt's are artist_title.jpg."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
+# How cameras, phones and programs begin a file's name, numbers and punctuation aside; "" is a number alone.
+NO_ARTIST = re.compile(
+    "|(mv|c|fb)?img|imgp|imgwa|images?|dsc[nfp]?|pxl|p|pic|pict|pictures?|photos?|foto|bild|dji|gopr|hpim|mg|wp|fb"
+    "|scan|scanned|screenshot|screenshotat|download|unnamed|untitled|file|frame|page|paintings?|artworks?|thumb|wikiart"
+)
+
 
 def artist_of(path: str) -> str | None:
-    """What stands before the first underscore of a file's name, in NFC; None where nothing does."""
+    """What stands before the first underscore of a file's name, in NFC; None for nothing, or a camera's name."""
     artist, underscore, _ = os.path.basename(path).partition("_")
-    return unicodedata.normalize("NFC", artist) if artist and underscore else None
+    is_artist = underscore and not NO_ARTIST.fullmatch(re.sub(r"[\W\d]", "", artist).casefold())
+    return unicodedata.normalize("NFC", artist) if is_artist else None
 
 
 def known_artists(paths: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from support import console, files, images
+from support import console, files, images, locks
 from support.console import UserError
 from support.folders import ImageFile
 
@@ -40,14 +40,14 @@ def decode_folder(
             whole = data_path.stat().st_size == len(fingerprints) * 3 * image_size**2
             if whole and len(left_out) + len(fingerprints) == len(listed):
                 refused = [os.path.join(imgdir, path) for path in left_out]
-                again = [images.try_decode(path, image_size)[0] for path in refused]  # a chmod changes no file's time
+                again = [images.try_decode(path, image_size)[0] for path in refused]  # perhaps no more
                 return (data_path, left_out, fingerprints) if all(pixels is None for pixels in again) else None
         return None
 
     found = read_index()
     if found:
         return found
-    with files.locked(Path(cachedir) / f"{folder}.lock", wait=True):
+    with locks.locked(Path(cachedir) / f"{folder}.lock", wait=True):
         found = read_index()  # another process may have decoded meanwhile
         if found:
             return found

@@ -5,15 +5,13 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
-from support import console
+from support import console, settings
 from support.console import DataError
+from support.formats import is_image, looks_like_image
 
-# Formats that paintings come in. EPS would start another program; stub, icon and video formats are left out.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "PCX")
 # What file systems, network drives and programs keep beside a user's files.
 NOT_STYLES = {
     "#recycle", "#snapshot", "$recycle.bin", "@recycle", "@recently-snapshot", "@eadir", "__macosx", "__pycache__",
@@ -22,42 +20,19 @@ NOT_STYLES = {
 }  # fmt: skip
 SAMPLE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data", "sample")
 SPLITS = {"train", "training", "valid", "val", "validation", "test", "testing"}
-SIGNATURES = (  # of the formats above, and of others that hold pictures
-    b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51",
-    b"P4\n", b"P5\n", b"P6\n", b"II+\0", b"MM\0+",  # PPM, BigTIFF
-    b"8BPS", b"gimp xcf", b"%!PS", b"\0\0\1\0", b"icns", b"\x76\x2f\x31\x01", b"#?RADIANCE", b"DDS ", b"qoif",
-    b"\xff\x0a", b"\0\0\0\x0cJXL ", b"II\xbc\x01",  # JPEG XL, JPEG XR
-    b"FUJIFILM", b"IIU\0", b"IIRO", b"IIRS",  # cameras' raw files; most others begin as TIFF does
-)  # fmt: skip
-BOXES = {  # HEIF, AVIF and Canon's raw files name themselves after four bytes
-    b"ftyp" + brand for brand in b"heic,heix,heim,heis,hevc,mif1,msf1,avif,avis,crx ".split(b",")
-}
 
 
 class ImageFile(NamedTuple):
-    """A file that looks like a painting: its path relative to the folder of styles, bytes and time of change in ns."""
+    """A file that looks like a painting: its path relative to the folder of styles, bytes and times in ns.
+
+    modified: of the content, which programs may set; changed: of the file (ctime), which they cannot: it tells a
+    replaced file. A chmod or rename changes it too and costs a decoding. Network drives may give new inodes each time.
+    """
 
     path: str
     size: int
+    modified: int
     changed: int
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name ends as Pillow registers it for one of `FORMATS`."""
-    return Image.registered_extensions().get(os.path.splitext(name)[1].lower()) in (*FORMATS, "MPO")  # opened as JPEG
-
-
-def looks_like_image(path: str) -> bool:
-    """Whether a file's first bytes are those of an image."""
-    if not os.path.isfile(path):  # opening a pipe would wait for its writer
-        return False
-    try:
-        with open(path, "rb") as file:
-            start = file.read(16)
-    except OSError:
-        return False
-    webp, bmp = start[:4] + start[8:12] == b"RIFFWEBP", start[:2] + start[6:10] == b"BM\0\0\0\0"
-    return start.startswith(SIGNATURES) or start[4:12] in BOXES or webp or bmp
 
 
 def _count_images(folder: str) -> int:
@@ -152,6 +127,29 @@ def _check_level(imgdir: str, folders: list[str], known: Collection[str]) -> Non
         )
 
 
+def _leads_up(link: str, imgdir: str) -> bool:
+    """Whether a link's target holds the link itself or the folder of styles."""
+    target = os.path.realpath(link)
+    return any(
+        os.path.commonpath([target, path]) == target for path in map(os.path.realpath, (imgdir, os.path.dirname(link)))
+    )
+
+
+def check_outputs(options: settings.Settings) -> None:
+    """Raise UserError where a folder to be written is inside a folder of paintings: its pictures would become a style.
+
+    It may be the folder of paintings itself, whose loose pictures are skipped, or a hidden one, which is passed over.
+    """
+    folder_of_model = str(options.output(options.modelfile).parent)
+    for name, written in zip(settings.WRITTEN, (options.outputdir, options.cachedir, folder_of_model), strict=True):
+        for paintings in (options.trainingdir, options.testingdir):
+            place, above = Path(os.path.realpath(written)), Path(os.path.realpath(paintings))
+            inside = place.relative_to(above).parts if place.is_relative_to(above) else ()
+            if inside and not any(part.startswith(".") for part in inside):
+                problem = f"{console.quoted(written)} is inside the folder of paintings {console.quoted(paintings)}"
+                raise options.error(name, f"{problem}, where it would be read as a style; expected a folder outside it")
+
+
 def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
     def unreadable(error: OSError) -> None:
         console.warn(f"{console.quoted(error.filename)} is left out: {error.strerror}")
@@ -162,6 +160,10 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
             status = os.stat(folder)
         except OSError as error:
             unreadable(error)
+            continue
+        if os.path.islink(folder) and _leads_up(folder, imgdir):  # the other styles would be read under this name
+            console.warn(f"{console.quoted(folder)} is left out: it links to a folder above it")
+            folders.clear()
             continue
         if (status.st_dev, status.st_ino) in seen:  # a symlink loop
             folders.clear()
@@ -187,7 +189,7 @@ def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
             except OSError as error:
                 unreadable(OSError(error.errno, error.strerror, path))
             else:
-                yield ImageFile(os.path.join(inside, name), status.st_size, status.st_mtime_ns)
+                yield ImageFile(os.path.join(inside, name), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     where = console.quoted(os.path.join(imgdir, style))
     if skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -11,33 +12,37 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from PIL.JpegImagePlugin import JpegImageFile
 
 from support import console, workers
 from support.console import ImageError
-from support.folders import FORMATS
+from support.formats import FORMATS
 
 TURNS = {  # by EXIF orientation; ImageOps.exif_transpose also rewrites all other tags, which fails where one is bad
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-VERSION = 6  # of decoding: any change of the pixels raises it, so that older caches are decoded again
+VERSION = 7  # of decoding: any change of the pixels raises it, so that older caches are decoded again
+# A PNG's profile or text may be as large as Pillow lets all of them be together (64 MB), instead of 1 MB; beyond that
+# it is a bomb. The limit is Pillow's for all its callers. LOAD_TRUNCATED_IMAGES would hide damage as well.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
     """An image file as uint8 [3, S, S] in sRGB, upright by its EXIF orientation, transparency on white, stretched.
 
     The second value warns of a part of the file that was ignored; it is empty for most files. The first frame of an
-    animation counts; 16-bit, 32-bit and float greys are scaled to 8 bits. Raises ImageError with the reason,
-    and MemoryError, naming the file, where memory is lacking.
+    animation counts; 16-bit, 32-bit and float greys are scaled to 8 bits. Raises ImageError with the reason, also for
+    an image beyond Pillow's limit of pixels (twice `Image.MAX_IMAGE_PIXELS`; see `_open` for JPEGs), and MemoryError,
+    naming the file, where memory is lacking.
     """
     try:
         if isinstance(path, str) and not os.path.isfile(path) and os.path.exists(path):
             raise OSError(0, "not a file")  # opening a pipe would wait for its writer
-        with Image.open(path, formats=FORMATS) as image:
-            # A JPEG decodes several times faster at a reduced scale; twice the target keeps the resize exact enough.
-            image.draft("RGB", (2 * image_size, 2 * image_size))
+        with _open(path, 2 * image_size) as image:  # twice the target keeps the resize exact enough
+            _scale_key(image)
             profile = image.info.get("icc_profile")
             image.load()
             picture, note = _upright(image)
@@ -55,6 +60,37 @@ def decode_image(path: str, image_size: int) -> tuple[np.ndarray, str]:
             raise MemoryError(f"out of memory while {console.quoted(path)} is decoded") from None
         raise ImageError(console.reason(error)) from None
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), note
+
+
+def _open(path: str, side: int) -> Image.Image:
+    """An image file, opened; a JPEG at a reduced scale of at least `side` pixels, several times faster to decode.
+
+    The limit of pixels is for what is in memory at once: of a JPEG what the scale leaves, or all of it where it comes
+    in several scans (as progressive ones do), since libjpeg keeps those. Raises DecompressionBombError beyond it.
+    """
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError:
+        with contextlib.suppress(SyntaxError):  # not a JPEG
+            image = JpegImageFile(path)
+            image.fp.seek(-8 - 2 * image.layers, os.SEEK_CUR)  # where the header of a scan of all components begins
+            in_scans, whole = "progressive" in image.info or image.fp.read(2) != b"\xff\xda", image.size
+            image.draft("RGB", (side, side))
+            if math.prod(whole if in_scans else image.size) <= 2 * Image.MAX_IMAGE_PIXELS:
+                return image
+            image.close()
+        raise
+    image.draft("RGB", (side, side))
+    return image
+
+
+def _scale_key(image: Image.Image) -> None:
+    """Bring a PNG's transparent value to the 8 bits to which Pillow will bring its pixels alone."""
+    key, packing = image.info.get("transparency"), image.tile[0][3] if image.tile else ""
+    if key is not None and packing in ("L;2", "L;4"):
+        image.info["transparency"] = key * (85 if packing == "L;2" else 17)
+    elif key is not None and packing == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
 def _stretch(picture: Image.Image, image_size: int) -> np.ndarray:
@@ -85,6 +121,8 @@ def _flatten(image: Image.Image) -> Image.Image:
     """The image without transparency, and with 8 bits per channel."""
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image, np.float64)
+        clear = values == image.info.get("transparency", np.nan)  # the transparent value of a 16-bit PNG
+        values[clear] = values.min(where=~clear, initial=65535)  # it may be out of the others' range
         low, high = values.min(), values.max()
         if not np.isfinite([low, high]).all():
             raise ValueError("its pixel values are not finite")
@@ -95,7 +133,9 @@ def _flatten(image: Image.Image) -> Image.Image:
             fits = [top for top in (255, 1023, 4095, 16383, 65535) if high <= top]
         if not fits:  # no usual range, or next to black in it: stretched from its darkest to its lightest pixel
             values, fits = values - low, [max(high - low, 1e-12)]
-        return Image.fromarray((values * (255 / fits[0]) + 0.5).astype(np.uint8))
+        greys = (values * (255 / fits[0]) + 0.5).astype(np.uint8)
+        greys[clear] = 255
+        return Image.fromarray(greys)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from support import checkpoints, console, files, processes, settings
+from support import checkpoints, console, files, folders, processes, settings
 from support.console import UserError
 
 FREE_TO_CHANGE = {"device", "clusters", "epochs"}
@@ -49,6 +49,7 @@ def check_paths(options: settings.Settings, part: int) -> None:
     """
     if processes.rank() > 0:
         return
+    folders.check_outputs(options)
     modelfile = options.output(options.modelfile)
     if modelfile.suffix != ".pth" or modelfile.stem.lower().endswith(".resume"):
         got = console.quoted(options.modelfile)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from support import batches, checkpoints, console, devices, files, history, optimizer, processes, resume, settings
+from support import batches, checkpoints, console, devices, history, locks, optimizer, processes, resume, settings
 from support.console import UserError
 
 LOOK_SECONDS = 1.0  # between reads of the loss, each of which waits for a GPU
@@ -50,7 +50,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             if processes.rank() == 0:
                 for lock in {file.with_name(f".{file.stem}.lock") for file in (self.csv_file, self.modelfile)}:
-                    stack.enter_context(files.locked(lock, wait=False))
+                    stack.enter_context(locks.locked(lock, wait=False))
             self._go_on()
             self.stack = stack.pop_all()
         return self

@@ -1,6 +1,7 @@
 """Artists by file names, and accuracy on artists that training has seen and has not."""
 
 import numpy as np
+import pytest
 
 from support import artists
 
@@ -10,6 +11,22 @@ def test_the_artist_stands_before_the_first_underscore():
     assert artists.artist_of("some_folder/untitled.jpg") is artists.artist_of("a/_title.jpg") is None
     assert artists.artist_of("a/E\u0301douard_1.jpg") == artists.artist_of("b/\u00c9douard_2.jpg")  # NFD and NFC
     assert artists.known_artists(["x/b_1.jpg", "y/a_1.jpg", "x/b_2.jpg", "x/none.jpg"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", [
+    "IMG_1", "img_20240102_101112", "IMG-20240102-WA0001_2", "DSC_0042", "dscn_7", "DSCF0001_1", "PXL_20240102_1",
+    "P1010001_2", "image_7", "Image (3)_1", "photo_5", "Scan 12_a", "picture_1", "Screenshot_2024-01-02",
+    "Screen Shot 2024-01-02 at 10.11.12_1", "wikiart_12", "000123_4", "2024-01-02_5", "DJI_0001", "-_1",
+])  # fmt: skip
+def test_names_of_cameras_and_exports_are_no_artists(name):
+    assert artists.artist_of(f"Cubism/{name}.jpg") is None
+
+
+@pytest.mark.parametrize(
+    "artist", ["vincent-van-gogh", "m-c-escher", "m.c.-escher", "p-klee", "erro", "浮世絵", "artist3"]
+)
+def test_artists_keep_their_names(artist):
+    assert artists.artist_of(f"Cubism/{artist}_1.jpg") == artist
 
 
 def test_accuracy_by_artist_equals_counting():

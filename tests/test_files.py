@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import wikiart
-from support import console, files, history
+from support import console, files, history, locks
 
 WRITERS = {
     "tensors": lambda path: files.write_tensors(path, {"weights": torch.zeros(30_000)}),
@@ -150,20 +150,20 @@ def test_a_folder_is_checked_by_a_file_that_does_not_stay(tmp_path, monkeypatch)
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
     path = tmp_path / "new" / "lock"
     holder = rf"new: process {os.getpid()} on .+, started \d.+, is writing there"
-    with files.locked(path, wait=False), pytest.raises(console.UserError, match=holder):
-        files.locked(path, wait=False).__enter__()
-    with files.locked(path, wait=False):
+    with locks.locked(path, wait=False), pytest.raises(console.UserError, match=holder):
+        locks.locked(path, wait=False).__enter__()
+    with locks.locked(path, wait=False):
         assert path.read_text().startswith(f"process {os.getpid()} on ")
     assert path.read_text() == ""  # it has been let go
     with pytest.raises(console.UserError, match="lock: cannot be written: "):
-        files.locked(path / "lock", wait=True).__enter__()
+        locks.locked(path / "lock", wait=True).__enter__()
 
 
 @pytest.mark.parametrize("wait", [True, False])
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks(code, wait, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fcntl, "flock", partial(jobs.fail, code))
-    with files.locked(tmp_path / "lock", wait):
+    with locks.locked(tmp_path / "lock", wait):
         done = True
     err = capsys.readouterr().err
     assert done and jobs.one_line(err) and err.startswith("warning: ") and os.strerror(code) in err
@@ -173,18 +173,18 @@ def _other_user(path: Path) -> None:
     with contextlib.suppress(PermissionError):  # where this is root, who could open anything
         os.setgid(65534)
         os.setuid(65534)
-    with files.locked(path, wait=False):
+    with locks.locked(path, wait=False):
         assert bool(path.read_text()) == os.access(path, os.W_OK)
 
 
 def _on_a_full_disk(path: Path) -> None:
     limit_files(0)
-    with files.locked(path, wait=False), pytest.raises(console.UserError, match="cannot be written"):
+    with locks.locked(path, wait=False), pytest.raises(console.UserError, match="cannot be written"):
         files.write_json(path.with_name("a.json"), {})
 
 
 def _holding(path: Path) -> None:
-    with files.locked(path, wait=True):
+    with locks.locked(path, wait=True):
         path.with_name("held").touch()
         time.sleep(60)
 
@@ -201,7 +201,7 @@ def test_users_of_a_folder_hold_its_lock_in_turn():
         os.chmod(folder, 0o1777)
         path, mask = Path(folder) / "lock", os.umask(0o077)
         try:
-            with files.locked(path, wait=False):
+            with locks.locked(path, wait=False):
                 pass
         finally:
             os.umask(mask)
@@ -221,14 +221,14 @@ def test_a_lock_on_a_full_disk_is_no_traceback(tmp_path):
 
 def test_who_waits_says_for_whom_and_goes_on_when_it_is_killed(tmp_path, capsys, monkeypatch):
     path = tmp_path / "lock"
-    with files.locked(path, wait=True):
+    with locks.locked(path, wait=True):
         pass
     assert capsys.readouterr().out == ""
     holder = fork(_holding, path)
     while not (tmp_path / "held").exists():
         time.sleep(0.001)
     monkeypatch.setattr(files.time, "sleep", lambda _: holder.kill())
-    with files.locked(path, wait=True):
+    with locks.locked(path, wait=True):
         out = capsys.readouterr().out
     holder.join()
     assert out.startswith(f"{tmp_path}: process {holder.pid} on ") and out.count("\n") == 1

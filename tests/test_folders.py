@@ -1,5 +1,6 @@
 """Folders of styles: what counts as a painting of which style, what is skipped and what is said about it."""
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ import testtrainpart1
 import trainauto
 import trainpart1
 import wikiart
-from support import console, folders
+from support import console, folders, settings
 
 JUNK = ["#recycle", "$RECYCLE.BIN", "@Recycle", "@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found",
         "System Volume Information", "@tmp", "RECYCLED", "~snapshot", ".Trash-502", ".AppleDouble"]  # fmt: skip
@@ -47,7 +48,7 @@ def test_styles_are_sorted_and_files_carry_size_and_time(top):
     assert list(found) == ["Baroque", "Cubism", "Rococo"] and counts(top) == {"Baroque": 2, "Cubism": 3, "Rococo": 4}
     for file in (file for files in found.values() for file in files):
         status = (top / file.path).stat()
-        assert (file.size, file.changed) == (status.st_size, status.st_mtime_ns)
+        assert file[1:] == (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     assert [file.path for file in found["Rococo"]] == [f"Rococo/{i:03d}.jpg" for i in range(4)]
 
 
@@ -123,10 +124,56 @@ def test_links_are_followed_and_a_loop_ends_and_counts_nothing_twice(top, tmp_pa
     save(tmp_path / "other", "Own/a.png")
     (tmp_path / "other" / "Own" / "b.jpg").symlink_to(top / "Rococo" / "000.jpg")
     assert counts(tmp_path / "other") == {"Linked": 3, "Own": 2}
-    (top / "Cubism" / "again").symlink_to(top / "Cubism")
-    (top / "Baroque" / "up").symlink_to("..")  # the other styles are seen from there, but end as well
-    found = folders.find_images(str(top))
-    assert len(found["Cubism"]) == 3 and not [file for file in found["Baroque"] if "up/up" in file.path]
+    save(tmp_path / "far", "one/c.png", "two/d.png")
+    for link, target in ("one/next", "two"), ("two/back", "one"):
+        (tmp_path / "far" / link).symlink_to(tmp_path / "far" / target)
+    (tmp_path / "other" / "Far").symlink_to(tmp_path / "far" / "one")
+    assert counts(tmp_path / "other") == {"Far": 2, "Linked": 3, "Own": 2}
+
+
+UPWARDS = {  # a link, its target and how many images are read for its style
+    "Cubism/again": ("Cubism", 3), "Cubism/up": (".", 3), "Cubism/deep/up": ("Cubism", 3), "Cubism/out": ("..", 3),
+    "All": (".", None), "Most": ("..", None), "Far/up": (".", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("link", UPWARDS)
+def test_a_link_to_a_folder_above_brings_no_other_style_in_and_is_named(top, tmp_path, capfd, link):
+    target, count = UPWARDS[link]
+    save(tmp_path, "elsewhere/a.png")
+    (top / "Far").symlink_to(tmp_path / "elsewhere")  # a legal link
+    (top / link).parent.mkdir(exist_ok=True)
+    (top / link).symlink_to(top / target)
+    found = counts(top)
+    assert found.pop("Far") == 1 and found == {"Baroque": 2, "Cubism": 3, "Rococo": 4}
+    first, *more = capfd.readouterr().err.splitlines()
+    assert first == f'warning: "{top}/{link}" is left out: it links to a folder above it'
+    assert more == [f'warning: "{top}/{link}" holds no images: skipped'] * (count is None)
+    assert len(folders.find_in_folder(str(top))) == 10
+
+
+INSIDE = {"outputdir": "train/results", "cachedir": "train/Cubism/cache", "modelfile": "test/models/w.pth"}
+
+
+@pytest.mark.parametrize("script", jobs.SCRIPTS)
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_is_written_goes_into_no_folder_of_paintings(workdir, refused, script, name):
+    (workdir / "real").mkdir()
+    for part in "train", "test":
+        (workdir / part).symlink_to(workdir / "real" / part)
+        jobs.paint(workdir / "real" / part)
+    before = jobs.contents(workdir)
+    paintings = ["--trainingdir", "real/train", "--testingdir", "real/test"]
+    line = refused(importlib.import_module(script), *paintings, f"--{name}", workdir / INSIDE[name])
+    assert line.startswith(f"--{name}: ") and "is inside the folder of paintings" in line
+    assert jobs.contents(workdir) == before
+
+
+@pytest.mark.parametrize("out, cache", [("train", "train/.cache"), (".", ".cache"), ("train/.out/a", "trains")])
+def test_the_folder_of_paintings_itself_its_parents_and_hidden_folders_can_be_written(workdir, out, cache):
+    jobs.paint(workdir / "train")
+    chosen = ["--trainingdir", "train", "--testingdir", "train", "--outputdir", out, "--cachedir", cache]
+    folders.check_outputs(settings.read("classifier", "", chosen))
 
 
 def test_a_style_without_images_is_passed_over_with_a_warning(top, capfd):

@@ -88,6 +88,24 @@ def test_a_large_jpeg_decoded_at_a_reduced_scale_stays_close_to_plain_pillow(tmp
     assert difference.mean() < 1.5 and difference.max() < 25
 
 
+SCAN, PART_SCAN = b"\xff\xda\0\x0c\3\1\0\2\x11\3\x11\0\x3f\0", b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_beyond_pillows_limit_is_read_if_a_reduced_scale_brings_it_below(tmp_path, monkeypatch, mode):
+    picture = Image.linear_gradient("L").resize((640, 480)).convert("RGB").convert(mode)
+    small, large = save(tmp_path, "s.jpg", picture, exif=TURNED), save(tmp_path, "l.jpg", picture.resize((5000, 200)))
+    several, png = save(tmp_path, "p.jpg", picture, progressive=True), save(tmp_path, "p.png", picture.convert("L"))
+    (tmp_path / "parts.jpg").write_bytes(Path(small).read_bytes().replace(SCAN, PART_SCAN))
+    expected = decode(small)
+    assert is_close(expected, by_pillow(small), 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # the limit is twice this
+    assert np.array_equal(decode(small), expected)
+    for path, size in [(large, 128), (several, S), (png, S)] + [(tmp_path / "parts.jpg", S)] * (mode == "RGB"):
+        with pytest.raises(DataError, match="exceeds limit of 200000"):
+            decode(path, size)
+
+
 def test_a_tall_thin_image_takes_no_more_memory_than_it_has_pixels(tmp_path):
     """Its rows stretched first would take 3 GB."""
     path = save(tmp_path, "thin.png", Image.new("RGB", (1, 1_000_000), (200, 100, 0)))
@@ -114,6 +132,76 @@ def test_transparency_shows_white(tmp_path):
     }
     for name, (image, options, expected) in files.items():
         assert color(save(tmp_path, name, image, **options)) == expected, name
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(size, depth, kind, row, *chunks, after=b""):
+    """A PNG of equal rows (bytes), with chunks before and after its pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress((b"\0" + row) * size[1]))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + after + chunk(b"IEND", b"")
+
+
+KEYS = {  # depth, colour type, a row of 16 pixels, the transparent value, and the greys of the row's quarters
+    "1 bit": (1, 0, b"\xf0\xf0", [0], [255] * 4),
+    "2 bits": (2, 0, b"\x00\x55\xaa\xff", [1], [0, 255, 170, 255]),
+    "4 bits": (4, 0, b"\x00\x00\x33\x33\x99\x99\xff\xff", [3], [0, 255, 153, 255]),
+    "8 bits": (8, 0, bytes([0] * 4 + [3] * 4 + [9] * 4 + [200] * 4), [3], [0, 255, 9, 200]),
+    "16 bits": (16, 0, np.repeat([0, 257, 32896, 65535], 4).astype(">u2").tobytes(), [32896], [0, 1, 255, 255]),
+    "16 bits, to 4095": (
+        16,
+        0,
+        np.repeat([0, 512, 65535, 4000], 4).astype(">u2").tobytes(),
+        [65535],
+        [0, 32, 255, 249],
+    ),
+    "16 bits, to 255": (16, 0, np.repeat([0, 10, 0, 250], 4).astype(">u2").tobytes(), [0], [255, 10, 255, 250]),
+    "16 bits, all": (16, 0, np.repeat([7] * 4, 4).astype(">u2").tobytes(), [7], [255] * 4),
+    "16 bits, colour": (
+        16,
+        2,
+        np.repeat([515, 257, 30840, 0], 12).astype(">u2").tobytes(),
+        [257] * 3,
+        [2, 255, 120, 0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_transparent_value_of_a_png_of_any_depth_shows_white(tmp_path, name):
+    depth, kind, row, key, greys = KEYS[name]
+    (tmp_path / "k.png").write_bytes(
+        png((16, 16), depth, kind, row, chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)))
+    )
+    pixels = decode(tmp_path / "k.png")
+    assert pixels[:, 0, ::4].tolist() == [greys] * 3 and (pixels == pixels[:, :1]).all()
+
+
+TEXTS = {
+    "zTXt": lambda text: chunk(b"zTXt", b"a\0\0" + zlib.compress(text, 1)),
+    "iTXt": lambda text: chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(text, 1)),
+    "iCCP": lambda text: chunk(b"iCCP", b"a\0\0" + zlib.compress(text, 1)),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_large_text_or_profile_of_a_png_costs_no_image_and_hides_no_damage(tmp_path, name):
+    path, row = tmp_path / "t.png", b"\x09" * 48
+    for size, reason in (1 << 21, ""), (1 << 26 | 1, "too large"):
+        text = TEXTS[name](bytes(size))
+        for data in png((16, 16), 8, 2, row, text), png((16, 16), 8, 2, row, after=text):
+            path.write_bytes(data)
+            if reason:
+                with pytest.raises(DataError, match=reason):
+                    decode(path)
+            else:
+                assert color(path) == [9, 9, 9]
+                path.write_bytes(data.replace(b"IDAT", b"IDAT\xff"))
+                with pytest.raises(DataError):
+                    decode(path)
 
 
 def test_the_first_frame_and_the_content_count(tmp_path):
@@ -485,8 +573,20 @@ def test_each_image_is_decoded_once(folder, load, decoded, tmp_path):
     assert decoded() == first.paths  # for the other size alone
 
 
+def replace_alike(path):
+    """Another picture by the same name, of the same size in bytes and with the same time of modification."""
+    before = path.stat()
+    jpeg = io.BytesIO()
+    Image.new("RGB", (9, 9), "white").save(jpeg, "JPEG")
+    path.with_suffix(".new").write_bytes(jpeg.getvalue().ljust(before.st_size, b"\0"))
+    os.utime(path.with_suffix(".new"), ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.with_suffix(".new").replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
 CHANGES = {
     "content": lambda folder: Image.new("RGB", (33, 33), "white").save(folder / "Cubism" / "001.jpg"),
+    "same size and time": lambda folder: replace_alike(folder / "Cubism" / "001.jpg"),
     "time": lambda folder: os.utime(folder / "Cubism" / "001.jpg", ns=(1, 1)),
     "removed": lambda folder: (folder / "Cubism" / "001.jpg").unlink(),
     "decoding": lambda folder: setattr(images, "VERSION", images.VERSION + 1),

@@ -11,10 +11,9 @@ import wikiart
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
-    "signals",
-    "processes", "console", "files", "settings", "devices", "workers", "folders", "images", "cache", "balance",
-    "batches", "artists", "duplicates", "checkpoints", "pretrained", "features", "figures", "history", "optimizer",
-    "resume", "training", "statistics", "levels", "gradcam", "clustering",
+    "signals", "processes", "console", "files", "locks", "settings", "devices", "workers", "formats", "folders", "images",
+    "cache", "balance", "batches", "artists", "duplicates", "checkpoints", "pretrained", "features", "figures",
+    "history", "optimizer", "resume", "training", "statistics", "levels", "gradcam", "clustering",
 ]  # fmt: skip
 ROOMS = sorted((ROOT / "support").glob("*.py"))
 SCRIPTS = [ROOT / f"{name}.py" for name in ("trainpart1", "testtrainpart1", "trainauto", "testtrainauto")]
