@@ -29,7 +29,7 @@ def test_torchrun_trains(paintings, tmp_path):
     command = [*launcher, jobs.ROOT / "trainpart1.py", *flags(paintings, out, "--architecture", "three_conv")]
     (tmp_path / "home").write_text("")
     matplotlib = {"MPLBACKEND": "module://no_such_package.backend_inline", "HOME": str(tmp_path / "home")}
-    environment = os.environ | matplotlib | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | matplotlib | {"OMP_NUM_THREADS": str(jobs.THREADS)}
     for name in "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME":
         environment.pop(name, None)
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=120)
