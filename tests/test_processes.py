@@ -68,13 +68,14 @@ def test_half_an_environment_is_one_clear_line(environment, words, paintings, tm
     assert "start with torchrun, or unset these variables" in done.err and not os.listdir(tmp_path)
 
 
-def test_part_2_in_two_processes_ends_where_one_does(paintings, tmp_path):
+def test_part_2_in_two_processes_ends_where_one_does(paintings, tmp_path, precision):
     """What is measured is summed over both; the flips that each draws differ."""
     rows = {}
     for number in 1, 2:
         command = flags(paintings, tmp_path / str(number), "--latent_dim", 4, "--epochs", 1, "--learning_rate", 1e-5)
         done = jobs.start(tmp_path / "log", "trainauto", *command, processes=number).wait()
         assert done.status == 0, done.err
+        assert ("bfloat16 autocast" in done.out) == (precision == torch.bfloat16)
         state = jobs.load(tmp_path / str(number) / "autoencoder.resume.pth")
         (row,) = state["history"]
         rows[number] = row | {"start": state["start"]["validation_mse"]}
