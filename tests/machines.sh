@@ -36,12 +36,13 @@ row() { table+=("$(printf '%-14s %7s %7s %7s %8s  %s' "$@")"); }
 skip() { row "$1" - - - - "$2"; }
 
 suite() {  # suite NAME [COMMAND]...: one run of the tests in the current folder, started by the command
-    local log=$scratch/log start=$SECONDS status numbers=() kind note=
+    local log=$scratch/log start=$SECONDS status numbers=() summary kind note=
     echo "== $1"
     "${@:2}" "$python" -m pytest "${arguments[@]}" 2>&1 | tee "$log"
     status=${PIPESTATUS[0]}
+    summary=$(grep -E ' in [0-9.]+s' "$log" | tail -n 1)
     for kind in passed 'failed|errors?' skipped; do
-        numbers+=("$(tail -n 1 "$log" | grep -oE "[0-9]+ ($kind)" | awk '{sum += $1} END {print sum + 0}')")
+        numbers+=("$(grep -oE "[0-9]+ ($kind)" <<<"$summary" | awk '{sum += $1} END {print sum + 0}')")
     done
     if ((status)); then failed=1 note="status $status"; fi
     row "$1" "${numbers[@]}" $((SECONDS - start)) "$note"
@@ -100,7 +101,7 @@ user() {
         other=$("${nobody[@]}" bash -c "$(declare -f first_python); first_python python3 python3.1{5,4,3,2,1,0}")
         environment user "$other" || return
     fi
-    copy "$scratch/user/copy" && chown -R nobody "$scratch/user" && cd "$scratch/user/copy" && suite user "${nobody[@]}"
+    copy "$scratch/user/copy" && chown -hR nobody "$scratch/user" && cd "$scratch/user/copy" && suite user "${nobody[@]}"
 }
 
 place() {
