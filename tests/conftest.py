@@ -1,7 +1,9 @@
 """What the tests share: a painter of tiny data sets, a runner of scripts in this process, and the real paintings."""
 
 import colorsys
+import os
 from pathlib import Path
+from random import Random
 from types import ModuleType
 
 import jobs
@@ -11,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import wikiart
-from support import figures
+from support import devices, figures
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "wikiart7"
@@ -24,10 +26,29 @@ def pytest_itemcollected(item):
     item.add_marker(pytest.mark.xdist_group("processes" if name in STARTS_PROCESSES else name))
 
 
+def pytest_collection_modifyitems(items):
+    """TEST_ORDER: the files, and the tests of each, in the random order of this seed."""
+    if seed := os.environ.get("TEST_ORDER"):
+        items.sort(key=lambda item: [Random(seed + name).random() for name in (item.module.__name__, item.nodeid)])
+
+
 @pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """One thread a process: the same sums in the same order on any machine."""
-    torch.set_num_threads(1)
+def machine():
+    """TEST_THREADS, in each process, and TEST_PRECISION of the CPU: by default one thread, and what the CPU is fast at.
+
+    One thread does the same sums in the same order on any machine. Another machine is tried by tests/machines.sh.
+    """
+    torch.set_num_threads(jobs.THREADS)
+    if kind := os.environ.get("TEST_PRECISION"):
+        jobs.compute_in(getattr(torch, kind))
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def precision(request, monkeypatch) -> torch.dtype:
+    """The test runs in both precisions that CPUs have, whatever this one is fast at; jobs.start's processes too."""
+    kind = getattr(torch, request.param)
+    monkeypatch.setattr(devices, "precision", lambda device: kind)
+    return kind
 
 
 @pytest.fixture(autouse=True, scope="session")

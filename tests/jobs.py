@@ -27,6 +27,7 @@ from support import devices, figures
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTS = {"Baroque": 13, "Cubism": 8, "Ukiyo_e": 5}
+THREADS = int(os.environ.get("TEST_THREADS", 1))
 SCRIPTS = ["trainpart1", "testtrainpart1", "trainauto", "testtrainauto"]
 
 
@@ -121,7 +122,7 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch._dynamo", "sklearn.neighbors", "matplotlib.figure", "jobs", *SCRIPTS])
     before = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
-    os.environ.update(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OMP_NUM_THREADS="1")
+    os.environ.update(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OMP_NUM_THREADS=str(THREADS))
     from multiprocessing import forkserver
 
     forkserver.ensure_running()
@@ -130,14 +131,17 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def _child(script: str, flags: list[str], environment: dict[str, str], output: str, plant: Callable | None) -> None:
+def _child(
+    script: str, flags: list[str], environment: dict[str, str], output: str, kind: torch.dtype, plant: Callable | None
+) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{output}.{environment.get('RANK', 0)}.{name}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
     sys.stdout, sys.stderr = (os.fdopen(i, "w", 1, encoding="utf-8", errors="backslashreplace") for i in (1, 2))
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
+    compute_in(kind)
     figures.write = write_nothing
     narrow()
     devices.SMALLEST_SHARE = 0  # the tests' batches are small on purpose
@@ -149,25 +153,27 @@ def _child(script: str, flags: list[str], environment: dict[str, str], output: s
 def start(output: Path, script: str, *flags: object, processes: int = 1, plant: Callable | None = None) -> Running:
     """Start a script; with several processes, they share the work as under torchrun. `plant` runs in each before it.
 
-    What they print goes into files whose names begin with `output`. A process's number replaces {rank} in flags.
+    What they print goes into files whose names begin with `output`. A process's number replaces {rank} in flags. They
+    have this process's precision on the CPU.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context, started = fork_server(), []
+    context, started, kind = fork_server(), [], devices.precision(torch.device("cpu"))
     for rank in range(processes):
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
         environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-        arguments = (
-            script,
-            [str(flag).replace("{rank}", str(rank)) for flag in flags],
-            environment,
-            str(output),
-            plant,
-        )
+        own = [str(flag).replace("{rank}", str(rank)) for flag in flags]
+        arguments = (script, own, environment, str(output), kind, plant)
         started.append(context.Process(target=_child, args=arguments))
         started[-1].start()
     return Running(started, output)
+
+
+def compute_in(kind: torch.dtype) -> None:
+    """Let the CPU's precision be this one."""
+    real = devices.precision
+    devices.precision = lambda device: kind if device.type == "cpu" else real(device)
 
 
 def narrow() -> None:

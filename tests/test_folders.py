@@ -183,7 +183,7 @@ def test_a_style_without_images_is_passed_over_with_a_warning(top, capfd):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, whom a closed folder holds back")
 def test_an_unreadable_folder_is_named(capfd):
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's folders, and a TMPDIR, may be closed to others
         top = jobs.paint(Path(name))
         for closed in "closed", "lost+found":
             shutil.copytree(top / "Cubism", top / "Baroque" / closed)

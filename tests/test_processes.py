@@ -30,7 +30,7 @@ def test_torchrun_trains(paintings, tmp_path):
     command = [*launcher, jobs.ROOT / "trainpart1.py", *flags(paintings, out, "--architecture", "three_conv")]
     (tmp_path / "home").write_text("")
     matplotlib = {"MPLBACKEND": "module://no_such_package.backend_inline", "HOME": str(tmp_path / "home")}
-    environment = os.environ | matplotlib | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | matplotlib | {"OMP_NUM_THREADS": str(jobs.THREADS)}
     for name in "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME":
         environment.pop(name, None)
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=120)
@@ -69,13 +69,14 @@ def test_half_an_environment_is_one_clear_line(environment, words, paintings, tm
     assert "start with torchrun, or unset these variables" in done.err and not os.listdir(tmp_path)
 
 
-def test_part_2_in_two_processes_ends_where_one_does(paintings, tmp_path):
+def test_part_2_in_two_processes_ends_where_one_does(paintings, tmp_path, precision):
     """What is measured is summed over both; the flips that each draws differ."""
     rows = {}
     for number in 1, 2:
         command = flags(paintings, tmp_path / str(number), "--latent_dim", 4, "--epochs", 1, "--learning_rate", 1e-5)
         done = jobs.start(tmp_path / "log", "trainauto", *command, processes=number).wait()
         assert done.status == 0, done.err
+        assert ("bfloat16 autocast" in done.out) == (precision == torch.bfloat16)
         state = jobs.load(tmp_path / str(number) / "autoencoder.resume.pth")
         (row,) = state["history"]
         rows[number] = row | {"start": state["start"]["validation_mse"]}
