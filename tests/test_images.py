@@ -102,7 +102,7 @@ def test_a_jpeg_beyond_pillows_limit_is_read_if_a_reduced_scale_brings_it_below(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # the limit is twice this
     assert np.array_equal(decode(small), expected)
     for path, size in [(large, 128), (several, S), (png, S)] + [(tmp_path / "parts.jpg", S)] * (mode == "RGB"):
-        with pytest.raises(DataError, match="exceeds limit of 200000"):
+        with pytest.raises(ImageError, match="exceeds limit of 200000"):
             decode(path, size)
 
 
@@ -195,12 +195,12 @@ def test_a_large_text_or_profile_of_a_png_costs_no_image_and_hides_no_damage(tmp
         for data in png((16, 16), 8, 2, row, text), png((16, 16), 8, 2, row, after=text):
             path.write_bytes(data)
             if reason:
-                with pytest.raises(DataError, match=reason):
+                with pytest.raises(ImageError, match=reason):
                     decode(path)
             else:
                 assert color(path) == [9, 9, 9]
                 path.write_bytes(data.replace(b"IDAT", b"IDAT\xff"))
-                with pytest.raises(DataError):
+                with pytest.raises(ImageError):
                     decode(path)
 
 

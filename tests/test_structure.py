@@ -12,8 +12,8 @@ import wikiart
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     "signals", "processes", "console", "files", "locks", "settings", "devices", "workers", "formats", "folders",
-    "images", "cache", "balance", "batches", "artists", "duplicates", "checkpoints", "pretrained", "features", "figures",
-    "history", "optimizer", "resume", "training", "statistics", "levels", "gradcam", "clustering",
+    "images", "cache", "balance", "batches", "artists", "duplicates", "checkpoints", "pretrained", "features",
+    "figures", "history", "optimizer", "resume", "training", "statistics", "levels", "gradcam", "clustering",
 ]  # fmt: skip
 ROOMS = sorted((ROOT / "support").glob("*.py"))
 SCRIPTS = [ROOT / f"{name}.py" for name in ("trainpart1", "testtrainpart1", "trainauto", "testtrainauto")]
