@@ -33,8 +33,8 @@ def expand(value: object, where: str, written: bool = False) -> object:
     if not isinstance(value, str) or os.path.lexists(value):
         return value
     expanded = os.path.expanduser(os.path.expandvars(value))
-    names = [match["named"] or match["braced"] for match in string.Template.pattern.finditer(value)]
-    problems = [f"the environment variable ${name} is not set" for name in names if name and name not in os.environ]
+    names = string.Template(value).get_identifiers()
+    problems = [f"the environment variable ${name} is not set" for name in names if name not in os.environ]
     if expanded.startswith("~"):
         user = expanded.split(os.sep)[0][1:]
         problems.append(f"there is no user {console.quoted(user)}" if user else "there is no home folder")
