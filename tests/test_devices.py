@@ -97,6 +97,16 @@ def test_a_gpu_gets_the_fastest_precision_that_it_has(monkeypatch, capsys, name,
     assert devices.precision(torch.device("cuda", 0)) == expected
 
 
+def can_fake_cuda() -> bool:
+    """Older versions of torch, built for CUDA, need a driver to fill even a fake tensor."""
+    try:
+        with FakeTensorMode():
+            return bool(torch.empty(1, device="cuda").uniform_().is_cuda)
+    except RuntimeError:
+        return False
+
+
+@pytest.mark.skipif(not can_fake_cuda(), reason="this version of torch has no fake CUDA tensors without a driver")
 @pytest.mark.parametrize("network", ["residual", "squeezenet1_1", "autoencoder"])
 def test_nothing_leaves_the_gpu_between_a_batch_and_its_loss(network, monkeypatch):
     """With fake tensors, which have a device and no values: an operation of tensors on two devices raises."""

@@ -37,7 +37,7 @@ def test_torchrun_trains(paintings, tmp_path):
     assert done.returncode == 0, done.stderr
     assert not re.search("Warning|Error|Traceback", done.stderr), done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("2 processes on cpu")
+    assert "2 processes on cpu" in done.stdout  # torch 2.8 prints lines of its own before it
     assert [line.split("  ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
     assert {"wikiart.pth", "history_part1.csv", "training_part1.png"} <= {path.name for path in out.iterdir()}
 
