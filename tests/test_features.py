@@ -199,12 +199,6 @@ def test_curves_begin_with_the_fitted_head_and_go_with_their_run(flags, tmp_path
     assert not (tmp_path / "out" / "training_part1.png").exists()
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
-def precision(request, monkeypatch):
-    """What training steps are computed in: on any CPU, each of the two."""
-    monkeypatch.setattr(devices, "precision", lambda device: request.param)
-
-
 def test_a_fitted_head_is_the_same_whatever_trains_the_trunk(flags, tmp_path, run, monkeypatch):
     """Everything but the steps of a training is float32: features, the validation, the test."""
     found = []

@@ -197,7 +197,7 @@ def fork(function: Callable, path: Path) -> multiprocessing.Process:
 
 def test_users_of_a_folder_hold_its_lock_in_turn():
     """With any umask, and in a folder as /tmp is."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a TMPDIR may be closed to others
         os.chmod(folder, 0o1777)
         path, mask = Path(folder) / "lock", os.umask(0o077)
         try:
