@@ -5,7 +5,7 @@ cluster_gallery.png, dendrogram.png and clusters.csv into outputdir. With --simi
 """
 
 if __name__ == "__main__":
-    from support import signals
+    from support.system import signals
 
     signals.quiet_ctrl_c()
 
@@ -30,21 +30,12 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 import wikiart
-from support import (
-    batches,
-    checkpoints,
-    clustering,
-    console,
-    devices,
-    duplicates,
-    features,
-    figures,
-    files,
-    folders,
-    settings,
-    statistics,
-)
-from support.console import DataError, UserError
+from support.answers import clustering
+from support.networks import description, features
+from support.paintings import duplicates, folders
+from support.system import console, devices, figures, files, settings
+from support.system.console import DataError, UserError
+from support.training import batches, checkpoints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,8 +142,8 @@ def measure_paintings(
         columns["latents"].append(latents[:, : model.style_dim])
         columns["content"].append(latents[:, model.style_dim :])
         columns["pixels"].append(codes)
-        columns["colour"].append(statistics.colour_histogram(4 * images - 2))
-        columns["statistics"].append(statistics.style(4 * images - 2))
+        columns["colour"].append(description.colour_histogram(4 * images - 2))
+        columns["statistics"].append(description.style(4 * images - 2))
         columns["errors"].append((pictures - images).square().mean((1, 2, 3)))
         columns["pca_errors"].append((linear - images.flatten(1)).square().mean(1))
     arrays = {name: torch.cat(parts).cpu().double().numpy() for name, parts in columns.items()}

@@ -7,8 +7,9 @@ from scipy.cluster.hierarchy import is_monotonic, is_valid_linkage, linkage
 from sklearn.metrics import adjusted_rand_score
 
 import wikiart
-from support import clustering, statistics
-from support.clustering import cut, ward_linkage
+from support.answers import clustering
+from support.answers.clustering import cut, ward_linkage
+from support.networks import description
 
 N = 2000
 
@@ -66,7 +67,7 @@ def test_merges_and_heights_are_scipys(kind):
 def test_merges_and_heights_of_real_paintings_latents_are_scipys(real_paintings, tmp_path):
     images = wikiart.WikiArtDataset(real_paintings / "train", 32, cachedir=tmp_path).images[::3][:N]
     members, model = torch.arange(len(images)), wikiart.Autoencoder(32, 40).eval()
-    style = statistics.fit_discriminant(images, members[:500], model.style_dim, 0, torch.device("cpu"))
+    style = description.fit_discriminant(images, members[:500], model.style_dim, 0, torch.device("cpu"))
     model.start_from(wikiart.fit_pca(images, members, 40, 0), style)
     with torch.no_grad():
         found = torch.cat([model.encode(part / 255) for part in images.split(200)]).double().numpy()

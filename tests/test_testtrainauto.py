@@ -20,7 +20,9 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
-from support import checkpoints, figures, statistics
+from support.networks import description
+from support.system import figures
+from support.training import checkpoints
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
@@ -66,7 +68,7 @@ def pixels_of(dataset):
 def spaces(trained):
     """The spaces, float64 [N, D], made in other ways than the script's."""
     images = trained.test.images.float() / 255
-    combined = torch.cat([statistics.style(4 * images - 2), 2 * statistics.strokes(4 * images - 2)], 1)
+    combined = torch.cat([description.style(4 * images - 2), 2 * description.strokes(4 * images - 2)], 1)
     weights = trained.checkpoint["model"]
     latents = ((combined - weights["style_mean"]) @ weights["style_axes"].T).double().numpy()
     assert latents.shape == (14, 3)
@@ -84,7 +86,7 @@ def spaces(trained):
         "pixels": (pixels_of(trained.test) - training.mean(0)) @ components.T,
         "plane": PCA(2).fit_transform(latents),
         "colour": np.sqrt(histograms),
-        "statistics": statistics.style(4 * images - 2).double().numpy(),
+        "statistics": description.style(4 * images - 2).double().numpy(),
         "pca": (training.mean(0), components),
     }
 
