@@ -1,4 +1,4 @@
-"""Time and memory of Ward's clustering (support/answers/clustering.py) of made latents.
+"""Time and memory of Ward's clustering (support/answers/ward.py) of made latents.
 
 Each number of latents has a process of its own.
 
@@ -18,7 +18,7 @@ import measure
 import numpy as np
 import torch
 
-from support.answers.clustering import cut, ward_linkage
+from support.answers.ward import cut, ward_linkage
 
 COUNTS = [1_000, 5_000, 20_000, 81_444]
 NUMBERS, CLUSTERS = 128, 27

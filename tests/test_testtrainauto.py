@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.cluster.hierarchy import linkage
 from sklearn import metrics as sklearn_metrics
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.decomposition import PCA
@@ -20,6 +19,7 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
+from support.answers import clustering, similar
 from support.networks import description
 from support.system import figures
 from support.training import checkpoints
@@ -169,30 +169,13 @@ def test_the_training_folder_of_the_test_changes_nothing(trained, workdir, paint
 def test_the_table_shows_every_space_in_both_ways(trained):
     lines = trained.testing.out.splitlines()
     assert f"MSE {trained.metrics['mse']:.5f}" in lines[-17] and f"{trained.metrics['pca_mse']:.5f}" in lines[-17]
-    for way, title in testtrainauto.WAYS.items():
+    for way, title in clustering.WAYS.items():
         start = next(i for i, line in enumerate(lines) if line.startswith(title))
-        assert lines[start].split()[-6:] == list(testtrainauto.FIGURES)
-        for line, (name, text) in zip(lines[start + 1 :], testtrainauto.SPACES.items(), strict=False):
+        assert lines[start].split()[-6:] == list(clustering.FIGURES)
+        for line, (name, text) in zip(lines[start + 1 :], clustering.SPACES.items(), strict=False):
             scores = trained.metrics["spaces"][name][way]
             assert line.strip().startswith(text) and len(line) == len(lines[start])
-            assert line.split()[-6:] == [f"{scores[figure]:.3f}" for figure in testtrainauto.FIGURES]
-
-
-def test_half_whitening_keeps_axes_and_takes_the_root_of_each_spread():
-    points = np.random.default_rng(1).normal(size=(30, 5)) * [9, 4, 1, 0.25, 0] + 7
-    ours = testtrainauto.half_whiten(points)
-    assert np.allclose(*[np.linalg.norm(x[:, None] - x[None], axis=2) for x in (half_whitened(points), ours)])
-    assert ours.std(0) == pytest.approx(PCA().fit_transform(points).std(0) ** 0.5, abs=1e-6)
-    assert not testtrainauto.half_whiten(np.ones((4, 3))).any()
-
-
-def test_a_silhouette_is_none_where_its_sample_holds_one_cluster(monkeypatch):
-    points, found = np.random.default_rng(0).normal(size=(200, 2)), np.zeros(200, int)
-    found[7] = 1
-    assert testtrainauto.measure(found, found, points, 0)["silhouette"] is not None
-    monkeypatch.setattr(testtrainauto, "SILHOUETTE_POINTS", 20)
-    scores = [testtrainauto.measure(found, found, points, seed)["silhouette"] for seed in range(30)]
-    assert None in scores and any(score is not None for score in scores)
+            assert line.split()[-6:] == [f"{scores[figure]:.3f}" for figure in clustering.FIGURES]
 
 
 def test_paintings_from_training_are_counted_and_the_figures_without_them_given(trained, workdir, run, drawn):
@@ -248,60 +231,6 @@ def test_the_figures_show_what_was_measured(trained, spaces, workdir, run, drawn
         shown = [place_of(axes, trained.test) for axes in row[1:] if axes.images]
         assert shown == members[np.argsort(distances)][:8].tolist()
         assert row[0].texts[0].get_text().startswith(f"cluster {number}: {len(members)} painting")
-
-
-@pytest.mark.parametrize("clusters", [1, 4, 14])
-def test_the_dendrogram_is_the_top_of_scipys_tree(trained, spaces, clusters):
-    points = spaces["latents"]
-    tree = linkage(points, "ward")
-    figure = testtrainauto.draw_dendrogram(trained.test, points, tree, clusters)
-    heights = sorted(max(line.get_xdata()) for line in figure.axes[0].lines)
-    assert np.allclose(heights, tree[14 - clusters :, 2])
-    labels, names = trained.test.labels.numpy(), [style.replace("_", " ") for style in TEST]
-    found = AgglomerativeClustering(clusters).fit_predict(points)
-    leaves = [text.get_text() for text in figure.texts if text is not figure._suptitle]
-    expected = []
-    for number in range(clusters):
-        counts = np.bincount(labels[found == number], minlength=3)
-        expected.append(f"{counts.sum()} painting{'s' * int(counts.sum() > 1)}\n"
-                        f"{names[counts.argmax()]} {counts.max() / counts.sum():.0%}")  # fmt: skip
-    assert sorted(leaf.split(": ")[1] for leaf in leaves) == sorted(expected)
-    assert sorted(leaf.split(": ")[0] for leaf in leaves) == sorted(f"cluster {i}" for i in range(clusters))
-    assert len(figure.axes) == 1 + sum(min(3, np.sum(found == i)) for i in range(clusters))
-    inside = figure.axes[0].get_position()  # each leaf's text stands where its line ends
-    for place, text in enumerate(figure.texts[1:] if figure.texts[0] is figure._suptitle else figure.texts[:-1]):
-        share = (inside.y1 - text.get_position()[1]) / inside.height
-        assert share * clusters == pytest.approx(place + 0.5, abs=0.01)
-
-
-def test_figures_of_many_styles_and_clusters_stay_bounded(trained, monkeypatch):
-    random = np.random.default_rng(0)
-    for styles, clusters in ((300, 200), (100, 60)):
-        labels, found = np.arange(300) % styles, np.arange(300) % clusters
-        names = [f"A_style_with_a_rather_long_name_{i}" for i in range(styles)]
-        figure = testtrainauto.draw_clusters(random.normal(size=(300, 2)), [0.5, 0.1], found, labels, names)
-        figure.draw_without_rendering()
-        assert max(figure.get_size_inches()) * figure.dpi <= 4000
-        left, right = figure.axes
-        assert len(left.texts) == 60 and left.get_position().width > 0.2
-        legend = right.get_legend()
-        assert (legend is None) == (styles == 300)
-        if legend:
-            box = legend.get_window_extent().transformed(figure.transFigure.inverted())
-            assert box.y0 >= 0 and box.y1 <= 1 and box.x1 <= 1 and len(legend.get_texts()) == styles
-    points, found = random.normal(size=(14, 3)), np.arange(14) % 5
-    monkeypatch.setattr(testtrainauto, "GALLERY_ROWS", 2)
-    figure = testtrainauto.draw_gallery(trained.test, points, found)
-    assert len(figure.axes) == 2 * 9 and "2 largest of 5" in figure.get_suptitle()
-    figure = testtrainauto.draw_dendrogram(trained.test, points, linkage(points, "ward"), 5)
-    assert len(figure.axes[0].lines) == 1 and "2 groups" in figure.get_suptitle()
-
-
-def test_colours_are_all_different():
-    for count in (1, 2, 27, 40):
-        colours = np.array(testtrainauto.distinct_colours(count))
-        apart = np.linalg.norm(colours[:, None] - colours[None], axis=2) + 9 * np.eye(count)
-        assert len(colours) == count and apart.min() > 0.05
 
 
 def test_fewer_paintings_than_clusters_is_one_line(trained, workdir, paint, refused):
@@ -436,7 +365,7 @@ def test_without_a_training_folder_the_test_paintings_are_searched(trained, work
 
 def test_an_unreadable_image_is_named_and_the_others_go_on(trained, workdir, run, drawn, monkeypatch):
     (workdir / "broken.jpg").write_text("no image")
-    monkeypatch.setattr(testtrainauto, "SIMILAR_ROWS", 1)
+    monkeypatch.setattr(similar, "SIMILAR_ROWS", 1)
     images = [trained.test.paths[0], "broken.jpg", trained.test.paths[1]]
     result = run(testtrainauto, *trained.flags, "--outputdir", ".", "--similar", *images)
     assert result.status == 2 and 'warning: "broken.jpg" cannot be read' in result.err
