@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     results = {
         name: clustering.cluster(spaces[name], labels, clusters, options.seed, device) for name in clustering.SPACES
     }
-    points, (_, tree, found) = spaces["latents"], results["latents"]["as_is"]
+    points, (_, tree, found) = spaces["latents"], results["latents"]
     metrics = clustering.summarize(model, errors, pca_errors, results)
     clustering.print_metrics(metrics)
     known, copies = duplicates.known_paintings(dataset, checkpoint)

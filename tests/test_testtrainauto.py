@@ -91,13 +91,6 @@ def spaces(trained):
     }
 
 
-def half_whitened(points):
-    """Principal components, each divided by the root of its standard deviation."""
-    components = PCA().fit_transform(points)
-    components = components[:, components.std(0) > 1e-9]
-    return components / components.std(0) ** 0.5
-
-
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that the script has written, by name, instead of files."""
@@ -109,7 +102,7 @@ def drawn(monkeypatch):
 # What is measured
 
 
-def test_every_space_is_clustered_and_measured_in_the_same_two_ways(trained, spaces):
+def test_every_space_is_clustered_and_measured_in_the_same_way(trained, spaces):
     styles = [row["style"] for row in trained.rows]
     measures = {
         "ari": sklearn_metrics.adjusted_rand_score, "ami": sklearn_metrics.adjusted_mutual_info_score,
@@ -117,18 +110,15 @@ def test_every_space_is_clustered_and_measured_in_the_same_two_ways(trained, spa
         "completeness": sklearn_metrics.completeness_score,
     }  # fmt: skip
     assert list(trained.metrics["spaces"]) == ["latents", "content", "pixels", "plane", "colour", "statistics"]
-    for name, ways in trained.metrics["spaces"].items():
-        assert list(ways) == ["as_is", "half_whitened"]
-        for way, scores in ways.items():
-            points = spaces[name] if way == "as_is" else half_whitened(spaces[name])
-            found = AgglomerativeClustering(4).fit_predict(points)
-            assert list(scores) == [*measures, "silhouette"]
-            for figure, measure in measures.items():
-                assert scores[figure] == pytest.approx(measure(styles, found)), (name, way, figure)
-            assert scores["silhouette"] == pytest.approx(sklearn_metrics.silhouette_score(points, found), abs=2e-3)
-    assert trained.metrics["spaces"]["latents"]["as_is"].items() <= trained.metrics.items()
-    for name in ("content", "pixels", "plane", "colour", "statistics"):
-        assert trained.metrics[name] == trained.metrics["spaces"][name]["as_is"]
+    for name, scores in trained.metrics["spaces"].items():
+        found = AgglomerativeClustering(4).fit_predict(spaces[name])
+        assert list(scores) == [*measures, "silhouette"]
+        for figure, measure in measures.items():
+            assert scores[figure] == pytest.approx(measure(styles, found)), (name, figure)
+        assert scores["silhouette"] == pytest.approx(sklearn_metrics.silhouette_score(spaces[name], found), abs=2e-3)
+    shape = {name: trained.metrics[name] for name in ("images", "latent_dim", "content_numbers", "clusters")}
+    assert shape == {"images": 14, "latent_dim": 6, "content_numbers": 3, "clusters": 4}
+    assert list(trained.metrics) == ["mse", "psnr", "pca_mse", *shape, "spaces"]  # each figure once
 
 
 def test_the_csv_holds_our_clusters_and_plane(trained, spaces):
@@ -161,21 +151,20 @@ def test_the_training_folder_of_the_test_changes_nothing(trained, workdir, paint
     flags = [*trained.flags, "--trainingdir", trainingdir, "--outputdir", "out", "--clusters", 4]
     result = run(testtrainauto, *flags)
     assert result.status == 0, result.err
-    assert result.out.splitlines()[-17:-1] == trained.testing.out.splitlines()[-17:-1]
+    assert result.out.splitlines()[-9:-1] == trained.testing.out.splitlines()[-9:-1]
     for name in ("clusters.csv", "metrics_auto.json"):
         assert (workdir / "out" / name).read_bytes() == (trained.out / name).read_bytes(), name
 
 
-def test_the_table_shows_every_space_in_both_ways(trained):
+def test_the_table_shows_every_space(trained):
     lines = trained.testing.out.splitlines()
-    assert f"MSE {trained.metrics['mse']:.5f}" in lines[-17] and f"{trained.metrics['pca_mse']:.5f}" in lines[-17]
-    for way, title in clustering.WAYS.items():
-        start = next(i for i, line in enumerate(lines) if line.startswith(title))
-        assert lines[start].split()[-6:] == list(clustering.FIGURES)
-        for line, (name, text) in zip(lines[start + 1 :], clustering.SPACES.items(), strict=False):
-            scores = trained.metrics["spaces"][name][way]
-            assert line.strip().startswith(text) and len(line) == len(lines[start])
-            assert line.split()[-6:] == [f"{scores[figure]:.3f}" for figure in clustering.FIGURES]
+    assert f"MSE {trained.metrics['mse']:.5f}" in lines[-9] and f"{trained.metrics['pca_mse']:.5f}" in lines[-9]
+    assert lines[-8].startswith("Ward clustering into 4 clusters ")
+    assert lines[-8].split()[-6:] == list(clustering.FIGURES)
+    for line, (name, text) in zip(lines[-7:-1], clustering.SPACES.items(), strict=True):
+        scores = trained.metrics["spaces"][name]
+        assert line.startswith(text) and len(line) == len(lines[-8])
+        assert line.split()[-6:] == [f"{scores[figure]:.3f}" for figure in clustering.FIGURES]
 
 
 def test_paintings_from_training_are_counted_and_the_figures_without_them_given(trained, workdir, run, drawn):
@@ -248,7 +237,7 @@ def test_one_painting_is_one_line_and_two_go_as_two_clusters(trained, workdir, p
     for clusters in (1, 2):
         result = run(testtrainauto, *flags, "--testingdir", "two", "--clusters", clusters)
         assert result.status == 0 and len(drawn) == 4
-        assert json.loads((workdir / "metrics_auto.json").read_text())["silhouette"] is None
+        assert json.loads((workdir / "metrics_auto.json").read_text())["spaces"]["latents"]["silhouette"] is None
 
 
 # Similar paintings

@@ -30,16 +30,6 @@ SPACES = {
     "colour": "colour histogram",
     "statistics": "statistics of colour and texture",
 }
-WAYS = {"as_is": "clustered as they are", "half_whitened": "clustered half-whitened"}
-
-
-def half_whiten(points: np.ndarray) -> np.ndarray:
-    """Points [N, D] with the spread along each principal axis replaced by its square root: [N, at most D].
-
-    Half-way to whitening: what varies little counts more than before, what varies much less.
-    """
-    coordinates, lengths, _ = np.linalg.svd(points - points.mean(0), full_matrices=False)
-    return coordinates * np.sqrt(lengths * len(points) ** 0.5)
 
 
 def project(points: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
@@ -58,17 +48,11 @@ class Clusters(NamedTuple):
     found: np.ndarray
 
 
-def cluster(
-    points: np.ndarray, labels: np.ndarray, clusters: int, seed: int, device: torch.device
-) -> dict[str, Clusters]:
-    """Ward's agglomerative clustering of points [N, D] in each of `WAYS`, measured by labels (int [N])."""
-    results = {}
-    for way in WAYS:
-        scaled = half_whiten(points) if way == "half_whitened" else points
-        tree = ward.ward_linkage(scaled, device if device.type == "cuda" else "cpu")  # it needs float64
-        found = ward.cut(tree, clusters)
-        results[way] = Clusters(measure_clusters(labels, found, scaled, seed), tree, found)
-    return results
+def cluster(points: np.ndarray, labels: np.ndarray, clusters: int, seed: int, device: torch.device) -> Clusters:
+    """Ward's agglomerative clustering of points [N, D], measured by labels (int [N])."""
+    tree = ward.ward_linkage(points, device if device.type == "cuda" else "cpu")  # it needs float64
+    found = ward.cut(tree, clusters)
+    return Clusters(measure_clusters(labels, found, points, seed), tree, found)
 
 
 def measure_clusters(labels: np.ndarray, found: np.ndarray, points: np.ndarray, seed: int) -> dict[str, float | None]:
@@ -97,13 +81,9 @@ def psnr(mse: float) -> float:
 
 
 def summarize(
-    model: nn.Module, errors: np.ndarray, pca_errors: np.ndarray, results: dict[str, dict[str, Clusters]]
+    model: nn.Module, errors: np.ndarray, pca_errors: np.ndarray, results: dict[str, Clusters]
 ) -> dict[str, object]:
-    """What metrics_auto.json holds. `spaces`: the figures of every space in each of `WAYS`.
-
-    Beside it, at the top, those of our latents, and under the baselines' names theirs, all as they are.
-    """
-    spaces = {name: {way: one.scores for way, one in ways.items()} for name, ways in results.items()}
+    """What metrics_auto.json holds. `spaces`: the cluster figures of each of `SPACES`."""
     return {
         "mse": float(errors.mean()),
         "psnr": psnr(errors.mean()),
@@ -111,10 +91,8 @@ def summarize(
         "images": len(errors),
         "latent_dim": len(model.components),
         "content_numbers": len(model.scales),
-        "clusters": int(results["latents"]["as_is"].found.max()) + 1,
-        **spaces["latents"]["as_is"],
-        **{name: ways["as_is"] for name, ways in spaces.items() if name != "latents"},
-        "spaces": spaces,
+        "clusters": int(results["latents"].found.max()) + 1,
+        "spaces": {name: result.scores for name, result in results.items()},
     }
 
 
@@ -127,14 +105,10 @@ def print_metrics(metrics: dict[str, object]) -> None:
         f"MSE {metrics['mse']:.5f} (PSNR {metrics['psnr']:.1f} dB); from {metrics['latent_dim']} of a PCA of the "
         f"training pixels: {metrics['pca_mse']:.5f} ({psnr(metrics['pca_mse']):.1f} dB){compared}"
     )
-    console.say(
-        f"Ward clustering into {metrics['clusters']} clusters; half-whitened: the spread along each principal axis is "
-        "replaced by its square root"
-    )
-    width = 2 + max(map(len, [*SPACES.values(), *WAYS.values()]))
-    for way, title in WAYS.items():
-        console.say(f"{title:<{width}}" + "".join(f"{name:>14}" for name in FIGURES))
-        for name, text in SPACES.items():
-            row = metrics["spaces"][name][way]
-            numbers = "".join(f"{'-' if row[figure] is None else f'{row[figure]:.3f}':>14}" for figure in FIGURES)
-            console.say(f"  {text:<{width - 2}}{numbers}")
+    title = f"Ward clustering into {metrics['clusters']} clusters"
+    width = max(map(len, [title, *SPACES.values()]))
+    console.say(f"{title:<{width}}" + "".join(f"{name:>14}" for name in FIGURES))
+    for name, text in SPACES.items():
+        row = metrics["spaces"][name]
+        numbers = "".join(f"{'-' if row[figure] is None else f'{row[figure]:.3f}':>14}" for figure in FIGURES)
+        console.say(f"{text:<{width}}{numbers}")
