@@ -5,7 +5,7 @@ mistakes.png and heatmaps.png into outputdir. With --predict it names the styles
 """
 
 if __name__ == "__main__":
-    from support import signals
+    from support.system import signals
 
     signals.quiet_ctrl_c()
 
@@ -21,20 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 import wikiart
-from support import (
-    artists,
-    batches,
-    checkpoints,
-    console,
-    devices,
-    duplicates,
-    figures,
-    files,
-    folders,
-    gradcam,
-    settings,
-)
-from support.console import DataError, UserError
+from support.answers import heatmaps
+from support.paintings import artists, duplicates, folders
+from support.system import console, devices, figures, files, settings
+from support.system.console import DataError, UserError
+from support.training import batches, checkpoints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         "mistakes.png": lambda: draw_mistakes(dataset, matrix, probabilities),
         "heatmaps.png": lambda: draw_heatmaps(model, dataset, probabilities, device),
     }
-    if not gradcam.has_convolutions(model):
+    if not heatmaps.has_convolutions(model):
         del pictures["heatmaps.png"]
         console.say(f"no heatmaps.png: {model.architecture} has no convolutions")
     figures.write_all(options, pictures)
@@ -414,7 +405,7 @@ def draw_heatmaps(
     for part in torch.tensor(shown).split(8):  # a large network's activations take much memory
         images = dataset.images[part].to(device) / 255
         predicted = torch.from_numpy(probabilities.argmax(1))[part].to(device)
-        maps = gradcam.activation_maps(model, images, predicted).cpu()
+        maps = heatmaps.activation_maps(model, images, predicted).cpu()
         shares = statistics_share(model, images, predicted).tolist() if has_statistics else []
         for place, i in enumerate(part.tolist()):
             pictures[i] = _beside(dataset.images[i], maps[place])

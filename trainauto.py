@@ -7,7 +7,7 @@ them.
 """
 
 if __name__ == "__main__":
-    from support import signals
+    from support.system import signals
 
     signals.quiet_ctrl_c()
 
@@ -15,21 +15,11 @@ import torch
 from torch import Tensor
 
 import wikiart
-from support import (
-    balance,
-    batches,
-    checkpoints,
-    console,
-    devices,
-    duplicates,
-    history,
-    processes,
-    resume,
-    settings,
-    statistics,
-    training,
-)
-from support.console import DataError
+from support.networks import description
+from support.paintings import duplicates
+from support.system import console, devices, processes, settings
+from support.system.console import DataError
+from support.training import balance, batches, checkpoints, history, resume, runs
 
 
 @console.script
@@ -53,14 +43,14 @@ def main(argv: list[str] | None = None) -> None:
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
     contents = checkpoints.describe(options, 2, dataset, thumbnails)
-    with training.Run(options, model, device, contents, "validation_mse") as run:
+    with runs.Run(options, model, device, contents, "validation_mse") as run:
         if run.is_finished():
             return
         loader = batches.Batches(dataset.images, dataset.labels, device)
         if not run.is_begun:
             if processes.rank() == 0:
                 pca = wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed)
-                style = statistics.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
+                style = description.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
                 model.start_from(pca, style)
             processes.copy_from_first(model)
             metrics = validate(model.eval(), loader, held_out, options.batch_size)

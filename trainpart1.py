@@ -6,7 +6,7 @@ epoch; with a larger --epochs it trains further.
 """
 
 if __name__ == "__main__":
-    from support import signals
+    from support.system import signals
 
     signals.quiet_ctrl_c()
 
@@ -15,21 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wikiart
-from support import (
-    balance,
-    batches,
-    checkpoints,
-    console,
-    devices,
-    duplicates,
-    features,
-    history,
-    processes,
-    resume,
-    settings,
-    training,
-)
-from support.console import DataError
+from support.networks import features
+from support.paintings import duplicates
+from support.system import console, devices, processes, settings
+from support.system.console import DataError
+from support.training import balance, batches, checkpoints, history, resume, runs
 
 FINE_TUNING = 0.05  # share of the learning rate at which pretrained layers learn, and the head fitted to them
 
@@ -54,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
 
     contents = checkpoints.describe(options, 1, dataset, thumbnails)
     peak_factor = FINE_TUNING if options.pretrained else 1.0
-    with training.Run(options, model, device, contents, "validation_loss", peak_factor) as run:
+    with runs.Run(options, model, device, contents, "validation_loss", peak_factor) as run:
         if run.is_finished():
             return
         plan = make_plan(options, dataset, members) if options.imbalance == "smote" else None

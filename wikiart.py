@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from support import cache, console, levels, pretrained, statistics
-from support.console import DataError, UserError
-from support.folders import find_images
+from support.networks import description, levels, pretrained
+from support.paintings import cache
+from support.paintings.folders import find_images
+from support.system import console
+from support.system.console import DataError, UserError
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
@@ -201,7 +203,8 @@ class Classifier(nn.Module):
     trunk: normalized images -> features [B, width]. The statistics are the mean and standard deviation of every channel
     at the trunk's earlier levels, which carry style (Huang and Belongie, 2017, arXiv:1703.06868), the correlations of
     channels at the two finest levels, and the image's palette, texture and strokes. While a trunk is trained from
-    random weights, the head reads only the first of these; once it is fitted (`support/features.py`) it reads them all.
+    random weights, the head reads only the first of these; once it is fitted (`support/networks/features.py`) it reads
+    them all.
     `three_conv` stays the assignment's network and has no statistics, and since its hidden units see where things are,
     it trains on whole paintings. `crop_side`: the side in pixels of the crops that a network trains on.
     """
@@ -252,7 +255,7 @@ class Classifier(nn.Module):
         if self.training and not self.is_pretrained:
             others = [images.new_zeros(len(images), self.unread)]
         else:
-            others = [*map(levels.correlations, maps[:2]), statistics.style(images), statistics.strokes(images)]
+            others = [*map(levels.correlations, maps[:2]), description.style(images), description.strokes(images)]
         return [features, *map(levels.moments, maps), *others]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -374,8 +377,8 @@ class Autoencoder(nn.Module):
         self.register_buffer("mean", torch.full((values,), 0.5))
         self.register_buffer("components", torch.zeros(latent_dim, values))  # all of them: the PCA is a yardstick, too
         self.register_buffer("scales", torch.ones(latent_dim - self.style_dim))
-        self.register_buffer("style_mean", torch.zeros(statistics.COMBINED))
-        self.register_buffer("style_axes", torch.zeros(self.style_dim, statistics.COMBINED))
+        self.register_buffer("style_mean", torch.zeros(description.COMBINED))
+        self.register_buffer("style_axes", torch.zeros(self.style_dim, description.COMBINED))
 
     def start_from(self, pca: "PCA", discriminant: tuple[Tensor, Tensor]) -> None:
         """Take a PCA of pixels in [0, 1], its codes scaled to a variance of 1, and mean and axes of a discriminant."""
@@ -390,7 +393,7 @@ class Autoencoder(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Float [B, 3, S, S] in [0, 1] -> latents, float32 [B, latent_dim]: style, then content."""
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 is too coarse for differences from a mean
-            style = F.linear(statistics.combined(images) - self.style_mean, self.style_axes)
+            style = F.linear(description.combined(images) - self.style_mean, self.style_axes)
         return torch.cat([style, self.content(images)], 1)
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Time and memory of Ward's clustering (support/clustering.py) of made latents, each number of them in its own process.
+"""Time and memory of Ward's clustering (support/answers/ward.py) of made latents.
+
+Each number of latents has a process of its own.
 
 The points are 27 overlapping clouds of 128 numbers, many more than the six that testtrainauto.py clusters. The
 yardstick is fastcluster's linkage_vector, exact and in linear memory too, on 20,000 points of 64 numbers: `ratio` is
@@ -16,7 +18,7 @@ import measure
 import numpy as np
 import torch
 
-from support.clustering import cut, ward_linkage
+from support.answers.ward import cut, ward_linkage
 
 COUNTS = [1_000, 5_000, 20_000, 81_444]
 NUMBERS, CLUSTERS = 128, 27

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 
 import wikiart
-from support import duplicates, images
+from support.paintings import duplicates, images
 
 COUNT, COPIES, SAMPLE = 81_444, 100, 200
 LIMITS = {"81444.seconds": "< 120", "81444.peak_mib": "< 1024", "81444.copies_found": "100"}

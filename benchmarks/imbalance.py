@@ -17,7 +17,8 @@ from torch import Tensor
 
 import trainpart1
 import wikiart
-from support import balance, batches, settings
+from support.system import settings
+from support.training import balance, batches
 
 TREATMENTS = {
     "none": ("none", None),

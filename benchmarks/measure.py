@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import wikiart  # noqa: E402
-from support import batches, devices, settings, training  # noqa: E402
+from support.system import devices, settings  # noqa: E402
+from support.training import batches, runs  # noqa: E402
 
 COURSE_COUNTS = [
     449, 18, 15, 688, 721, 268, 91, 390, 246, 1127, 163, 198, 2269, 246, 212, 373, 41, 413, 80, 244, 946, 1712, 369,
@@ -158,7 +159,7 @@ class Trainee:
             torch.nn.init.normal_(model.components, std=0.01)  # zeros would stop all gradients
         self.model = model.to(device, memory_format=torch.channels_last)
         contents = {"part": 1, "counts": {}, "fingerprints": torch.zeros(0, dtype=torch.int64)}
-        self.run = training.Run(options, self.model, device, contents, "validation_loss")
+        self.run = runs.Run(options, self.model, device, contents, "validation_loss")
         self.run.network = self.model
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ import measure
 import torch
 
 import wikiart
-from support import balance, batches, settings
+from support.system import settings
+from support.training import balance, batches
 
 COUNTS = [1_000, 5_000, 20_000, 80_000]
 SIZES = [64, 128, 224]

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 import wikiart
-from support import balance, batches, settings
+from support.system import settings
+from support.training import balance, batches
 
 SHARES = [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
 LEAST = 6  # paintings per style: imbalanced-learn refuses fewer than its five neighbours and the painting itself

@@ -26,7 +26,9 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import wikiart
-from support import balance, batches, devices, folders, images, settings
+from support.paintings import folders, images
+from support.system import devices, settings
+from support.training import balance, batches
 
 CASES = [
     ("residual", "none"),

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import wikiart
-from support import devices, figures
+from support.system import devices, figures
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "wikiart7"

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 import wikiart
-from support import devices, figures
+from support.system import devices, figures
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTS = {"Baroque": 13, "Cubism": 8, "Ukiyo_e": 5}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from support import artists
+from support.paintings import artists
 
 
 def test_the_artist_stands_before_the_first_underscore():

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import wikiart
-from support import console, statistics
+from support.networks import description
+from support.system import console
 
 
 def lively(model):
@@ -37,7 +38,7 @@ def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     pixels = np.clip(128 + 30 * codes @ random.randn(30, 768), 0, 255).astype(np.uint8)
     images = torch.from_numpy(pixels).view(-1, 3, 16, 16)
     model = wikiart.Autoencoder(16, latent_dim).eval()
-    style = torch.rand(statistics.COMBINED), torch.randn(model.style_dim, statistics.COMBINED)
+    style = torch.rand(description.COMBINED), torch.randn(model.style_dim, description.COMBINED)
     members = torch.arange(3, count + 3)  # three are held out
     model.start_from(wikiart.fit_pca(images, members, latent_dim, seed=0), style)
     with torch.no_grad():
@@ -49,7 +50,7 @@ def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     assert np.allclose(pictures.flatten(1).numpy(), pixels - centred + centred @ used.T @ used, atol=0.01)
     content = latents[3:, model.style_dim :]
     assert count == 1 or torch.allclose(content.std(0)[: len(axes)], torch.ones(len(used)), atol=0.01)
-    expected = (statistics.combined(images / 255) - style[0]) @ style[1].T
+    expected = (description.combined(images / 255) - style[0]) @ style[1].T
     assert torch.allclose(latents[:, : model.style_dim], expected, atol=1e-4)
     assert np.allclose(model.components.numpy().T @ model.components.numpy(), axes.T @ axes, atol=0.01)  # the yardstick
 
@@ -111,11 +112,11 @@ def test_an_embedding_is_the_contents_mean_with_the_mirror_image_for_any_batch()
 def test_statistics_count_colours_and_patterns_as_loops_do():
     images = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(3)).float() / 255
     images[0, :, :8] = 0.5  # flat paint
-    colours = statistics.colour_histogram(4 * images - 2).numpy()
+    colours = description.colour_histogram(4 * images - 2).numpy()
     ends = (8 * images - 4).clamp(-2, 2)  # what lies beyond the range counts as its ends
-    assert torch.equal(statistics.colour_histogram(8 * images - 4), statistics.colour_histogram(ends))
+    assert torch.equal(description.colour_histogram(8 * images - 4), description.colour_histogram(ends))
     greys = images.mean(1)
-    textures = statistics.texture_histogram(4 * greys - 2).numpy()
+    textures = description.texture_histogram(4 * greys - 2).numpy()
     around = [(-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1)]
     for number in range(2):
         expected, patterns = np.zeros(512), np.zeros(256)

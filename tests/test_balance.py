@@ -10,7 +10,8 @@ import torch
 from imblearn.over_sampling import SMOTE
 
 import wikiart
-from support import balance, batches, checkpoints, console
+from support.system import console
+from support.training import balance, batches, checkpoints
 
 # Training paintings of the course split, and what its students' version printed after SMOTE at 400.
 COURSE = {

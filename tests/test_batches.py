@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from support import balance, batches
+from support.training import balance, batches
 
 CPU = torch.device("cpu")
 S = 16

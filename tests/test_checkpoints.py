@@ -20,7 +20,8 @@ import torch
 from torchvision import models
 
 import wikiart
-from support import checkpoints, console, resume, settings
+from support.system import console, settings
+from support.training import checkpoints, resume
 
 
 @pytest.fixture(scope="module")

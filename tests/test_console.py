@@ -16,7 +16,7 @@ import torch
 
 import trainpart1
 import wikiart
-from support import console
+from support.system import console
 
 STYLE = "Expr\u00e9ssionnisme"
 

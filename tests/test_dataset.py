@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import wikiart
-from support import console
+from support.system import console
 
 S = 16
 

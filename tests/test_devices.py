@@ -6,7 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import trainpart1
 import wikiart
-from support import batches, devices, processes, settings
+from support.system import devices, processes, settings
+from support.training import batches
 
 
 def read(*flags):

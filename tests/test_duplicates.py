@@ -10,7 +10,9 @@ import torch
 from PIL import Image, ImageOps
 
 import wikiart
-from support import balance, console, duplicates, images
+from support.paintings import duplicates, images
+from support.system import console
+from support.training import balance
 
 SIDE = 96
 

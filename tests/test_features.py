@@ -12,7 +12,9 @@ from sklearn.linear_model import LogisticRegression
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import balance, batches, checkpoints, console, devices, features, history, processes, settings, statistics
+from support.networks import description, features
+from support.system import console, devices, processes, settings
+from support.training import balance, batches, checkpoints, history
 
 ARCHITECTURE, S = "shufflenet_v2_x0_5", 32
 
@@ -77,7 +79,7 @@ def test_features_are_kept_until_the_weights_change(model, tmp_path, monkeypatch
     )
 
 
-@pytest.mark.parametrize("changed", ["wikiart.py", "support/levels.py", "support/folder/new.py"])
+@pytest.mark.parametrize("changed", ["wikiart.py", "support/networks/levels.py", "support/folder/new.py"])
 def test_features_are_not_those_of_other_code(changed, model, tmp_path, monkeypatch):
     shutil.copytree(jobs.ROOT / "support", tmp_path / "support")
     shutil.copy(jobs.ROOT / "wikiart.py", tmp_path)
@@ -266,7 +268,7 @@ def test_before_the_last_epoch_the_head_does_not_read_the_images_statistics(scra
     read, honest = [], trainpart1.validate
 
     def note(model, *arguments):
-        read.append(bool(model.head.weight[:, -statistics.STROKES :].any()))
+        read.append(bool(model.head.weight[:, -description.STROKES :].any()))
         return honest(model, *arguments)
 
     monkeypatch.setattr(trainpart1, "validate", note)

@@ -13,7 +13,8 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
-from support import console, figures, history, settings
+from support.system import console, figures, settings
+from support.training import history
 
 pytestmark = pytest.mark.figures
 

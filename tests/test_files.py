@@ -21,7 +21,8 @@ import pytest
 import torch
 
 import wikiart
-from support import console, files, history, locks
+from support.system import console, files, locks
+from support.training import history
 
 WRITERS = {
     "tensors": lambda path: files.write_tensors(path, {"weights": torch.zeros(30_000)}),

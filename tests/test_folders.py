@@ -15,7 +15,8 @@ import testtrainpart1
 import trainauto
 import trainpart1
 import wikiart
-from support import console, folders, settings
+from support.paintings import folders
+from support.system import console, settings
 
 JUNK = ["#recycle", "$RECYCLE.BIN", "@Recycle", "@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found",
         "System Volume Information", "@tmp", "RECYCLED", "~snapshot", ".Trash-502", ".AppleDouble"]  # fmt: skip

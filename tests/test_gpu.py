@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import wikiart
-from support import balance, batches, optimizer, processes
+from support.system import processes
+from support.training import balance, batches, optimizer
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),

@@ -17,8 +17,8 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 
 import trainpart1
 import wikiart
-from support import images
-from support.console import DataError, ImageError
+from support.paintings import images
+from support.system.console import DataError, ImageError
 
 S = 16
 

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 import wikiart
-from support import console, optimizer, statistics
+from support.networks import description
+from support.system import console
+from support.training import optimizer
 
 pytestmark = pytest.mark.usefixtures("full_networks")
 
@@ -58,7 +60,7 @@ def test_a_new_trunk_learns_without_correlations_and_the_images_statistics_and_a
     torch.manual_seed(0)
     model, images = wikiart.make_classifier("residual", 3, 32), torch.rand(6, 3, 32, 32)
     correlations = 32 * 31 // 2 + 64 * 63 // 2
-    own = model.head.weight[:, -correlations - statistics.STYLE - statistics.STROKES :]
+    own = model.head.weight[:, -correlations - description.STYLE - description.STROKES :]
     assert not own.any() and model.head.weight[:, -own.shape[1] - 1].all()
     plain = model(images)
     with torch.no_grad():

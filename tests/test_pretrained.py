@@ -13,7 +13,9 @@ from torchvision import models
 from torchvision.models.vision_transformer import VisionTransformer
 
 import wikiart
-from support import checkpoints, console, optimizer, pretrained
+from support.networks import pretrained
+from support.system import console
+from support.training import checkpoints, optimizer
 
 MOBILENET = Path(jobs.ROOT).parent / "shared" / "mobilenet_v2_imagenet.pth"
 

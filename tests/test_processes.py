@@ -16,7 +16,9 @@ import pytest
 import torch
 
 import wikiart
-from support import balance, batches, checkpoints, console, features, processes, training, workers
+from support.networks import features
+from support.system import console, processes, workers
+from support.training import balance, batches, checkpoints, runs
 
 
 def flags(paintings: Path, out: Path, *more: object) -> list[object]:
@@ -204,7 +206,7 @@ def test_shares_make_up_the_whole(paintings, tmp_path):
 
 def fail_in_training(rank: int, how: str) -> None:
     """Plant an end into the fifth step of one process."""
-    real, calls = training.Run.step, iter(range(1, 1000))
+    real, calls = runs.Run.step, iter(range(1, 1000))
 
     def step(*arguments):
         if next(calls) == 5 and processes.rank() == rank:
@@ -213,7 +215,7 @@ def fail_in_training(rank: int, how: str) -> None:
             raise console.UserError("a planted problem") if how == "error" else ValueError("a planted bug")
         return real(*arguments)
 
-    training.Run.step = step
+    runs.Run.step = step
 
 
 @pytest.mark.parametrize(("rank", "how"), [(0, "error"), (1, "bug"), (1, "kill")])

@@ -18,7 +18,8 @@ from PIL import Image
 
 import trainpart1
 import wikiart
-from support import batches, checkpoints, console, files, history, processes, training
+from support.system import console, files, processes
+from support.training import batches, checkpoints, history, runs
 
 EPOCHS = 3
 CASES = {  # where nothing is held out, the checkpoint is that of the last epoch
@@ -94,7 +95,7 @@ def uninterrupted(paintings, tmp_path_factory):
 
 
 PIECES = {
-    "step": training.Run, "average_statistics": processes, "write_tensors": files, "write_csv": history,
+    "step": runs.Run, "average_statistics": processes, "write_tensors": files, "write_csv": history,
     "say_epoch": history,
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import console, settings
+from support.system import console, settings
 
 SHIPPED = json.loads((Path(wikiart.__file__).parent / "config.json").read_text())
 SECTIONS = {name: SHIPPED[name] for name in ("classifier", "autoencoder")}

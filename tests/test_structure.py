@@ -10,16 +10,19 @@ import vermin
 import wikiart
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = [
-    "signals", "processes", "console", "files", "locks", "settings", "devices", "workers", "formats", "folders",
-    "images", "cache", "balance", "batches", "artists", "duplicates", "checkpoints", "pretrained", "features",
-    "figures", "history", "optimizer", "resume", "training", "statistics", "levels", "gradcam", "clustering",
-]  # fmt: skip
-ROOMS = sorted((ROOT / "support").glob("*.py"))
+FLOORS = {  # a folder may import those before it, and inside a folder a room those before it
+    "system": ["signals", "processes", "console", "files", "locks", "settings", "devices", "workers", "figures"],
+    "paintings": ["formats", "folders", "images", "cache", "artists", "duplicates"],
+    "training": ["balance", "batches", "checkpoints", "history", "optimizer", "resume", "runs"],
+    "networks": ["pretrained", "levels", "description", "features"],
+    "answers": ["heatmaps", "ward", "clustering", "pictures_part2", "similar"],
+}
+ORDER = [room for rooms in FLOORS.values() for room in rooms]
+ROOMS = sorted(path for path in (ROOT / "support").rglob("*.py") if path.name != "__init__.py")
 SCRIPTS = [ROOT / f"{name}.py" for name in ("trainpart1", "testtrainpart1", "trainauto", "testtrainauto")]
 PROGRAM = [ROOT / "wikiart.py", *ROOMS, *SCRIPTS]
 EVERYTHING = [path for path in sorted(ROOT.rglob("*.py")) if ".venv" not in path.parts]
-OURS = {"support", *ORDER, *(path.stem for path in EVERYTHING)}
+OURS = {"support", *FLOORS, *ORDER, *(path.stem for path in EVERYTHING)}
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
@@ -35,12 +38,16 @@ def imported(tree: ast.AST) -> set[str]:
     """The project's own files that a file imports: a room by its name, others as they are called."""
     found = set()
     for module, taken in imports(tree):
-        found |= set(taken) if module == "support" else {module.removeprefix("support.").split(".")[0]}
+        first, *inside = module.split(".")
+        found |= {first} if first != "support" else {inside[1]} if len(inside) > 1 else set(taken)
     return found & OURS
 
 
 def test_imports_run_one_way():
-    """A room imports only rooms above it, wikiart.py only rooms, and a script no other script."""
+    """A room imports only rooms before it, wikiart.py only rooms, and a script no other script."""
+    assert {path.relative_to(ROOT / "support").as_posix() for path in ROOMS} == {
+        f"{folder}/{room}.py" for folder, rooms in FLOORS.items() for room in rooms
+    }
     allowed = {path: set(ORDER[: ORDER.index(path.stem)]) for path in ROOMS} | {ROOT / "wikiart.py": set(ORDER)}
     allowed |= {path: {"wikiart", *ORDER} for path in SCRIPTS}
     wrong = {path.name: imported(ast.parse(path.read_text())) - allowed[path] for path in PROGRAM}
@@ -76,7 +83,7 @@ def underscored(tree: ast.AST) -> list[str]:
 
 def test_an_underscored_name_of_another_file_is_found():
     for text in "batches._a", "batches.Batches._a", "patch.setattr(batches, '_a', 1)", "from support.images import _b":
-        assert underscored(ast.parse(f"from support import batches\n{text}"))
+        assert underscored(ast.parse(f"from support.training import batches\n{text}"))
 
 
 def test_nobody_uses_an_underscored_name_of_another_file():
@@ -86,11 +93,12 @@ def test_nobody_uses_an_underscored_name_of_another_file():
 
 def test_every_name_that_is_taken_from_a_room_exists():
     """Also in what seldom runs: the tests that need a GPU, and the benchmarks."""
-    rooms = {name: importlib.import_module(f"support.{name}") for name in ORDER} | {"wikiart": wikiart}
+    rooms = {name: importlib.import_module(f"support.{folder}.{name}") for folder in FLOORS for name in FLOORS[folder]}
+    rooms["wikiart"] = wikiart
     missing = []
     for path in EVERYTHING:
         tree = ast.parse(path.read_text())
-        taken = {name for module, names in imports(tree) if module == "support" for name in names} | {"wikiart"}
+        taken = {"wikiart", *(name for module, names in imports(tree) if "support." in module for name in names)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 room = node.value.id

@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.cluster.hierarchy import linkage
 from sklearn import metrics as sklearn_metrics
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.decomposition import PCA
@@ -20,7 +19,10 @@ from sklearn.decomposition import PCA
 import testtrainauto
 import trainauto
 import wikiart
-from support import checkpoints, figures, statistics
+from support.answers import clustering, similar
+from support.networks import description
+from support.system import figures
+from support.training import checkpoints
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 TEST = {"Baroque": 6, "Cubism": 5, "Pay_$5_or_$6": 3}
@@ -66,7 +68,7 @@ def pixels_of(dataset):
 def spaces(trained):
     """The spaces, float64 [N, D], made in other ways than the script's."""
     images = trained.test.images.float() / 255
-    combined = torch.cat([statistics.style(4 * images - 2), 2 * statistics.strokes(4 * images - 2)], 1)
+    combined = torch.cat([description.style(4 * images - 2), 2 * description.strokes(4 * images - 2)], 1)
     weights = trained.checkpoint["model"]
     latents = ((combined - weights["style_mean"]) @ weights["style_axes"].T).double().numpy()
     assert latents.shape == (14, 3)
@@ -84,16 +86,9 @@ def spaces(trained):
         "pixels": (pixels_of(trained.test) - training.mean(0)) @ components.T,
         "plane": PCA(2).fit_transform(latents),
         "colour": np.sqrt(histograms),
-        "statistics": statistics.style(4 * images - 2).double().numpy(),
+        "statistics": description.style(4 * images - 2).double().numpy(),
         "pca": (training.mean(0), components),
     }
-
-
-def half_whitened(points):
-    """Principal components, each divided by the root of its standard deviation."""
-    components = PCA().fit_transform(points)
-    components = components[:, components.std(0) > 1e-9]
-    return components / components.std(0) ** 0.5
 
 
 @pytest.fixture
@@ -107,7 +102,7 @@ def drawn(monkeypatch):
 # What is measured
 
 
-def test_every_space_is_clustered_and_measured_in_the_same_two_ways(trained, spaces):
+def test_every_space_is_clustered_and_measured_in_the_same_way(trained, spaces):
     styles = [row["style"] for row in trained.rows]
     measures = {
         "ari": sklearn_metrics.adjusted_rand_score, "ami": sklearn_metrics.adjusted_mutual_info_score,
@@ -115,18 +110,15 @@ def test_every_space_is_clustered_and_measured_in_the_same_two_ways(trained, spa
         "completeness": sklearn_metrics.completeness_score,
     }  # fmt: skip
     assert list(trained.metrics["spaces"]) == ["latents", "content", "pixels", "plane", "colour", "statistics"]
-    for name, ways in trained.metrics["spaces"].items():
-        assert list(ways) == ["as_is", "half_whitened"]
-        for way, scores in ways.items():
-            points = spaces[name] if way == "as_is" else half_whitened(spaces[name])
-            found = AgglomerativeClustering(4).fit_predict(points)
-            assert list(scores) == [*measures, "silhouette"]
-            for figure, measure in measures.items():
-                assert scores[figure] == pytest.approx(measure(styles, found)), (name, way, figure)
-            assert scores["silhouette"] == pytest.approx(sklearn_metrics.silhouette_score(points, found), abs=2e-3)
-    assert trained.metrics["spaces"]["latents"]["as_is"].items() <= trained.metrics.items()
-    for name in ("content", "pixels", "plane", "colour", "statistics"):
-        assert trained.metrics[name] == trained.metrics["spaces"][name]["as_is"]
+    for name, scores in trained.metrics["spaces"].items():
+        found = AgglomerativeClustering(4).fit_predict(spaces[name])
+        assert list(scores) == [*measures, "silhouette"]
+        for figure, measure in measures.items():
+            assert scores[figure] == pytest.approx(measure(styles, found)), (name, figure)
+        assert scores["silhouette"] == pytest.approx(sklearn_metrics.silhouette_score(spaces[name], found), abs=2e-3)
+    shape = {name: trained.metrics[name] for name in ("images", "latent_dim", "content_numbers", "clusters")}
+    assert shape == {"images": 14, "latent_dim": 6, "content_numbers": 3, "clusters": 4}
+    assert list(trained.metrics) == ["mse", "psnr", "pca_mse", *shape, "spaces"]  # each figure once
 
 
 def test_the_csv_holds_our_clusters_and_plane(trained, spaces):
@@ -159,38 +151,20 @@ def test_the_training_folder_of_the_test_changes_nothing(trained, workdir, paint
     flags = [*trained.flags, "--trainingdir", trainingdir, "--outputdir", "out", "--clusters", 4]
     result = run(testtrainauto, *flags)
     assert result.status == 0, result.err
-    assert result.out.splitlines()[-17:-1] == trained.testing.out.splitlines()[-17:-1]
+    assert result.out.splitlines()[-9:-1] == trained.testing.out.splitlines()[-9:-1]
     for name in ("clusters.csv", "metrics_auto.json"):
         assert (workdir / "out" / name).read_bytes() == (trained.out / name).read_bytes(), name
 
 
-def test_the_table_shows_every_space_in_both_ways(trained):
+def test_the_table_shows_every_space(trained):
     lines = trained.testing.out.splitlines()
-    assert f"MSE {trained.metrics['mse']:.5f}" in lines[-17] and f"{trained.metrics['pca_mse']:.5f}" in lines[-17]
-    for way, title in testtrainauto.WAYS.items():
-        start = next(i for i, line in enumerate(lines) if line.startswith(title))
-        assert lines[start].split()[-6:] == list(testtrainauto.FIGURES)
-        for line, (name, text) in zip(lines[start + 1 :], testtrainauto.SPACES.items(), strict=False):
-            scores = trained.metrics["spaces"][name][way]
-            assert line.strip().startswith(text) and len(line) == len(lines[start])
-            assert line.split()[-6:] == [f"{scores[figure]:.3f}" for figure in testtrainauto.FIGURES]
-
-
-def test_half_whitening_keeps_axes_and_takes_the_root_of_each_spread():
-    points = np.random.default_rng(1).normal(size=(30, 5)) * [9, 4, 1, 0.25, 0] + 7
-    ours = testtrainauto.half_whiten(points)
-    assert np.allclose(*[np.linalg.norm(x[:, None] - x[None], axis=2) for x in (half_whitened(points), ours)])
-    assert ours.std(0) == pytest.approx(PCA().fit_transform(points).std(0) ** 0.5, abs=1e-6)
-    assert not testtrainauto.half_whiten(np.ones((4, 3))).any()
-
-
-def test_a_silhouette_is_none_where_its_sample_holds_one_cluster(monkeypatch):
-    points, found = np.random.default_rng(0).normal(size=(200, 2)), np.zeros(200, int)
-    found[7] = 1
-    assert testtrainauto.measure(found, found, points, 0)["silhouette"] is not None
-    monkeypatch.setattr(testtrainauto, "SILHOUETTE_POINTS", 20)
-    scores = [testtrainauto.measure(found, found, points, seed)["silhouette"] for seed in range(30)]
-    assert None in scores and any(score is not None for score in scores)
+    assert f"MSE {trained.metrics['mse']:.5f}" in lines[-9] and f"{trained.metrics['pca_mse']:.5f}" in lines[-9]
+    assert lines[-8].startswith("Ward clustering into 4 clusters ")
+    assert lines[-8].split()[-6:] == list(clustering.FIGURES)
+    for line, (name, text) in zip(lines[-7:-1], clustering.SPACES.items(), strict=True):
+        scores = trained.metrics["spaces"][name]
+        assert line.startswith(text) and len(line) == len(lines[-8])
+        assert line.split()[-6:] == [f"{scores[figure]:.3f}" for figure in clustering.FIGURES]
 
 
 def test_paintings_from_training_are_counted_and_the_figures_without_them_given(trained, workdir, run, drawn):
@@ -248,60 +222,6 @@ def test_the_figures_show_what_was_measured(trained, spaces, workdir, run, drawn
         assert row[0].texts[0].get_text().startswith(f"cluster {number}: {len(members)} painting")
 
 
-@pytest.mark.parametrize("clusters", [1, 4, 14])
-def test_the_dendrogram_is_the_top_of_scipys_tree(trained, spaces, clusters):
-    points = spaces["latents"]
-    tree = linkage(points, "ward")
-    figure = testtrainauto.draw_dendrogram(trained.test, points, tree, clusters)
-    heights = sorted(max(line.get_xdata()) for line in figure.axes[0].lines)
-    assert np.allclose(heights, tree[14 - clusters :, 2])
-    labels, names = trained.test.labels.numpy(), [style.replace("_", " ") for style in TEST]
-    found = AgglomerativeClustering(clusters).fit_predict(points)
-    leaves = [text.get_text() for text in figure.texts if text is not figure._suptitle]
-    expected = []
-    for number in range(clusters):
-        counts = np.bincount(labels[found == number], minlength=3)
-        expected.append(f"{counts.sum()} painting{'s' * int(counts.sum() > 1)}\n"
-                        f"{names[counts.argmax()]} {counts.max() / counts.sum():.0%}")  # fmt: skip
-    assert sorted(leaf.split(": ")[1] for leaf in leaves) == sorted(expected)
-    assert sorted(leaf.split(": ")[0] for leaf in leaves) == sorted(f"cluster {i}" for i in range(clusters))
-    assert len(figure.axes) == 1 + sum(min(3, np.sum(found == i)) for i in range(clusters))
-    inside = figure.axes[0].get_position()  # each leaf's text stands where its line ends
-    for place, text in enumerate(figure.texts[1:] if figure.texts[0] is figure._suptitle else figure.texts[:-1]):
-        share = (inside.y1 - text.get_position()[1]) / inside.height
-        assert share * clusters == pytest.approx(place + 0.5, abs=0.01)
-
-
-def test_figures_of_many_styles_and_clusters_stay_bounded(trained, monkeypatch):
-    random = np.random.default_rng(0)
-    for styles, clusters in ((300, 200), (100, 60)):
-        labels, found = np.arange(300) % styles, np.arange(300) % clusters
-        names = [f"A_style_with_a_rather_long_name_{i}" for i in range(styles)]
-        figure = testtrainauto.draw_clusters(random.normal(size=(300, 2)), [0.5, 0.1], found, labels, names)
-        figure.draw_without_rendering()
-        assert max(figure.get_size_inches()) * figure.dpi <= 4000
-        left, right = figure.axes
-        assert len(left.texts) == 60 and left.get_position().width > 0.2
-        legend = right.get_legend()
-        assert (legend is None) == (styles == 300)
-        if legend:
-            box = legend.get_window_extent().transformed(figure.transFigure.inverted())
-            assert box.y0 >= 0 and box.y1 <= 1 and box.x1 <= 1 and len(legend.get_texts()) == styles
-    points, found = random.normal(size=(14, 3)), np.arange(14) % 5
-    monkeypatch.setattr(testtrainauto, "GALLERY_ROWS", 2)
-    figure = testtrainauto.draw_gallery(trained.test, points, found)
-    assert len(figure.axes) == 2 * 9 and "2 largest of 5" in figure.get_suptitle()
-    figure = testtrainauto.draw_dendrogram(trained.test, points, linkage(points, "ward"), 5)
-    assert len(figure.axes[0].lines) == 1 and "2 groups" in figure.get_suptitle()
-
-
-def test_colours_are_all_different():
-    for count in (1, 2, 27, 40):
-        colours = np.array(testtrainauto.distinct_colours(count))
-        apart = np.linalg.norm(colours[:, None] - colours[None], axis=2) + 9 * np.eye(count)
-        assert len(colours) == count and apart.min() > 0.05
-
-
 def test_fewer_paintings_than_clusters_is_one_line(trained, workdir, paint, refused):
     paint(workdir / "two", {"Baroque": 2})
     line = refused(testtrainauto, *trained.flags, "--clusters", 15)
@@ -317,7 +237,7 @@ def test_one_painting_is_one_line_and_two_go_as_two_clusters(trained, workdir, p
     for clusters in (1, 2):
         result = run(testtrainauto, *flags, "--testingdir", "two", "--clusters", clusters)
         assert result.status == 0 and len(drawn) == 4
-        assert json.loads((workdir / "metrics_auto.json").read_text())["silhouette"] is None
+        assert json.loads((workdir / "metrics_auto.json").read_text())["spaces"]["latents"]["silhouette"] is None
 
 
 # Similar paintings
@@ -434,7 +354,7 @@ def test_without_a_training_folder_the_test_paintings_are_searched(trained, work
 
 def test_an_unreadable_image_is_named_and_the_others_go_on(trained, workdir, run, drawn, monkeypatch):
     (workdir / "broken.jpg").write_text("no image")
-    monkeypatch.setattr(testtrainauto, "SIMILAR_ROWS", 1)
+    monkeypatch.setattr(similar, "SIMILAR_ROWS", 1)
     images = [trained.test.paths[0], "broken.jpg", trained.test.paths[1]]
     result = run(testtrainauto, *trained.flags, "--outputdir", ".", "--similar", *images)
     assert result.status == 2 and 'warning: "broken.jpg" cannot be read' in result.err

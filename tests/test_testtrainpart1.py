@@ -18,7 +18,9 @@ from PIL import Image
 import testtrainpart1
 import trainpart1
 import wikiart
-from support import devices, figures, gradcam, images
+from support.answers import heatmaps
+from support.paintings import images
+from support.system import devices, figures
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
@@ -426,12 +428,12 @@ def test_hundreds_of_styles_fit_into_figures_of_bounded_size(trained):
     dataset = SimpleNamespace(labels=torch.from_numpy(labels), images=images, classes=names)
     model = wikiart.make_classifier("three_conv", count, 16).eval()
     confusion = testtrainpart1.draw_confusion(matrix, names, "")
-    heatmaps = testtrainpart1.draw_heatmaps(model, dataset, probabilities, torch.device("cpu"))
-    for figure in [confusion, heatmaps, testtrainpart1.draw_mistakes(dataset, matrix, probabilities)]:
+    maps = testtrainpart1.draw_heatmaps(model, dataset, probabilities, torch.device("cpu"))
+    for figure in [confusion, maps, testtrainpart1.draw_mistakes(dataset, matrix, probabilities)]:
         assert (figure.get_size_inches() * figure.dpi).max() <= 4000
     axes = confusion.axes[0]
     assert not axes.texts and max(len(axes.get_xticks()), len(axes.get_yticks())) <= testtrainpart1.NAMED
-    assert len([axes for axes in heatmaps.axes if axes.images]) == 2 * testtrainpart1.HEATMAPS
+    assert len([axes for axes in maps.axes if axes.images]) == 2 * testtrainpart1.HEATMAPS
 
 
 def test_heatmaps_show_the_most_confident_right_and_wrong_painting_of_each_style(trained):
@@ -464,7 +466,7 @@ def test_heatmaps_show_the_most_confident_right_and_wrong_painting_of_each_style
             picture = np.asarray(axes.images[0].get_array())
             assert np.allclose(picture[:, :S], dataset.images[i].permute(1, 2, 0) / 255)
             predicted = torch.tensor([int(probabilities[i].argmax())])
-            heat = gradcam.activation_maps(trained.model, dataset.images[i : i + 1] / 255, predicted)[0]
+            heat = heatmaps.activation_maps(trained.model, dataset.images[i : i + 1] / 255, predicted)[0]
             glow = (picture[:, -S:] - 0.4 * picture[:, :S].mean(2, keepdims=True)).sum(2)  # grows with the map
             assert (np.diff(glow.ravel()[heat.flatten().argsort().numpy()]) > -0.02).all()  # a level of the colours
     assert chosen[3][1] is None and any(", statistics " in axes.get_title() for axes in figure.axes)
@@ -489,7 +491,7 @@ def test_the_share_of_the_statistics_is_what_the_logit_loses_without_them(traine
 
 def test_a_network_without_convolutions_gets_a_line_and_no_heatmaps(evaluate, monkeypatch, tmp_path):
     monkeypatch.undo()  # with figures
-    monkeypatch.setattr(gradcam, "has_convolutions", lambda model: False)
+    monkeypatch.setattr(heatmaps, "has_convolutions", lambda model: False)
     result, *_ = evaluate()
     (line,) = [line for line in result.out.splitlines() if line.startswith("no heatmaps.png")]
     assert "residual has no convolutions" in line and not (tmp_path / "heatmaps.png").exists()

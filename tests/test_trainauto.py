@@ -12,8 +12,10 @@ from PIL import Image
 
 import trainauto
 import wikiart
-from support import balance, checkpoints, devices, statistics
-from support.batches import Batches
+from support.networks import description
+from support.system import devices
+from support.training import balance, checkpoints
+from support.training.batches import Batches
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
 SMALL = ["--image_size", 16, "--latent_dim", 3, "--epochs", 2, "--validation", 0]
@@ -82,9 +84,9 @@ def test_an_epoch_replaces_the_pca_only_if_it_is_better(trained, workdir, run):
 
 
 def test_held_out_paintings_are_in_no_part_of_the_training(trained, workdir, run, monkeypatch):
-    seen, pca, discriminant, loss = {}, wikiart.fit_pca, statistics.fit_discriminant, wikiart.autoencoder_loss
+    seen, pca, discriminant, loss = {}, wikiart.fit_pca, description.fit_discriminant, wikiart.autoencoder_loss
     monkeypatch.setattr(wikiart, "fit_pca", lambda *a: seen.update(pca=a) or pca(*a))
-    monkeypatch.setattr(statistics, "fit_discriminant", lambda *a: seen.update(style=a) or discriminant(*a))
+    monkeypatch.setattr(description, "fit_discriminant", lambda *a: seen.update(style=a) or discriminant(*a))
     batches = []
     monkeypatch.setattr(
         wikiart, "autoencoder_loss", lambda model, images: batches.append(images) or loss(model, images)

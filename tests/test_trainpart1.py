@@ -13,7 +13,8 @@ import testtrainpart1
 import trainauto
 import trainpart1
 import wikiart
-from support import balance, checkpoints, devices
+from support.system import devices
+from support.training import balance, checkpoints
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}

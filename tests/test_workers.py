@@ -11,7 +11,7 @@ from functools import partial
 import jobs
 import pytest
 
-from support import console, workers
+from support.system import console, workers
 
 ITEMS = list(range(3 * workers.CHUNK + 1))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 if __name__ == "__main__":
-    from support import signals
+    from support.system import signals
 
     signals.quiet_ctrl_c()
 
@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from support import console, settings, workers
+from support.system import console, settings, workers
 
 PARTS = ("train", "test")
 FULL_SIDE = 416  # px, the side of every picture of --full

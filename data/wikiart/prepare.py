@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 if __name__ == "__main__":
-    from support import signals
+    from support.system import signals
 
     signals.quiet_ctrl_c()
 
@@ -38,7 +38,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from support import artists, console, duplicates, folders, images, settings, workers
+from support.paintings import artists, duplicates, folders, images
+from support.system import console, settings, workers
 
 # Side in pixels at which images are compared: the image_size of config.json here, so that training sees no copies.
 COMPARED_SIZE = 128

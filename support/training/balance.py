@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
-from support import console
-from support.console import DataError
-from support.devices import random_seed
+from support.system import console
+from support.system.console import DataError
+from support.system.devices import random_seed
 
 
 def check_styles(counts: dict[str, int]) -> None:

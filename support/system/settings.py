@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from support import console, files
-from support.console import UserError
+from support.system import console, files
+from support.system.console import UserError
 
 
 class Setting(NamedTuple):
@@ -186,7 +186,7 @@ def read(section: str, description: str, argv: list[str] | None, switches: dict[
 
     given = vars(arguments)
     chosen = files.expand(given["config"], "--config")
-    config = read_config(chosen or Path(__file__).parent.with_name("config.json"))
+    config = read_config(chosen or Path(__file__).parents[2] / "config.json")
     file_name = console.printable(chosen or "config.json")
     switched = {name[2:]: files.expand(given[name[2:]], name, name == "--csv") for name in switches}
     values, origins = {}, {}

@@ -7,7 +7,7 @@ from torch import nn
 from torchvision import models
 
 import wikiart
-from support import gradcam
+from support.answers import heatmaps
 
 
 def finished(maps, size):
@@ -35,7 +35,7 @@ def test_a_network_from_a_checkpoint_is_looked_at_in_its_last_feature_map(archit
     model = wikiart.make_classifier(architecture, 5, 64).eval().requires_grad_(False)
     images, labels = torch.rand(2, 3, 64, 64), torch.tensor([3, 0])
     with torch.no_grad():  # as scripts that only evaluate may
-        found = gradcam.activation_maps(model, images, labels)
+        found = heatmaps.activation_maps(model, images, labels)
         features = NETWORKS[architecture](model.trunk, model.normalize(images))
         slope = model.head.weight[labels] / (model.scale.running_var + model.scale.eps).sqrt()
     assert features.shape[2:] == (2, 2)
@@ -43,7 +43,7 @@ def test_a_network_from_a_checkpoint_is_looked_at_in_its_last_feature_map(archit
     assert torch.allclose(found, finished(class_activation(features, weights), 64), atol=1e-4)
     assert not found.requires_grad and not any(p.requires_grad or p.grad is not None for p in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
-    alone = torch.cat([gradcam.activation_maps(model, images[i : i + 1], labels[i : i + 1]) for i in range(2)])
+    alone = torch.cat([heatmaps.activation_maps(model, images[i : i + 1], labels[i : i + 1]) for i in range(2)])
     assert torch.allclose(found, alone, atol=1e-4)
 
 
@@ -51,7 +51,7 @@ def test_three_conv_agrees_with_finite_differences():
     torch.manual_seed(2)
     model = wikiart.make_classifier("three_conv", 4, 48).eval().double()
     images, label, step = torch.rand(1, 3, 48, 48, dtype=torch.float64), torch.tensor([2]), 1e-6
-    found = gradcam.activation_maps(model, images, label)
+    found = heatmaps.activation_maps(model, images, label)
     layers = [*model.trunk, model.head]
     end = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Flatten))
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_the_map_lights_the_patch_that_decides_the_class():
         optimizer.zero_grad()
     images, labels, places = draw(60)
     assert (network(images).argmax(1) == labels).float().mean() > 0.95
-    maps = gradcam.activation_maps(network.eval(), images, labels)
+    maps = heatmaps.activation_maps(network.eval(), images, labels)
     peaks = torch.stack([maps.flatten(1).argmax(1) // 16, maps.flatten(1).argmax(1) % 16], 1)
     inside = ((peaks >= places - 1) & (peaks <= places + 4)).all(1)
     assert inside[labels < 2].float().mean() > 0.9
@@ -102,11 +102,11 @@ def test_the_map_lights_the_patch_that_decides_the_class():
 def test_cutting_into_patches_does_not_count_as_convolution(architecture, expected):
     with torch.device("meta"):
         network = models.get_model(architecture)
-    assert gradcam.has_convolutions(network) is expected
+    assert heatmaps.has_convolutions(network) is expected
 
 
 def test_a_network_without_feature_maps_is_an_error():
     linear = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
-    assert not gradcam.has_convolutions(linear)
+    assert not heatmaps.has_convolutions(linear)
     with pytest.raises(ValueError, match="feature map"):
-        gradcam.activation_maps(linear, torch.rand(1, 3, 4, 4), torch.tensor([0]))
+        heatmaps.activation_maps(linear, torch.rand(1, 3, 4, 4), torch.tensor([0]))

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
-from support import batches, checkpoints, console, files, processes
-from support.console import UserError
+from support.system import console, files, processes
+from support.system.console import UserError
+from support.training import batches, checkpoints
 
-CODE = Path(__file__).resolve().parents[1]  # wikiart.py and support/
+CODE = Path(__file__).resolve().parents[2]  # wikiart.py and support/
 CPU_BATCH, GPU_BATCH = 16, 128  # images at once; more leave a CPU's caches, fewer leave a GPU waiting
 NEVER = -20.0  # logit of a style without paintings
 HEAD_C = 0.002  # of the logistic regression: the inverse of its L2 penalty

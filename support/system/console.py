@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from support import processes, signals
+from support.system import processes, signals
 
 
 class UserError(Exception):

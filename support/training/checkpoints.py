@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from support import artists, console, duplicates, files, settings
-from support.console import UserError
+from support.paintings import artists, duplicates
+from support.system import console, files, settings
+from support.system.console import UserError
 
 VERSION = 7  # of checkpoints and resume files
 KEYS = {

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
-from support import console
+from support.system import console
 
 WORKERS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 KILLED = "a worker process was killed; is there enough memory?"

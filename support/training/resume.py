@@ -11,8 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from support import checkpoints, console, files, folders, processes, settings
-from support.console import UserError
+from support.paintings import folders
+from support.system import console, files, processes, settings
+from support.system.console import UserError
+from support.training import checkpoints
 
 FREE_TO_CHANGE = {"device", "clusters", "epochs"}
 FRESH = "--fresh starts a new run"

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from support import console, files, processes, settings
+from support.system import console, files, processes, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from support import console, files, images, locks
-from support.console import UserError
-from support.folders import ImageFile
+from support.paintings import images
+from support.paintings.folders import ImageFile
+from support.system import console, files, locks
+from support.system.console import UserError
 
 
 def decode_folder(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from support import batches, checkpoints, console, devices, history, locks, optimizer, processes, resume, settings
-from support.console import UserError
+from support.system import console, devices, locks, processes, settings
+from support.training import batches, checkpoints, history, optimizer, resume
 
 LOOK_SECONDS = 1.0  # between reads of the loss, each of which waits for a GPU
 
@@ -171,9 +171,9 @@ class Run:
         console.say(f"nothing is changed; a larger --epochs trains further, {resume.FRESH}")
         return processes.from_first(self.curves.exists() or not self.history)
 
-    def _not_finite(self, where: str) -> UserError:
+    def _not_finite(self, where: str) -> console.UserError:
         rate = self.optimizer.param_groups[0]["lr"]
-        return UserError(
+        return console.UserError(
             f"the loss or the weights are not finite in epoch {self.epoch}, {where}, at learning rate {rate:.3g} "
             f"(peak {self.peak:.3g}); what was saved before stays; try a lower learning_rate and --fresh"
         )

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support import console, figures, files, settings
-from support.console import UserError
+from support.system import console, figures, files, settings
+from support.system.console import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

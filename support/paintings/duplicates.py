@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from support import console, processes
+from support.system import console, processes
 
 SIDE = 16  # of a grey fingerprint
 LEAST_CONTRAST = 2.0  # standard deviation in grey levels below which an image has nothing to compare

@@ -10,7 +10,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 from tqdm import tqdm
 
-from support import batches
+from support.training import batches
 
 STYLE = 512 + 256 + 256  # numbers of `style`
 STROKES = 3 * 64 + 125  # and of `strokes`

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 
-from support import console, workers
-from support.console import ImageError
-from support.formats import FORMATS
+from support.paintings.formats import FORMATS
+from support.system import console, workers
+from support.system.console import ImageError
 
 TURNS = {  # by EXIF orientation; ImageOps.exif_transpose also rewrites all other tags, which fails where one is bad
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,

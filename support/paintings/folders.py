@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from support import console, settings
-from support.console import DataError
-from support.formats import is_image, looks_like_image
+from support.paintings.formats import is_image, looks_like_image
+from support.system import console, settings
+from support.system.console import DataError
 
 # What file systems, network drives and programs keep beside a user's files.
 NOT_STYLES = {
@@ -18,7 +18,7 @@ NOT_STYLES = {
     ".ipynb_checkpoints", "lost+found", "system volume information", "recycler", "recycled", "found.000", "@tmp",
     "~snapshot", "thumbs", ".trashes", ".@__thumb", ".appledouble",
 }  # fmt: skip
-SAMPLE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data", "sample")
+SAMPLE = str(Path(__file__).resolve().parents[2] / "data" / "sample")
 SPLITS = {"train", "training", "valid", "val", "validation", "test", "testing"}
 
 

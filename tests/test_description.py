@@ -10,7 +10,8 @@ from sklearn.covariance import empirical_covariance
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from support import batches, statistics
+from support.networks import description
+from support.training import batches
 
 
 def test_the_texture_histogram_is_that_of_patterns_found_pixel_by_pixel():
@@ -22,7 +23,7 @@ def test_the_texture_histogram_is_that_of_patterns_found_pixel_by_pixel():
             for x in range(1, 6):
                 lighter = [bool(greys[image, y + v, x + u] > greys[image, y, x] + 0.04) for v, u in around]
                 expected[image, sum(bit << i for i, bit in enumerate(lighter))] += 1 / 25
-    assert torch.allclose(statistics.texture_histogram(greys).square(), expected, atol=1e-6)
+    assert torch.allclose(description.texture_histogram(greys).square(), expected, atol=1e-6)
 
 
 def test_the_gradient_histogram_is_that_of_gradients_found_pixel_by_pixel():
@@ -37,17 +38,17 @@ def test_the_gradient_histogram_is_that_of_gradients_found_pixel_by_pixel():
                 direction = 4 * (across > 0) + 2 * (down > 0) + (abs(down) > abs(across))
                 magnitude = sum(math.hypot(across, down) > 0.02 * 2**k for k in range(7))
                 expected[image, direction, magnitude] += 1 / 49
-    found = statistics.gradient_histogram(greys)
+    found = description.gradient_histogram(greys)
     assert torch.allclose(found.square(), expected.flatten(1), atol=1e-6)
     ramp = torch.arange(9.0).expand(1, 9, 9)  # lighter to the right, then upwards
-    right, up = (statistics.gradient_histogram(g / 10).view(8, 8) for g in (ramp, ramp.mT.flip(1)))
+    right, up = (description.gradient_histogram(g / 10).view(8, 8) for g in (ramp, ramp.mT.flip(1)))
     assert right[4, 4] == 1 and up[1, 4] == 1  # 0.2 between pixels that are two apart
 
 
 def test_the_colour_steps_are_those_between_neighbours():
     images = torch.tensor([[0.0, 0.0, 0.4, 0.4, 2.0, -2.0]]).repeat(6, 1).expand(3, 6, 6).clone()
     images[2] = 0.3  # blue stays
-    found = statistics.colour_step_histogram(images[None]).square().view(5, 5, 5)
+    found = description.colour_step_histogram(images[None]).square().view(5, 5, 5)
     expected = {(2, 2): 2 / 5, (3, 3): 1 / 5, (4, 4): 1 / 5, (0, 0): 1 / 5}
     for (red, green), share in expected.items():
         assert abs(found[red, green, 2] - share) < 1e-6
@@ -56,13 +57,13 @@ def test_the_colour_steps_are_those_between_neighbours():
 
 def test_strokes_are_the_gradients_at_three_sizes_and_the_steps():
     images = torch.randn(2, 3, 32, 32)
-    greys, found = images.mean(1), statistics.strokes(images)
-    assert found.shape == (2, statistics.STROKES)
+    greys, found = images.mean(1), description.strokes(images)
+    assert found.shape == (2, description.STROKES)
     smaller = [greys.unfold(1, n, n).unfold(2, n, n).mean((3, 4)) for n in (1, 2, 4)]
     for number, grey in enumerate(smaller):
         part = found[:, 64 * number : 64 * number + 64]
-        assert torch.allclose(part, statistics.gradient_histogram(grey), atol=0.1)  # rounding moves single pixels
-    assert torch.equal(found[:, 192:], statistics.colour_step_histogram(images))
+        assert torch.allclose(part, description.gradient_histogram(grey), atol=0.1)  # rounding moves single pixels
+    assert torch.equal(found[:, 192:], description.colour_step_histogram(images))
 
 
 def pictures(count, size=40):
@@ -75,13 +76,13 @@ def pictures(count, size=40):
 
 
 def fit(images, members, count=4, seed=7):
-    return statistics.fit_discriminant(images, members, count, seed, torch.device("cpu"))
+    return description.fit_discriminant(images, members, count, seed, torch.device("cpu"))
 
 
 @pytest.fixture
 def seen(monkeypatch):
     """What a fit looks at: the paintings that are cropped, their crops, and the crops' statistics, batch by batch."""
-    found, crop, combined = SimpleNamespace(paintings=[], crops=[], rows=[]), batches.crop, statistics.combined
+    found, crop, combined = SimpleNamespace(paintings=[], crops=[], rows=[]), batches.crop, description.combined
 
     def watched(images, side, generator):
         found.paintings.append(images)
@@ -89,14 +90,14 @@ def seen(monkeypatch):
         return found.crops[-1]
 
     monkeypatch.setattr(batches, "crop", watched)
-    monkeypatch.setattr(statistics, "combined", lambda images: found.rows.append(combined(images)) or found.rows[-1])
+    monkeypatch.setattr(description, "combined", lambda images: found.rows.append(combined(images)) or found.rows[-1])
     return found
 
 
 @pytest.mark.parametrize("directions", [12, 256])
 def test_the_discriminant_is_scikit_learns_with_every_painting_a_class(seen, monkeypatch, directions):
-    monkeypatch.setattr(statistics, "RIDGE", 3)
-    monkeypatch.setattr(statistics, "DIRECTIONS", directions)
+    monkeypatch.setattr(description, "RIDGE", 3)
+    monkeypatch.setattr(description, "DIRECTIONS", directions)
     mean, axes = fit(pictures(90), torch.arange(5, 85))
     pairs = torch.cat([torch.stack(seen.rows[i : i + 2], 1) for i in range(0, len(seen.rows), 2)]).numpy()
     rows = pairs.reshape(160, -1)
@@ -123,7 +124,7 @@ def test_a_discriminant_sees_two_crops_of_each_member_and_depends_on_the_seed(se
     assert not torch.equal(*seen.crops)
     assert all(torch.equal(a, b) for a, b in zip(first, fit(images, members), strict=True))
     assert not torch.equal(first[1], fit(images, members, seed=8)[1])
-    monkeypatch.setattr(statistics, "FITTED", 12)
+    monkeypatch.setattr(description, "FITTED", 12)
     seen.rows.clear()
     fit(images, members)
     assert [len(part) for part in seen.rows] == [12, 12]
@@ -141,7 +142,7 @@ def test_axes_that_few_or_equal_paintings_do_not_have_are_zero(kind):
     if kind == "flat":
         images = torch.full_like(images, 7)
     mean, axes = fit(images, torch.arange(len(images)), 6)
-    assert axes.shape == (6, statistics.COMBINED) and axes.isfinite().all() and mean.isfinite().all()
+    assert axes.shape == (6, description.COMBINED) and axes.isfinite().all() and mean.isfinite().all()
     used = axes.abs().sum(1) > 0
     assert used.sum() <= {"one": 1, "equal": 6, "flat": 0}[kind]
     assert axes.norm(dim=1).max() < 100

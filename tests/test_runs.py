@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from support import batches, console, devices, history, optimizer, processes, resume, settings, training
+from support.system import console, devices, processes, settings
+from support.training import batches, history, optimizer, resume, runs
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def begin(tmp_path):
         images, labels = torch.full((count, 3, 2, 2), 99, dtype=torch.uint8), torch.arange(count) % 2
         contents = {"part": 1, "fingerprints": labels, "counts": {}}
         model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
-        run = training.Run(options, model, torch.device("cpu"), contents, score)
+        run = runs.Run(options, model, torch.device("cpu"), contents, score)
         return run, batches.Batches(images, labels, torch.device("cpu")), torch.arange(count)
 
     return begin
@@ -182,7 +183,7 @@ def test_a_loss_that_is_not_finite_stops_and_what_was_saved_stays(begin, tmp_pat
     epochs = train(run, loader, order, [{}] * 4)
     next(epochs)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("[!.]*")}
-    run.step = lambda loss: training.Run.step(run, loss * math.nan)
+    run.step = lambda loss: runs.Run.step(run, loss * math.nan)
     with pytest.raises(console.UserError, match=r"in epoch 2, between steps 1 and 3 of 3, at learning rate \S+ \(peak"):
         next(epochs)
     assert before == {path.name: path.read_bytes() for path in tmp_path.glob("[!.]*")}

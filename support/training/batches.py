@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from support import balance, console, folders, processes
-from support.images import decode_all
+from support.paintings import folders
+from support.paintings.images import decode_all
+from support.system import console, processes
+from support.training import balance
 
 RESIDENT_SHARE = 0.5  # of the GPU's free memory may be taken by images; larger collections stay in host memory
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from support import console
-from support.console import UserError
+from support.system import console
+from support.system.console import UserError
 
 try:
     import fcntl

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from support import console
-from support.console import UserError
+from support.system import console
+from support.system.console import UserError
 
 STALE = 3600  # seconds after which a temporary file that nobody writes to is left over from a killed run
 

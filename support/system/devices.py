@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import torch.distributed
 
-from support import console, processes, settings
-from support.console import UserError
+from support.system import console, processes, settings
+from support.system.console import UserError
 
 SMALLEST_SHARE = 16  # paintings per step and process
 NVIDIA_DRIVER = "/dev/nvidiactl"

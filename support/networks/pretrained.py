@@ -9,8 +9,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from support import checkpoints, console, processes
-from support.console import UserError
+from support.system import console, processes
+from support.system.console import UserError
+from support.training import checkpoints
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 AUXILIARY = {"aux_logits": False, "init_weights": True}  # GoogLeNet and Inception give plain logits without their own

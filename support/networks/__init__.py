@@ -1,0 +1,1 @@
+"""What networks are made of and what they read: torchvision's networks, levels, description, fitted heads."""

@@ -1,0 +1,1 @@
+"""What a training needs around its loop: balancing, batches, checkpoints, resuming, history, the run."""
