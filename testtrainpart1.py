@@ -75,10 +75,12 @@ def main(argv: list[str] | None = None) -> None:
     if by_artist := artists.by_artist(dataset.paths, logits.argmax(1).numpy() == labels, checkpoint["artists"]):
         metrics["by_artist"] = by_artist
         report.print_artists(by_artist)
+
     probabilities = logits.softmax(1).numpy()
     files.write_json(options.output("metrics_part1.json"), metrics)
     styles = [classes[label] for label in labels]
     report.write_table(options.output("predictions.csv"), classes, dataset.paths, probabilities, styles)
+
     title = f"{checkpoint['architecture']}, epoch {checkpoint['epoch']}: {len(labels):,} test paintings\n"
     title += f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
     matrix = confusion_matrix(labels, probabilities.argmax(1), labels=range(len(classes)))
@@ -125,15 +127,15 @@ def predict(
     paths, given = batches.given_images(options.predict)
     names, rows = [], []
     with contextlib.closing(batches.from_files(paths, checkpoint["image_size"], options.batch_size)) as loader:
-        for part, images in loader:
+        for batch, images in loader:
             logits = wikiart.classify(model, images.to(device) / 255, flips=True).cpu()
             probabilities = report.with_prior(logits, checkpoint, prior).softmax(1)
             with tqdm.external_write_mode():
-                for path, row in zip(part, probabilities, strict=True):
+                for path, row in zip(batch, probabilities, strict=True):
                     best = row.topk(min(3, len(classes)))
                     texts = [f"{classes[i]} {row[i]:.1%}" for i in best.indices.tolist()]
                     console.say(f"{console.printable(path)}: {', '.join(texts)}")
-            names += part
+            names += batch
             rows.append(probabilities)
     if options.csv is not None:
         table = torch.cat([torch.zeros(0, len(classes)), *rows]).numpy()

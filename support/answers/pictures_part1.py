@@ -28,9 +28,9 @@ def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> "Figur
     axes = figure.subplots()
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     names = [figures.caption(name) for name in classes]
-    support = [f"{name} ({number})" for name, number in zip(names, matrix.sum(1), strict=True)]
+    rows = [f"{name} ({number})" for name, number in zip(names, matrix.sum(1), strict=True)]
     axes.set_xticks(range(0, len(classes), step), names[::step], rotation=90, parse_math=False)
-    axes.set_yticks(range(0, len(classes), step), support[::step], parse_math=False)
+    axes.set_yticks(range(0, len(classes), step), rows[::step], parse_math=False)
     if step == 1:
         for row, column in zip(*matrix.nonzero(), strict=True):
             color = "white" if share[row, column] > 0.5 else "black"
@@ -91,11 +91,11 @@ def most_confident(labels: np.ndarray, probabilities: np.ndarray) -> dict[int, t
     numbers = np.bincount(labels)
     largest = np.argsort(-numbers, kind="stable")[:HEATMAPS]
     right, confidence = probabilities.argmax(1) == labels, probabilities.max(1)
-    found = {}
+    chosen = {}
     for label in sorted(largest[numbers[largest] > 0].tolist()):
         groups = [np.flatnonzero((labels == label) & (right == is_right)) for is_right in (True, False)]
-        found[label] = tuple(int(group[confidence[group].argmax()]) if len(group) else None for group in groups)
-    return found
+        chosen[label] = tuple(int(group[confidence[group].argmax()]) if len(group) else None for group in groups)
+    return chosen
 
 
 @torch.no_grad()
@@ -143,7 +143,7 @@ def draw_heatmaps(model: nn.Module, dataset: object, probabilities: np.ndarray, 
         text += "\nStatistics: share of the logit that comes from colours, textures and channels of the"
         text += "\nwhole painting, not from the map; above 100% the rest speaks against the style."
     figure.suptitle(text, fontsize=9)
-    nothing = np.ones_like(next(iter(pictures.values())))
+    blank = np.ones_like(next(iter(pictures.values())))
     names = [figures.caption(name) for name in dataset.classes]
     grid = figure.subplots(rows, 2 * groups, squeeze=False)
     for axes in grid.flat:
@@ -151,7 +151,7 @@ def draw_heatmaps(model: nn.Module, dataset: object, probabilities: np.ndarray, 
     for place, (label, pair) in enumerate(chosen.items()):
         for side, i in enumerate(pair):
             axes = grid[place % rows, 2 * (place // rows) + side]
-            axes.imshow(nothing if i is None else pictures[i])
+            axes.imshow(blank if i is None else pictures[i])
             if i is None:
                 title = f"{names[label]}\nnone {'wrong' if side else 'right'}"
             elif side:

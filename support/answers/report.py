@@ -114,11 +114,11 @@ def with_prior(logits: Tensor, checkpoint: dict[str, object], prior: str) -> Ten
 
 def measure_priors(labels: np.ndarray, logits: Tensor, checkpoint: dict[str, object]) -> dict[str, object]:
     """Accuracy and macro F1 under each of `PRIORS`, and the name of the one that the network was trained with."""
-    found = {"trained": log_priors(checkpoint)[0]}
+    results = {"trained": log_priors(checkpoint)[0]}
     for prior in PRIORS:
         measured = measure(labels, with_prior(logits, checkpoint, prior).numpy(), checkpoint["counts"])
-        found[prior] = {name: measured[name] for name in ("accuracy", "macro_f1")}
-    return found
+        results[prior] = {name: measured[name] for name in ("accuracy", "macro_f1")}
+    return results
 
 
 # ---------------------------------------------------------------------------------------------------------------------
