@@ -15,7 +15,7 @@ FLOORS = {  # a folder may import those before it, and inside a folder a room th
     "paintings": ["formats", "folders", "images", "cache", "artists", "duplicates"],
     "training": ["balance", "batches", "checkpoints", "history", "optimizer", "resume", "runs"],
     "networks": ["pretrained", "levels", "description", "features"],
-    "answers": ["heatmaps", "ward", "clustering", "pictures_part2", "similar"],
+    "answers": ["report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar"],
 }
 ORDER = [room for rooms in FLOORS.values() for room in rooms]
 ROOMS = sorted(path for path in (ROOT / "support").rglob("*.py") if path.name != "__init__.py")

@@ -18,7 +18,7 @@ from PIL import Image
 import testtrainpart1
 import trainpart1
 import wikiart
-from support.answers import heatmaps
+from support.answers import heatmaps, pictures_part1, report
 from support.paintings import images
 from support.system import devices, figures
 
@@ -163,9 +163,9 @@ def test_measure_agrees_with_sklearn_where_styles_are_missing_or_never_guessed()
     for _ in range(10):
         labels, probabilities = random.choice([0, 1, 2, 4], 25), random.dirichlet([1] * 6, 25)
         probabilities[:, 4] /= 100
-        found = testtrainpart1.measure(labels, np.log(probabilities), counts)
+        found = report.measure(labels, np.log(probabilities), counts)
         assert_metrics(found, by_sklearn(labels.tolist(), probabilities, counts))
-    named = testtrainpart1.measure(
+    named = report.measure(
         labels, np.log(probabilities), dict(zip(["accuracy", "macro avg", *"CDEF"], counts.values(), strict=True))
     )
     assert (named.pop("majority_style"), found.pop("majority_style")) == ("macro avg", "B")
@@ -185,7 +185,7 @@ def test_a_figure_that_fails_is_seen_after_all_else_is_written_and_a_file_that_c
     trained, evaluate, refused, monkeypatch, tmp_path
 ):
     monkeypatch.undo()  # with figures
-    monkeypatch.setattr(testtrainpart1, "draw_mistakes", lambda *_: 1 / 0)
+    monkeypatch.setattr(pictures_part1, "draw_mistakes", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate()
     assert json.loads((tmp_path / "metrics_part1.json").read_text()) == trained.metrics
@@ -221,14 +221,14 @@ def test_identical_test_and_training_images_are_counted_and_named(trained, evalu
     shutil.copy(trained.folder / "train" / "Cubism" / "003.jpg", both / "Cubism" / "known.jpg")
     shutil.copy(trained.folder / "train" / "Cubism" / "004.jpg", both / "Baroque" / "other_style.jpg")
     result, metrics, _ = evaluate("--testingdir", both)
-    report = metrics["also_in_training"]
+    copies = metrics["also_in_training"]
     pairs = {
         str(both / "Baroque" / "other_style.jpg"): "Cubism/004.jpg",
         str(both / "Cubism" / "known.jpg"): "Cubism/003.jpg",
     }
     expected = [{"path": path, "training": known, "likeness": "identical"} for path, known in pairs.items()]
-    assert (metrics["images"], report["images"], report["paintings"]) == (16, 2, expected)
-    assert_metrics(report["metrics_without"], {k: v for k, v in trained.metrics.items() if k in METRICS})
+    assert (metrics["images"], copies["images"], copies["paintings"]) == (16, 2, expected)
+    assert_metrics(copies["metrics_without"], {k: v for k, v in trained.metrics.items() if k in METRICS})
     (line,) = result.err.splitlines()
     assert line.startswith("warning: test paintings that look like training paintings: 2 (2 identical)")
     assert all(f'"{path}" looks like "{known}" (identical)' in line for path, known in pairs.items())
@@ -314,7 +314,7 @@ def test_no_style_takes_the_name_of_another_column(workdir):
     classes = ["Baroque", "path", "path_", "predicted", "probability", "style"]
     numbers = np.arange(18).reshape(3, 6) / 100
     for styles in None, ["path", "style", "Baroque"]:
-        testtrainpart1.write_table("t.csv", classes, ["a", "b", "c"], numbers, styles)
+        report.write_table("t.csv", classes, ["a", "b", "c"], numbers, styles)
         rows = list(read_table("t.csv").values())
         assert [row["path"] for row in rows] == ["a", "b", "c"] and rows[2]["predicted"] == "style"
         assert [row.get("style") for row in rows] == (styles or [None] * 3) and rows[2]["probability"] == "0.17"
@@ -352,16 +352,16 @@ def test_a_prior_is_exchanged_by_bayes_rule(changes, name, seen):
     checkpoint = {"counts": counts, "settings": {"smote_target": 9, "validation": 0.0} | changes}
     likelihoods = np.random.default_rng(0).uniform(0.01, 1, (50, 3))
     logits = torch.tensor(np.log(likelihoods * seen) + 7).float()
-    assert testtrainpart1.log_priors(checkpoint)[0] == name
+    assert report.log_priors(checkpoint)[0] == name
     for prior, numbers in [("uniform", [1, 1, 1]), ("training", list(counts.values())), (name, seen)]:
         posterior = likelihoods * numbers / (likelihoods * numbers).sum(1, keepdims=True)
-        found = testtrainpart1.with_prior(logits, checkpoint, prior).softmax(1).numpy()
+        found = report.with_prior(logits, checkpoint, prior).softmax(1).numpy()
         assert found == pytest.approx(posterior, abs=1e-5), prior
     labels = likelihoods.argmax(1)
-    report = testtrainpart1.measure_priors(labels, logits, checkpoint)
+    measured = report.measure_priors(labels, logits, checkpoint)
     shifted = (likelihoods * list(counts.values())).argmax(1)
-    assert report["trained"] == name and report["uniform"] == {"accuracy": 1.0, "macro_f1": 1.0}
-    assert report["training"] == pytest.approx(
+    assert measured["trained"] == name and measured["uniform"] == {"accuracy": 1.0, "macro_f1": 1.0}
+    assert measured["training"] == pytest.approx(
         {"accuracy": np.mean(shifted == labels), "macro_f1": sklearn.metrics.f1_score(labels, shifted, average="macro")}
     )
 
@@ -374,7 +374,7 @@ def test_evaluation_and_prediction_say_which_prior(trained, run, tmp_path):
     shifted = [list(TRAINING)[(numbers(row) * counts).argmax()] for row in rows]
     assert prior["training"]["accuracy"] == np.mean([s == row["style"] for s, row in zip(shifted, rows, strict=True)])
     for name, trained_so in [("uniform", True), ("training", False)]:
-        (line,) = [line for line in trained.evaluation.out.splitlines() if testtrainpart1.PRIORS[name] in line]
+        (line,) = [line for line in trained.evaluation.out.splitlines() if report.PRIORS[name] in line]
         assert f"accuracy {prior[name]['accuracy']:.1%}, macro F1 {prior[name]['macro_f1']:.1%}" in line
         assert ("as trained" in line) is trained_so
     for flags, name in [((), "uniform"), (("--prior", "uniform"), "uniform"), (("--prior", "training"), "training")]:
@@ -384,109 +384,6 @@ def test_evaluation_and_prediction_say_which_prior(trained, run, tmp_path):
         for found, row in zip(read_table(target).values(), rows, strict=True):
             expected = numbers(row) * (counts if name == "training" else 1)
             assert numbers(found) == pytest.approx(expected / expected.sum(), abs=2e-5)
-
-
-# Figures
-
-
-def test_the_figures_show_what_was_measured(trained):
-    dataset = wikiart.WikiArtDataset(trained.folder / "test", S, list(TRAINING), trained.folder / "cache")
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(dataset))
-    actual, predicted, names = dataset.labels.numpy(), probabilities.argmax(1), list(TRAINING)
-    matrix = sklearn.metrics.confusion_matrix(actual, predicted, labels=range(4))
-
-    axes = testtrainpart1.draw_confusion(matrix, names, "a title").axes[0]
-    assert [text.get_text() for text in axes.get_xticklabels()] == names
-    assert [text.get_text() for text in axes.get_yticklabels()] == [f"{name} ({TEST[name]})" for name in names]
-    assert np.allclose(axes.images[0].get_array(), matrix / matrix.sum(1, keepdims=True))
-    cells = {text.get_position()[::-1]: int(text.get_text()) for text in axes.texts}
-    assert cells == {(i, j): matrix[i, j] for i, j in zip(*matrix.nonzero(), strict=True)}
-    assert "predicted" in axes.get_xlabel() and "true" in axes.get_ylabel() and axes.get_title() == "a title"
-
-    sheet, chart = testtrainpart1.draw_mistakes(dataset, matrix, probabilities).subfigs
-    wrong = sorted(np.flatnonzero(predicted != actual), key=lambda i: -probabilities[i].max())
-    shown = [axes for axes in sheet.axes if axes.images]
-    assert 5 < len(shown) == len(wrong) <= 15
-    for axes, i in zip(shown, wrong, strict=True):
-        assert axes.get_title() == f"is {names[actual[i]]}\nsaid {names[predicted[i]]} {probabilities[i].max():.0%}"
-        assert np.array_equal(axes.images[0].get_array(), dataset.images[i].permute(1, 2, 0))
-    pairs = [(i, j) for i in range(4) for j in range(i) if matrix[i, j] + matrix[j, i]]
-    pairs.sort(key=lambda pair: -matrix[pair] - matrix[pair[::-1]])
-    texts = [text.get_text() for text in chart.axes[0].get_yticklabels()]
-    assert texts == [f"{names[i]},\n{names[j]}" for i, j in pairs]
-    widths = [bar.get_width() for bar in chart.axes[0].patches]
-    assert widths == [matrix[i, j] for i, j in pairs] + [matrix[j, i] for i, j in pairs]
-
-
-def test_hundreds_of_styles_fit_into_figures_of_bounded_size(trained):
-    count = 300
-    names = [f"Artist_{i}" for i in range(count)]
-    random = np.random.default_rng(0)
-    labels, probabilities = np.arange(count), random.dirichlet(np.ones(count), count).astype(np.float32)
-    matrix = sklearn.metrics.confusion_matrix(labels, probabilities.argmax(1), labels=labels)
-    images = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8)
-    dataset = SimpleNamespace(labels=torch.from_numpy(labels), images=images, classes=names)
-    model = wikiart.make_classifier("three_conv", count, 16).eval()
-    confusion = testtrainpart1.draw_confusion(matrix, names, "")
-    maps = testtrainpart1.draw_heatmaps(model, dataset, probabilities, torch.device("cpu"))
-    for figure in [confusion, maps, testtrainpart1.draw_mistakes(dataset, matrix, probabilities)]:
-        assert (figure.get_size_inches() * figure.dpi).max() <= 4000
-    axes = confusion.axes[0]
-    assert not axes.texts and max(len(axes.get_xticks()), len(axes.get_yticks())) <= testtrainpart1.NAMED
-    assert len([axes for axes in maps.axes if axes.images]) == 2 * testtrainpart1.HEATMAPS
-
-
-def test_heatmaps_show_the_most_confident_right_and_wrong_painting_of_each_style(trained):
-    random = np.random.default_rng(1)
-    labels, probabilities = random.integers(0, 40, 200), random.dirichlet(0.2 * np.ones(41), 200)
-    chosen = testtrainpart1.most_confident(labels, probabilities)
-    largest = sorted(np.bincount(labels), reverse=True)[:27]
-    assert len(chosen) == 27 and sum((labels == label).sum() for label in chosen) == sum(largest)
-    for label, pair in chosen.items():
-        members = np.flatnonzero(labels == label)
-        for is_right, i in zip((True, False), pair, strict=True):
-            group = [j for j in members if (probabilities[j].argmax() == label) == is_right]
-            assert i == max(group, key=lambda j: probabilities[j].max(), default=None)
-
-    dataset = wikiart.WikiArtDataset(trained.folder / "test", S, list(TRAINING), trained.folder / "cache")
-    labels, probabilities = dataset.labels.numpy(), random.dirichlet(np.ones(4), len(dataset)).astype(np.float32)
-    probabilities[labels == 3] = [0.1, 0.2, 0.3, 0.4]
-    figure = testtrainpart1.draw_heatmaps(trained.model, dataset, probabilities, torch.device("cpu"))
-    chosen = testtrainpart1.most_confident(labels, probabilities)
-    for label, pair in chosen.items():
-        for side, i in enumerate(pair):
-            axes = figure.axes[2 * label + side]
-            style, *_ = title = axes.get_title().split("\n")
-            if i is None:
-                assert title == [list(TRAINING)[label], "none wrong" if side else "none right"]
-                continue
-            said = list(TRAINING)[probabilities[i].argmax()]
-            assert style == list(TRAINING)[label] + side * " taken for"
-            assert title[1].startswith(f"{said if side else 'right'} {probabilities[i].max():.0%}")
-            picture = np.asarray(axes.images[0].get_array())
-            assert np.allclose(picture[:, :S], dataset.images[i].permute(1, 2, 0) / 255)
-            predicted = torch.tensor([int(probabilities[i].argmax())])
-            heat = heatmaps.activation_maps(trained.model, dataset.images[i : i + 1] / 255, predicted)[0]
-            glow = (picture[:, -S:] - 0.4 * picture[:, :S].mean(2, keepdims=True)).sum(2)  # grows with the map
-            assert (np.diff(glow.ravel()[heat.flatten().argsort().numpy()]) > -0.02).all()  # a level of the colours
-    assert chosen[3][1] is None and any(", statistics " in axes.get_title() for axes in figure.axes)
-
-
-def test_the_share_of_the_statistics_is_what_the_logit_loses_without_them(trained):
-    images = torch.rand(5, 3, S, S)
-    with torch.no_grad():
-        logits = trained.model(images)
-        labels = logits.argmax(1)
-        trunk = torch.arange(trained.model.head.in_features) < trained.model.width
-        hook = trained.model.scale.register_forward_hook(lambda layer, inputs, output: output * trunk)
-        without = trained.model(images)
-        hook.remove()
-    above = logits - logits.mean(1, keepdim=True)
-    lost = above - (without - without.mean(1, keepdim=True))
-    expected = (lost / above).gather(1, labels[:, None])[:, 0]
-    found = testtrainpart1.statistics_share(trained.model, images, labels)
-    assert torch.allclose(found, expected, atol=1e-4) and found.abs().max() > 0.01
-    assert testtrainpart1.statistics_share(trained.model, images, logits.argmin(1)).isnan().all()
 
 
 def test_a_network_without_convolutions_gets_a_line_and_no_heatmaps(evaluate, monkeypatch, tmp_path):

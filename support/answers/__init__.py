@@ -1,1 +1,1 @@
-"""What people look at: heatmaps, clusters, similar paintings, pictures of part 2."""
+"""What people look at: the report, heatmaps, pictures of both parts, clusters, similar paintings."""
