@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     """Read the settings, make dataset and network, train, write the files."""
     options = settings.read("classifier", __doc__, argv, settings.FRESH)
     device = devices.start(options)
-    check_names(options)
+    check_settings(options)
     model = make_model(options)  # before the paintings are decoded: its size and its weights have to fit
     with options.blame("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
@@ -80,8 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     history.write_curves(options, run.curves.name, run.start, run.history, panels, title)
 
 
-def check_names(options: settings.Settings) -> None:
-    """Find what is wrong with names in the settings before the paintings are decoded, which can take long."""
+def check_settings(options: settings.Settings) -> None:
+    """Find settings that cannot work before the paintings are decoded, which can take long."""
     if not options.pretrained and not options.epochs:
         raise options.error("epochs", "got 0, which only fits a head to a pretrained trunk; set pretrained")
     resume.check_paths(options, 1)

@@ -93,6 +93,11 @@ DAMAGE = {
     "lacks a key": (lambda c: {k: v for k, v in c.items() if k != "fingerprints"}, "is damaged: fingerprints"),
     "a path less": (lambda c: c | {"paths": c["paths"][1:]}, "is damaged: paths are not one text for each"),
     "a path as a number": (lambda c: c | {"paths": [1, *c["paths"][1:]]}, "is damaged: paths"),
+    "a text": (lambda c: c | {"model": c["model"] | {"note": "text"}}, "note is not part of it"),
+    "eight bits": (
+        lambda c: c | {"model": {n: (v * torch.nan).to(torch.float8_e4m3fn) for n, v in c["model"].items()}},
+        "not finite",
+    ),
     "no shape": (lambda c: c | {"fingerprints": torch.tensor(1)}, "is damaged: paths"),
     "a thumbnail less": (lambda c: c | {"thumbnails": c["thumbnails"][1:]}, "is damaged: thumbnails"),
     "image size": (lambda c: c | {"image_size": 10**9}, "is damaged: image_size"),

@@ -96,6 +96,15 @@ def test_features_are_not_those_of_other_code(changed, model, tmp_path, monkeypa
     assert paths[1] != paths[2]
 
 
+def test_features_of_other_code_are_removed(model, tmp_path, monkeypatch):
+    for code in "a" * 64, "b" * 64:
+        monkeypatch.setattr(features, "code_version", lambda code=code: code)
+        path = features.cache_path(tmp_path / "x-32-1.uint8", model, 23)
+        features.cached(path, lambda: torch.ones(3))
+        features.cached(path.with_name(path.name.replace("x-", "y-")), lambda: torch.ones(3))
+    assert sorted(file.name[:14] for file in tmp_path.iterdir()) == ["x-32-1.bbbbbbb", "y-32-1.bbbbbbb"]
+
+
 def test_where_features_cannot_be_kept_is_a_warning(tmp_path, capsys):
     (tmp_path / "cache").write_text("no folder")
     found = features.cached(tmp_path / "cache" / "a.pth", lambda: torch.ones(3))

@@ -125,7 +125,6 @@ WRAPPINGS = {
         "pytorch-lightning_version": "2.5", "optimizer_states": [{}], "hyper_parameters": {"lr": 0.1},
         "state_dict": named("model._orig_mod.module.", net.state_dict()) | {"criterion.weight": torch.ones(5)},
     },
-    "Lightning's backbone": lambda net: {"state_dict": named("backbone.", net.state_dict()) | {"b": torch.ones(1)}},
 }  # fmt: skip
 
 
@@ -155,7 +154,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         "conv1.1.num_batches_tracked has the shape [1], expected []": [
             good | {"conv1.1.num_batches_tracked": torch.zeros(1)}
         ],
-        "do not fit shufflenet_v2_x0_5: more is not part of it": [good | {"more": torch.zeros(1)}],
+        "do not fit shufflenet_v2_x0_5: more is not part of it": [good | {"more": v} for v in (torch.zeros(1), "a")],
+        "conv1.0.weight is missing": [good | {"conv1.0.weight": "text"}],
+        "conv1.0.weight is sparse": [good | {"conv1.0.weight": good["conv1.0.weight"].to_sparse()}],
         "do not fit shufflenet_v2_x0_5: conv1.0.weight is missing": [
             {n: v for n, v in good.items() if n != "conv1.0.weight"}
         ],

@@ -80,16 +80,16 @@ def cache_path(pixel_file: str, network: nn.Module, count: int, *more: object) -
 
     Any change of the code counts, since no list of what matters would stay complete.
     """
-    total = hashlib.sha256(repr((code_version(), count, *more)).encode())
+    total = hashlib.sha256(repr((count, *more)).encode())
     for name, value in network.state_dict().items():
         total.update(f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
-    return Path(pixel_file).with_suffix(f".{total.hexdigest()[:20]}.pth")
+    return Path(pixel_file).with_suffix(f".{code_version()[:8]}-{total.hexdigest()[:20]}.pth")
 
 
 def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
     """The tensor that the file at `path` holds; where there is none, or a damaged one, it is computed and written.
 
-    All processes call it. It warns where the file cannot be written.
+    All processes call it. It warns where the file cannot be written. Files of other code are removed then.
     """
     found = None
     with contextlib.suppress(UserError):  # there is none, or it is damaged
@@ -100,6 +100,10 @@ def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
         try:
             if processes.rank() == 0:
                 files.write_tensors(path, found)
+                stem, version = path.name.split(".")[0], f".{code_version()[:8]}-"
+                for old in path.parent.glob(f"{stem}.*-*.pth"):
+                    if version not in old.name:
+                        old.unlink(missing_ok=True)
         except UserError as error:
             console.warn(str(error))
     return found

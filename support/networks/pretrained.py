@@ -17,11 +17,11 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 AUXILIARY = {"aux_logits": False, "init_weights": True}  # GoogLeNet and Inception give plain logits without their own
 FROZEN = 0.35  # share of a pretrained network's parameters, counted as tensors
 AUXILIARY_NAMES = ("aux1.", "aux2.", "AuxLogits.")
-# torchvision's DenseNet files name "norm.1.weight" what the network calls "norm1.weight".
 # Where the checkpoints of other programs hold a state_dict, and what stands before its names where the network was
 # wrapped: by DataParallel, by torch.compile, or as a member of a Lightning module.
 KEYS = "state_dict", "model_state_dict", "model", "net", "module"
-PREFIXES = "module.", "_orig_mod.", "model.", "net.", "backbone."
+PREFIXES = "module.", "_orig_mod.", "model."
+# torchvision's DenseNet files name "norm.1.weight" what the network calls "norm1.weight".
 OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
 
@@ -159,16 +159,23 @@ def load(network: nn.Module, architecture: str, state: dict[str, Tensor]) -> Non
 def fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
     """Fill a network from a state_dict, which need not have `num_batches_tracked`.
 
-    Raises UserError, beginning with `what`, where a tensor is missing, too many, of another shape or not finite.
+    Raises UserError, beginning with `what`, where a tensor is missing, extra, sparse, of another shape or not finite.
     """
     wanted = network.state_dict()
     optional = {name for name in wanted if name.endswith("num_batches_tracked")}
     for name in sorted((set(wanted) | set(state)) - (optional - set(state)), key=str):
-        shapes = [list(s[name].shape) if isinstance(s.get(name), Tensor) else None for s in (state, wanted)]
-        if shapes[0] != shapes[1]:
-            problem = f"has the shape {shapes[0]}, expected {shapes[1]}" if None not in shapes else "is missing"
-            raise UserError(f"{what}: {name} {problem if shapes[1] is not None else 'is not part of it'}")
-        if not state[name].isfinite().all():
-            raise UserError(f"{what}: {name} holds numbers that are not finite")
+        value, problem = state.get(name), ""
+        if name not in wanted:
+            problem = "is not part of it"
+        elif not isinstance(value, Tensor):
+            problem = "is missing"
+        elif value.layout != torch.strided or value.is_quantized:
+            problem = "is sparse or quantized, expected plain numbers"
+        elif value.shape != wanted[name].shape:
+            problem = f"has the shape {list(value.shape)}, expected {list(wanted[name].shape)}"
+        elif not value.to(wanted[name].dtype).isfinite().all():
+            problem = "holds numbers that are not finite"
+        if problem:
+            raise UserError(f"{what}: {console.printable(name)} {problem}")
     wanted.update(state)  # and not a plain dict: MNASNet's version is an attribute of it
     network.load_state_dict(wanted)

@@ -130,9 +130,7 @@ def _check_level(imgdir: str, folders: list[str], known: Collection[str]) -> Non
 def _leads_up(link: str, imgdir: str) -> bool:
     """Whether a link's target holds the link itself or the folder of styles."""
     target = os.path.realpath(link)
-    return any(
-        os.path.commonpath([target, path]) == target for path in map(os.path.realpath, (imgdir, os.path.dirname(link)))
-    )
+    return any(Path(os.path.realpath(path)).is_relative_to(target) for path in (imgdir, os.path.dirname(link)))
 
 
 def check_outputs(options: settings.Settings) -> None:

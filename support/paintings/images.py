@@ -69,7 +69,9 @@ def _open(path: str, side: int) -> Image.Image:
     in several scans (as progressive ones do), since libjpeg keeps those. Raises DecompressionBombError beyond it.
     """
     try:
-        image = Image.open(path, formats=FORMATS)
+        with warnings.catch_warnings():  # of half the limit, also in a worker that was spawned
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError:
         with contextlib.suppress(SyntaxError):  # not a JPEG
             image = JpegImageFile(path)
@@ -181,8 +183,7 @@ def decode_all(paths: list[str], image_size: int) -> Iterator[tuple[bytes | None
 
     A file that cannot be decoded gives None, 0 and the reason. See `decode_image` and `fingerprint`.
     """
-    with warnings.catch_warnings():  # Pillow refuses images of twice its limit; up to there no warning is needed
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with warnings.catch_warnings():
         # Python from 3.12 on warns of forks beside threads; the workers touch nothing that those may hold.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         decode = functools.partial(try_decode, image_size=image_size)

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 from collections.abc import Iterator
 
 
@@ -18,8 +19,12 @@ class HungUp(Terminated):
 
 
 def quiet_ctrl_c() -> None:
-    """Let Ctrl-C end the process without a traceback while libraries are imported, until signals are `raised`."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as in the background
+    """Let Ctrl-C end the process without a traceback while libraries are imported, until signals are `raised`.
+
+    Not where it is ignored, as in the background, nor in an interactive interpreter, which would end later.
+    """
+    interactive = sys.flags.interactive or "IPython" in sys.modules
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler and not interactive:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -26,10 +26,9 @@ class Run:
                     run.step(loss_of(run.network, images, labels))
                 run.end_epoch(validate(model))
 
-    contents: what the checkpoint holds besides weights and history; score: the validation metric whose lowest value
-    chooses the epoch kept in `modelfile`; peak_factor: of the peak learning rate. Raises UserError for files of
-    another run, a loss that is not finite, a folder that another run writes to and a file that cannot be written. On
-    Ctrl-C it says what is saved.
+    contents: of the checkpoint, besides weights and history; score: the metric whose lowest value in validation chooses
+    the epoch in `modelfile`; peak_factor: of the peak learning rate. Raises UserError for another run's files, a loss
+    that is not finite, a folder in use and a file that cannot be written. On Ctrl-C it says what is saved.
     """
 
     def __init__(
@@ -155,8 +154,7 @@ class Run:
         if processes.rank() == 0:  # the resume file first: a checkpoint that is missing can be made from it
             state = {name: getattr(self, name) for name in ("start", "history", "times", "best", "ends")}
             state |= {"run": self.identity, "model": weights, "moments": self.optimizer.state_dict()["state"]}
-            state["scaler"] = self.scaler.state_dict()
-            resume.write(self.resume_file, state)
+            resume.write(self.resume_file, state | {"scaler": self.scaler.state_dict()})
         self.saved, self.is_begun = len(self.history), True
         if processes.rank() == 0:
             if self.best == self.saved:
@@ -168,8 +166,10 @@ class Run:
         if not self.is_begun or self.ends_here or self.saved < self.options.epochs:
             return False
         history.say_result([self.start, *self.history], self.best, self.score, self.modelfile.name)
-        console.say(f"nothing is changed; a larger --epochs trains further, {resume.FRESH}")
-        return processes.from_first(self.curves.exists() or not self.history)
+        drawn = processes.from_first(self.curves.exists() or not self.history)
+        done = "nothing is changed" if drawn else "the curves are drawn"
+        console.say(f"{done}; a larger --epochs trains further, {resume.FRESH}")
+        return drawn
 
     def _not_finite(self, where: str) -> console.UserError:
         rate = self.optimizer.param_groups[0]["lr"]
