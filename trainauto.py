@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import wikiart
-from support.networks import description
+from support.networks import description, pca
 from support.paintings import duplicates
 from support.system import console, devices, processes, settings
 from support.system.console import DataError
@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> None:
         loader = batches.Batches(dataset.images, dataset.labels, device)
         if not run.is_begun:
             if processes.rank() == 0:
-                pca = wikiart.fit_pca(dataset.images, members, options.latent_dim, options.seed)
+                components = pca.fit_pca(dataset.images, members, options.latent_dim, options.seed)
                 style = description.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
-                model.start_from(pca, style)
+                model.start_from(components, style)
             processes.copy_from_first(model)
             metrics = validate(model.eval(), loader, held_out, options.batch_size)
             console.say(f"fitted a PCA and a discriminant to start from  {history.in_words(metrics)}".rstrip())

@@ -12,7 +12,6 @@ import os
 import unicodedata
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -418,29 +417,9 @@ class Autoencoder(nn.Module):
         return linear + self.decoder(linear)
 
 
-PCA_IMAGES = 10_000  # images at most that a PCA is fitted on
-PCA_NUMBERS = 2**28  # and pixel values at most: a gigabyte
-
-
 def autoencoder_loss(model: nn.Module, images: Tensor) -> Tensor:
     """The loss of training on a batch of images in [0, 1]: the mean squared error of the reconstruction's pixels."""
     return F.mse_loss(model(images), images)
-
-
-def fit_pca(images: Tensor, members: Tensor, components: int, seed: int) -> "PCA":
-    """The best linear autoencoder: scikit-learn's PCA of the `members` of uint8 images [N, 3, S, S], pixels in [0, 1].
-
-    It is fitted on at most `PCA_IMAGES` of them, drawn by the seed, and has fewer components where those allow no more.
-    """
-    from sklearn.decomposition import PCA  # takes a second to import
-
-    values = images[0].numel()
-    count = min(len(members), PCA_IMAGES, max(1, PCA_NUMBERS // values))
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(members))[:count])
-    pixels = images[members[torch.from_numpy(drawn)]].flatten(1).float().div_(255).numpy()
-    pca = PCA(min(components, count, values), copy=False, svd_solver="randomized", random_state=seed)
-    with np.errstate(invalid="ignore"):  # a single painting has no variance to explain
-        return pca.fit(pixels)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import wikiart
-from support.networks import description
+from support.networks import description, pca
 from support.system import console
 
 
@@ -40,7 +40,7 @@ def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     model = wikiart.Autoencoder(16, latent_dim).eval()
     style = torch.rand(description.COMBINED), torch.randn(model.style_dim, description.COMBINED)
     members = torch.arange(3, count + 3)  # three are held out
-    model.start_from(wikiart.fit_pca(images, members, latent_dim, seed=0), style)
+    model.start_from(pca.fit_pca(images, members, latent_dim, seed=0), style)
     with torch.no_grad():
         pictures, latents = model(images / 255), model.encode(images / 255)
     pixels = pixels / 255

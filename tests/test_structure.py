@@ -14,7 +14,7 @@ FLOORS = {  # a folder may import those before it, and inside a folder a room th
     "system": ["signals", "processes", "console", "files", "locks", "settings", "devices", "workers", "figures"],
     "paintings": ["formats", "folders", "images", "cache", "artists", "duplicates"],
     "training": ["balance", "batches", "checkpoints", "history", "optimizer", "resume", "runs"],
-    "networks": ["pretrained", "levels", "description", "features"],
+    "networks": ["pretrained", "levels", "description", "pca", "features"],
     "answers": ["report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar"],
 }
 ORDER = [room for rooms in FLOORS.values() for room in rooms]
@@ -109,7 +109,7 @@ def test_every_name_that_is_taken_from_a_room_exists():
 
 def test_files_and_functions_are_short():
     lines = {path.name: len(path.read_text().splitlines()) for path in PROGRAM}
-    assert lines["wikiart.py"] <= 500
+    assert lines["wikiart.py"] <= 450
     assert not {path.name: lines[path.name] for path in ROOMS if lines[path.name] > 200}
     long = [
         f"{path.name}: {node.name}"

@@ -12,7 +12,7 @@ from PIL import Image
 
 import trainauto
 import wikiart
-from support.networks import description
+from support.networks import description, pca
 from support.system import devices
 from support.training import balance, checkpoints
 from support.training.batches import Batches
@@ -84,8 +84,8 @@ def test_an_epoch_replaces_the_pca_only_if_it_is_better(trained, workdir, run):
 
 
 def test_held_out_paintings_are_in_no_part_of_the_training(trained, workdir, run, monkeypatch):
-    seen, pca, discriminant, loss = {}, wikiart.fit_pca, description.fit_discriminant, wikiart.autoencoder_loss
-    monkeypatch.setattr(wikiart, "fit_pca", lambda *a: seen.update(pca=a) or pca(*a))
+    seen, fit_pca, discriminant, loss = {}, pca.fit_pca, description.fit_discriminant, wikiart.autoencoder_loss
+    monkeypatch.setattr(pca, "fit_pca", lambda *a: seen.update(pca=a) or fit_pca(*a))
     monkeypatch.setattr(description, "fit_discriminant", lambda *a: seen.update(style=a) or discriminant(*a))
     batches = []
     monkeypatch.setattr(
@@ -119,7 +119,7 @@ def test_validation_clips_to_0_1_and_keeps_no_gradients():
 
 def test_a_run_that_goes_on_or_is_finished_fits_nothing_again(trained, workdir, run, monkeypatch):
     assert run(trainauto, *trained.flags, *SMALL, "--outputdir", ".").status == 0
-    monkeypatch.setattr(wikiart, "fit_pca", None)
+    monkeypatch.setattr(pca, "fit_pca", None)
     for epochs in (2, 3):
         assert run(trainauto, *trained.flags, *SMALL, "--outputdir", ".", "--epochs", epochs).status == 0
 

@@ -9,7 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 import wikiart
 from support.answers import ward
 from support.answers.ward import cut, ward_linkage
-from support.networks import description
+from support.networks import description, pca
 
 N = 2000
 
@@ -68,7 +68,7 @@ def test_merges_and_heights_of_real_paintings_latents_are_scipys(real_paintings,
     images = wikiart.WikiArtDataset(real_paintings / "train", 32, cachedir=tmp_path).images[::3][:N]
     members, model = torch.arange(len(images)), wikiart.Autoencoder(32, 40).eval()
     style = description.fit_discriminant(images, members[:500], model.style_dim, 0, torch.device("cpu"))
-    model.start_from(wikiart.fit_pca(images, members, 40, 0), style)
+    model.start_from(pca.fit_pca(images, members, 40, 0), style)
     with torch.no_grad():
         found = torch.cat([model.encode(part / 255) for part in images.split(200)]).double().numpy()
     assert found.shape == (N, 40)

@@ -1,1 +1,1 @@
-"""What networks are made of and what they read: torchvision's networks, levels, description, fitted heads."""
+"""What networks are made of and what they read: torchvision's networks, levels, description, a PCA, fitted heads."""

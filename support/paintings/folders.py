@@ -145,7 +145,7 @@ def check_outputs(options: settings.Settings) -> None:
             inside = place.relative_to(above).parts if place.is_relative_to(above) else ()
             if inside and not any(part.startswith(".") for part in inside):
                 problem = f"{console.quoted(written)} is inside the folder of paintings {console.quoted(paintings)}"
-                raise options.error(name, f"{problem}, where it would be read as a style; expected a folder outside it")
+                raise options.error(name, f"{problem} and would become a style; expected a folder outside it")
 
 
 def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:

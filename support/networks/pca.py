@@ -1,0 +1,29 @@
+"""A PCA of pixels, from which the autoencoder starts."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
+
+FITTED = 10_000  # images at most that a PCA is fitted on
+NUMBERS = 2**28  # and pixel values at most: a gigabyte
+
+
+def fit_pca(images: Tensor, members: Tensor, components: int, seed: int) -> "PCA":
+    """The best linear autoencoder: scikit-learn's PCA of the `members` of uint8 images [N, 3, S, S], pixels in [0, 1].
+
+    It is fitted on at most `FITTED` of them, drawn by the seed, and has fewer components where those allow no more.
+    """
+    from sklearn.decomposition import PCA  # takes a second to import
+
+    values = images[0].numel()
+    count = min(len(members), FITTED, max(1, NUMBERS // values))
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(members))[:count])
+    pixels = images[members[torch.from_numpy(drawn)]].flatten(1).float().div_(255).numpy()
+    pca = PCA(min(components, count, values), copy=False, svd_solver="randomized", random_state=seed)
+    with np.errstate(invalid="ignore"):  # a single painting has no variance to explain
+        return pca.fit(pixels)
