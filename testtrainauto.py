@@ -18,7 +18,7 @@ import wikiart
 from support.answers import clustering, pictures_part2, similar
 from support.networks import description
 from support.paintings import duplicates, folders
-from support.system import console, devices, figures, files, settings
+from support.system import console, devices, files, plotting, settings
 from support.system.console import DataError
 from support.training import batches, checkpoints
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint; reconstruct and cluster the test folder, or find what is similar to the given images."""
     options = settings.read("autoencoder", __doc__, argv, SWITCHES)
     folders.check_outputs(options)
-    with options.blame("outputdir"):
+    with options.checking("outputdir"):
         files.check_folder(options.outputdir)
     modelfile = options.output(options.modelfile)
     checkpoint = checkpoints.read(modelfile, 2)
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     classes = checkpoint["classes"]
-    with options.blame("testingdir", DataError):
+    with options.checking("testingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.testingdir, checkpoint["image_size"], classes, options.cachedir)
     clusters = len(classes) if options.clusters == "auto" else options.clusters
     if len(dataset) < max(clusters, 2):
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     loader = batches.Batches(dataset.images, dataset.labels, device)
-    spaces, errors, pca_errors = measure_paintings(model, loader, options.batch_size)
+    spaces, errors, pca_errors = encode_paintings(model, loader, options.batch_size)
     spaces["plane"], shares = clustering.project(spaces["latents"], options.seed)
     labels = dataset.labels.numpy()
     results = {
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     if known.any():
         rest = None
         if not known.all():
-            agreement = clustering.measure_clusters(labels[~known], found[~known], points[~known], options.seed)
+            agreement = clustering.score_clusters(labels[~known], found[~known], points[~known], options.seed)
             rest = {"mse": float(errors[~known].mean()), **agreement}
             console.say(f"without them: MSE {rest['mse']:.5f}, AMI {rest['ami']:.3f}")
         metrics |= duplicates.report(copies, rest)
@@ -89,12 +89,12 @@ def main(argv: list[str] | None = None) -> None:
         "cluster_gallery.png": lambda: pictures_part2.draw_gallery(dataset, points, found),
         "dendrogram.png": lambda: pictures_part2.draw_dendrogram(dataset, points, tree, clusters),
     }
-    figures.write_all(options, pictures)
+    plotting.write_all(options, pictures)
     console.say(f"wrote {', '.join(['metrics_auto.json', *pictures])} and clusters.csv into {options.outputdir}")
 
 
 @torch.no_grad()
-def measure_paintings(
+def encode_paintings(
     model: wikiart.Autoencoder, loader: batches.Batches, batch_size: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """What every painting is clustered by, its squared error, and that of the checkpoint's PCA (mean of pixels, [N]).
@@ -131,7 +131,7 @@ def open_folders(options: settings.Settings, checkpoint: dict[str, object]) -> l
     present = [name for name in names if os.path.isdir(getattr(options, name))]
     for name in present or names:
         classes = checkpoint["classes"] if name == "testingdir" else None
-        with options.blame(name, DataError):
+        with options.checking(name, DataError):
             folder = getattr(options, name)
             datasets.append(wikiart.WikiArtDataset(folder, checkpoint["image_size"], classes, options.cachedir))
             if name == "trainingdir":

@@ -19,7 +19,7 @@ from tqdm import tqdm
 import wikiart
 from support.answers import heatmaps, pictures_part1, report
 from support.paintings import artists, duplicates, folders
-from support.system import console, devices, figures, files, settings
+from support.system import console, devices, files, plotting, settings
 from support.system.console import DataError, UserError
 from support.training import batches, checkpoints
 
@@ -57,18 +57,18 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     classes, counts = checkpoint["classes"], checkpoint["counts"]
-    with options.blame("testingdir", DataError):
+    with options.checking("testingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.testingdir, checkpoint["image_size"], classes, options.cachedir)
     loader = batches.Batches(dataset.images, dataset.labels, device)
     parts = [wikiart.classify(model, images, flips=True).cpu() for images in loader.all_images(options.batch_size)]
     labels, logits = dataset.labels.numpy(), torch.cat(parts)
 
-    metrics = report.measure(labels, logits.numpy(), counts)
-    metrics["prior"] = report.measure_priors(labels, logits, checkpoint)
+    metrics = report.evaluate(labels, logits.numpy(), counts)
+    metrics["prior"] = report.evaluate_priors(labels, logits, checkpoint)
     report.print_metrics(metrics)
     known, copies = duplicates.known_paintings(dataset, checkpoint)
     if known.any():
-        rest = None if known.all() else report.measure(labels[~known], logits.numpy()[~known], counts)
+        rest = None if known.all() else report.evaluate(labels[~known], logits.numpy()[~known], counts)
         if rest:
             console.say(f"without them: accuracy {rest['accuracy']:.1%}, macro F1 {rest['macro_f1']:.1%}")
         metrics |= duplicates.report(copies, rest)
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     if not heatmaps.has_convolutions(model):
         del pictures["heatmaps.png"]
         console.say(f"no heatmaps.png: {model.architecture} has no convolutions")
-    figures.write_all(options, pictures)
+    plotting.write_all(options, pictures)
     console.say(f"wrote {', '.join(['metrics_part1.json', 'predictions.csv', *pictures])} into {options.outputdir}")
 
 
@@ -100,7 +100,7 @@ def check_outputs(options: settings.Settings) -> None:
     """Raise UserError where --csv, or without --predict a file in outputdir, cannot be written; nothing is created."""
     if not options.predict:
         folders.check_outputs(options)
-        with options.blame("outputdir"):
+        with options.checking("outputdir"):
             files.check_folder(options.outputdir)
     elif options.csv is not None:
         if not os.path.basename(options.csv) or os.path.isdir(options.csv):

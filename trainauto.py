@@ -19,7 +19,7 @@ from support.networks import description, pca
 from support.paintings import duplicates
 from support.system import console, devices, processes, settings
 from support.system.console import DataError
-from support.training import balance, batches, checkpoints, history, resume, runs
+from support.training import augmentation, balance, batches, checkpoints, history, resume, runs
 
 
 @console.script
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     device = devices.start(options)
     resume.check_paths(options, 2)
 
-    with options.blame("trainingdir", DataError):
+    with options.checking("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         balance.check_styles(dataset.counts)
     thumbnails = duplicates.grey_fingerprints(dataset.images)
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         for epoch in run.epochs():
             order = balance.index_order("none", dataset.labels, members, None, options.seed, epoch)
             for images, _ in run.batches(loader, order):
-                whole = batches.crop(images, options.image_size)  # half of them flipped
+                whole = augmentation.crop_and_flip(images, options.image_size)  # half of them flipped
                 with devices.autocast(device):
                     loss = wikiart.autoencoder_loss(run.network, whole)
                 run.step(loss)

@@ -19,7 +19,7 @@ from support.networks import features
 from support.paintings import duplicates
 from support.system import console, devices, processes, settings
 from support.system.console import DataError
-from support.training import balance, batches, checkpoints, history, resume, runs
+from support.training import augmentation, balance, batches, checkpoints, history, resume, runs
 
 FINE_TUNING = 0.05  # share of the learning rate at which pretrained layers learn, and the head fitted to them
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     device = devices.start(options)
     check_settings(options)
     model = make_model(options)  # before the paintings are decoded: its size and its weights have to fit
-    with options.blame("trainingdir", DataError):
+    with options.checking("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         balance.check_styles(dataset.counts)
     duplicates.warn_of_contradictions(dataset.paths, dataset.labels, dataset.fingerprints)
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         plan = make_plan(options, dataset, members) if options.imbalance == "smote" else None
         loader = batches.Batches(dataset.images, dataset.labels, device, plan)
         if not options.pretrained and not run.is_begun:
-            model.normalize.measure(dataset.images, members)
+            model.normalize.fit(dataset.images, members)
         elif not run.is_begun:
             fit_head(model, loader, members, options.imbalance, dataset.pixel_file)
             metrics = validate(model, loader, held_out, len(dataset.classes), options.batch_size)
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
                 model.ignore_statistics()  # until the head is fitted
             order = balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
             for images, labels in run.batches(loader, order):  # sets the learning rate, shows the progress
-                images = batches.crop(images, model.crop_side)
+                images = augmentation.crop_and_flip(images, model.crop_side)
                 with devices.autocast(device):
                     loss = wikiart.classifier_loss(run.network, images, labels)
                 run.step(loss)  # backward pass and optimizer
@@ -89,10 +89,10 @@ def check_settings(options: settings.Settings) -> None:
 
 def make_model(options: settings.Settings) -> wikiart.Classifier:
     """The classifier of the settings, with random or pretrained weights; of one class until there are more."""
-    with options.blame("architecture"):
+    with options.checking("architecture"):
         model = wikiart.make_classifier(options.architecture, 1, options.image_size)
     if options.pretrained:
-        with options.blame("pretrained"):
+        with options.checking("pretrained"):
             model.load_pretrained(options.pretrained)
     return model
 

@@ -179,7 +179,7 @@ class Normalize(nn.Module):
         self.register_buffer("mean", torch.full((3,), 0.5))
         self.register_buffer("std", torch.full((3,), 0.25))
 
-    def measure(self, images: Tensor, members: Tensor) -> None:
+    def fit(self, images: Tensor, members: Tensor) -> None:
         """Take mean and standard deviation from the `members` (indices) of uint8 images [N, 3, S, S]."""
         sums = torch.zeros(2, 3, dtype=torch.float64)
         for part in members.split(32):

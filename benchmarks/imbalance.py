@@ -84,7 +84,7 @@ def train_and_test(
     if arguments.pretrained:
         trainee.model.load_pretrained(arguments.pretrained)
     else:
-        trainee.model.normalize.measure(training.images, members)
+        trainee.model.normalize.fit(training.images, members)
         order, wanted = torch.zeros(0, dtype=torch.int64), arguments.steps * options.batch_size
         for epoch in itertools.count(1):
             if len(order) >= wanted:

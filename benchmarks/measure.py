@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import wikiart  # noqa: E402
 from support.system import devices, settings  # noqa: E402
-from support.training import batches, runs  # noqa: E402
+from support.training import augmentation, batches, runs  # noqa: E402
 
 COURSE_COUNTS = [
     449, 18, 15, 688, 721, 268, 91, 390, 246, 1127, 163, 198, 2269, 246, 212, 373, 41, 413, 80, 244, 946, 1712, 369,
@@ -166,8 +166,10 @@ class Trainee:
         """The loss of the training scripts, augmentation included."""
         with devices.autocast(images.device):
             if self.is_classifier:
-                return wikiart.classifier_loss(self.model, batches.crop(images, self.model.crop_side), labels)
-            return wikiart.autoencoder_loss(self.model, batches.crop(images, images.shape[2]))
+                return wikiart.classifier_loss(
+                    self.model, augmentation.crop_and_flip(images, self.model.crop_side), labels
+                )
+            return wikiart.autoencoder_loss(self.model, augmentation.crop_and_flip(images, images.shape[2]))
 
     def steps(self, images: Tensor, labels: Tensor, count: int) -> None:
         """`count` steps on one batch that never changes."""

@@ -175,7 +175,7 @@ def probe(trainingdir: str, options: settings.Settings, device: torch.device, ca
     """What `measure_memory` runs in a process of its own."""
     dataset = wikiart.WikiArtDataset(trainingdir, options.image_size, cachedir=cachedir)
     members = torch.arange(len(dataset))
-    wikiart.Normalize().measure(dataset.images, members)  # touches every painting
+    wikiart.Normalize().fit(dataset.images, members)  # touches every painting
     paintings = batches.Batches(dataset.images, dataset.labels, device)
     trainee = measure.Trainee("residual", len(dataset.classes), options, device)
     order = balance.index_order("weighted_sampler", dataset.labels, members, None, options.seed, 1)
@@ -222,7 +222,7 @@ def measure_case(
     def augmentation() -> None:
         with torch.no_grad(), devices.autocast(device):
             for _ in range(count):
-                trainee.model.normalize(batches.crop(images, trainee.model.crop_side))
+                trainee.model.normalize(augmentation.crop_and_flip(images, trainee.model.crop_side))
 
     works = {"real": real, "one batch": lambda: trainee.steps(images, labels, count)}
     if network == "residual":

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import wikiart
-from support.system import devices, figures
+from support.system import devices, plotting
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "wikiart7"
@@ -70,7 +70,7 @@ def full_networks():
 def no_figures(request, monkeypatch):
     """Figures are empty files, except in tests marked `figures` and in fixtures of wider scope."""
     if not request.node.get_closest_marker("figures"):
-        monkeypatch.setattr(figures, "write", jobs.write_nothing)
+        monkeypatch.setattr(plotting, "write", jobs.write_nothing)
 
 
 def picture(style: int, number: int, size: tuple[int, int], seed: int = 0) -> Image.Image:

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 import wikiart
-from support.system import devices, figures
+from support.system import devices, plotting
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTS = {"Baroque": 13, "Cubism": 8, "Ukiyo_e": 5}
@@ -142,7 +142,7 @@ def _child(
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it
     torch.set_num_threads(THREADS)
     compute_in(kind)
-    figures.write = write_nothing
+    plotting.write = write_nothing
     narrow()
     devices.SMALLEST_SHARE = 0  # the tests' batches are small on purpose
     if plant:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from support.training import balance, batches
+from support.training import augmentation, balance, batches
 
 CPU = torch.device("cpu")
 S = 16
@@ -63,7 +63,7 @@ def test_every_training_batch_is_full_and_no_painting_is_missed(count, batch_siz
 def test_crops_are_windows_of_the_image_as_they_are_at_every_place_and_half_of_them_flipped(side):
     torch.manual_seed(7)
     images = torch.rand(2, 3, 8, 8)
-    found = batches.crop(images.repeat_interleave(400, 0), side).view(2, 400, 3, side, side)
+    found = augmentation.crop_and_flip(images.repeat_interleave(400, 0), side).view(2, 400, 3, side, side)
     for image, crops in zip(images, found, strict=True):
         windows = {}  # every window there is, by its pixels
         for flipped, source in enumerate([image, image.flip(2)]):

@@ -9,9 +9,9 @@ from support.answers import clustering
 def test_a_silhouette_is_none_where_its_sample_holds_one_cluster(monkeypatch):
     points, found = np.random.default_rng(0).normal(size=(200, 2)), np.zeros(200, int)
     found[7] = 1
-    assert clustering.measure_clusters(found, found, points, 0)["silhouette"] is not None
+    assert clustering.score_clusters(found, found, points, 0)["silhouette"] is not None
     monkeypatch.setattr(clustering, "SILHOUETTE_POINTS", 20)
-    scores = [clustering.measure_clusters(found, found, points, seed)["silhouette"] for seed in range(30)]
+    scores = [clustering.score_clusters(found, found, points, seed)["silhouette"] for seed in range(30)]
     assert None in scores and any(score is not None for score in scores)
 
 

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from support.networks import description
-from support.training import batches
+from support.training import augmentation
 
 
 def test_the_texture_histogram_is_that_of_patterns_found_pixel_by_pixel():
@@ -82,14 +82,18 @@ def fit(images, members, count=4, seed=7):
 @pytest.fixture
 def seen(monkeypatch):
     """What a fit looks at: the paintings that are cropped, their crops, and the crops' statistics, batch by batch."""
-    found, crop, combined = SimpleNamespace(paintings=[], crops=[], rows=[]), batches.crop, description.combined
+    found, crop, combined = (
+        SimpleNamespace(paintings=[], crops=[], rows=[]),
+        augmentation.crop_and_flip,
+        description.combined,
+    )
 
     def watched(images, side, generator):
         found.paintings.append(images)
         found.crops.append(crop(images, side, generator))
         return found.crops[-1]
 
-    monkeypatch.setattr(batches, "crop", watched)
+    monkeypatch.setattr(augmentation, "crop_and_flip", watched)
     monkeypatch.setattr(description, "combined", lambda images: found.rows.append(combined(images)) or found.rows[-1])
     return found
 

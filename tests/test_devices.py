@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import trainpart1
 import wikiart
 from support.system import devices, processes, settings
-from support.training import batches
+from support.training import augmentation
 
 
 def read(*flags):
@@ -118,10 +118,13 @@ def test_nothing_leaves_the_gpu_between_a_batch_and_its_loss(network, monkeypatc
             model = wikiart.Autoencoder(32, 8) if network == "autoencoder" else wikiart.make_classifier(network, 3, 32)
         images, labels = torch.empty(8, 3, 32, 32, device=cuda), torch.empty(8, dtype=torch.int64, device=cuda)
         if network == "autoencoder":
-            found = [wikiart.autoencoder_loss(model, batches.crop(images, 32)), wikiart.embed(model, images)]
+            found = [
+                wikiart.autoencoder_loss(model, augmentation.crop_and_flip(images, 32)),
+                wikiart.embed(model, images),
+            ]
             found.append(model.decode(model.encode(images)))
         else:
-            loss = wikiart.classifier_loss(model, batches.crop(images, 24), labels)
+            loss = wikiart.classifier_loss(model, augmentation.crop_and_flip(images, 24), labels)
             found = [loss, wikiart.classify(model.eval(), images, flips=True)]
         assert all(value.device == cuda for value in found)
         with pytest.raises(RuntimeError, match="device"):

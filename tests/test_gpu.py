@@ -6,7 +6,7 @@ import torch
 
 import wikiart
 from support.system import processes
-from support.training import balance, batches, optimizer
+from support.training import augmentation, balance, batches, optimizer
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -47,9 +47,9 @@ def test_steps_do_not_wait_for_the_gpu(dataset, network):
         torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first one sets things up
         try:
             if network == "autoencoder":
-                loss = wikiart.autoencoder_loss(model, batches.crop(images, 32))
+                loss = wikiart.autoencoder_loss(model, augmentation.crop_and_flip(images, 32))
             else:
-                loss = wikiart.classifier_loss(model, batches.crop(images, model.crop_side), labels)
+                loss = wikiart.classifier_loss(model, augmentation.crop_and_flip(images, model.crop_side), labels)
             loss.backward()
             steps.step()
             steps.zero_grad(set_to_none=True)

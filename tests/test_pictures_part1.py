@@ -25,7 +25,7 @@ def model(dataset):
     """A classifier whose head reads the statistics, as a trained one's does."""
     torch.manual_seed(0)
     model = wikiart.make_classifier("residual", len(TEST), S)
-    model.normalize.measure(dataset.images, torch.arange(len(dataset)))
+    model.normalize.fit(dataset.images, torch.arange(len(dataset)))
     with torch.no_grad():
         model.head.weight.normal_(std=0.1)
         model.train()(dataset.images / 255)  # running means

@@ -88,7 +88,7 @@ def checkpoint_of(model, path, **more):
 @pytest.mark.parametrize("architecture", ["residual", "mnasnet0_5", "regnet_x_400mf"])
 def test_a_checkpoint_of_our_own_is_loaded_and_started_from(architecture, tmp_path):
     model = wikiart.make_classifier(architecture, 5, 32)
-    model.normalize.measure(torch.randint(0, 90, (4, 3, 32, 32), dtype=torch.uint8), torch.arange(4))
+    model.normalize.fit(torch.randint(0, 90, (4, 3, 32, 32), dtype=torch.uint8), torch.arange(4))
     checkpoint_of(model, tmp_path / "w.pth")
     loaded = wikiart.load_network(checkpoints.read(tmp_path / "w.pth", 1))
     images = torch.rand(2, 3, 32, 32)

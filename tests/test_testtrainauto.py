@@ -21,7 +21,7 @@ import trainauto
 import wikiart
 from support.answers import clustering, similar
 from support.networks import description
-from support.system import figures
+from support.system import plotting
 from support.training import checkpoints
 
 TRAINING = {"Baroque": 12, "Cubism": 10, "Pay_$5_or_$6": 8}
@@ -95,7 +95,7 @@ def spaces(trained):
 def drawn(monkeypatch):
     """The figures that the script has written, by name, instead of files."""
     written = {}
-    monkeypatch.setattr(figures, "write", lambda path, figure: written.update({path.name: figure}))
+    monkeypatch.setattr(plotting, "write", lambda path, figure: written.update({path.name: figure}))
     return written
 
 

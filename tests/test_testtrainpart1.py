@@ -20,7 +20,7 @@ import trainpart1
 import wikiart
 from support.answers import heatmaps, pictures_part1, report
 from support.paintings import images
-from support.system import devices, figures
+from support.system import devices, plotting
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
@@ -54,7 +54,7 @@ def trained(tmp_path_factory, paint, run):
 @pytest.fixture
 def evaluate(trained, run, tmp_path, monkeypatch):
     """evaluate(*flags) evaluates the trained classifier into tmp_path, without figures: the run, metrics and table."""
-    monkeypatch.setattr(figures, "write_all", lambda *_: [])
+    monkeypatch.setattr(plotting, "write_all", lambda *_: [])
 
     def evaluate(*flags):
         modelfile = trained.folder / "out" / "wikiart.pth"
@@ -163,9 +163,9 @@ def test_measure_agrees_with_sklearn_where_styles_are_missing_or_never_guessed()
     for _ in range(10):
         labels, probabilities = random.choice([0, 1, 2, 4], 25), random.dirichlet([1] * 6, 25)
         probabilities[:, 4] /= 100
-        found = report.measure(labels, np.log(probabilities), counts)
+        found = report.evaluate(labels, np.log(probabilities), counts)
         assert_metrics(found, by_sklearn(labels.tolist(), probabilities, counts))
-    named = report.measure(
+    named = report.evaluate(
         labels, np.log(probabilities), dict(zip(["accuracy", "macro avg", *"CDEF"], counts.values(), strict=True))
     )
     assert (named.pop("majority_style"), found.pop("majority_style")) == ("macro avg", "B")
@@ -358,7 +358,7 @@ def test_a_prior_is_exchanged_by_bayes_rule(changes, name, seen):
         found = report.with_prior(logits, checkpoint, prior).softmax(1).numpy()
         assert found == pytest.approx(posterior, abs=1e-5), prior
     labels = likelihoods.argmax(1)
-    measured = report.measure_priors(labels, logits, checkpoint)
+    measured = report.evaluate_priors(labels, logits, checkpoint)
     shifted = (likelihoods * list(counts.values())).argmax(1)
     assert measured["trained"] == name and measured["uniform"] == {"accuracy": 1.0, "macro_f1": 1.0}
     assert measured["training"] == pytest.approx(

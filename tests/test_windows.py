@@ -48,7 +48,7 @@ def without_posix() -> None:
     for name in [name for name in sys.modules if name.split(".")[0] in ("support", "wikiart", *jobs.SCRIPTS)]:
         del sys.modules[name]
     importlib.reload(jobs).narrow()
-    jobs.figures.write, jobs.devices.SMALLEST_SHARE = jobs.write_nothing, 0
+    jobs.plotting.write, jobs.devices.SMALLEST_SHARE = jobs.write_nothing, 0
 
 
 def test_both_parts_run_without_what_posix_alone_has(tmp_path):

@@ -51,11 +51,11 @@ class Clusters(NamedTuple):
 def cluster(points: np.ndarray, labels: np.ndarray, clusters: int, seed: int, device: torch.device) -> Clusters:
     """Ward's agglomerative clustering of points [N, D], measured by labels (int [N])."""
     tree = ward.ward_linkage(points, device if device.type == "cuda" else "cpu")  # it needs float64
-    found = ward.cut(tree, clusters)
-    return Clusters(measure_clusters(labels, found, points, seed), tree, found)
+    found = ward.cut_tree(tree, clusters)
+    return Clusters(score_clusters(labels, found, points, seed), tree, found)
 
 
-def measure_clusters(labels: np.ndarray, found: np.ndarray, points: np.ndarray, seed: int) -> dict[str, float | None]:
+def score_clusters(labels: np.ndarray, found: np.ndarray, points: np.ndarray, seed: int) -> dict[str, float | None]:
     """The cluster figures: how `found` [N] agrees with `labels` [N], and how well it parts `points` [N, D].
 
     The silhouette (of at most `SILHOUETTE_POINTS` points, drawn by the seed) is None where it is not defined.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from support.answers import heatmaps
-from support.system import console, figures
+from support.system import console, plotting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,10 +24,10 @@ def draw_confusion(matrix: np.ndarray, classes: list[str], title: str) -> "Figur
     """
     share = matrix / matrix.sum(1, keepdims=True).clip(min=1)
     side, step = 3.2 + 0.42 * min(len(classes), NAMED), -(-len(classes) // NAMED)
-    figure = figures.new(side + 1, side, dpi=110)
+    figure = plotting.new(side + 1, side, dpi=110)
     axes = figure.subplots()
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    names = [figures.caption(name) for name in classes]
+    names = [plotting.caption(name) for name in classes]
     rows = [f"{name} ({number})" for name, number in zip(names, matrix.sum(1), strict=True)]
     axes.set_xticks(range(0, len(classes), step), names[::step], rotation=90, parse_math=False)
     axes.set_yticks(range(0, len(classes), step), rows[::step], parse_math=False)
@@ -54,11 +54,11 @@ def draw_mistakes(dataset: object, matrix: np.ndarray, probabilities: np.ndarray
     labels, predicted = dataset.labels.numpy(), probabilities.argmax(1)
     confidence = np.where(predicted == labels, -1.0, probabilities.max(1))
     worst = [i for i in np.argsort(-confidence, kind="stable")[:15] if confidence[i] >= 0]
-    figure = figures.new(16, 9, dpi=100)
+    figure = plotting.new(16, 9, dpi=100)
     sheet, chart = figure.subfigures(1, 2, width_ratios=(5, 3))
     wrong = int((confidence >= 0).sum())
     sheet.suptitle(f"The most confident of {console.count(wrong, 'wrong answer')}" if wrong else "No wrong answers")
-    names = [figures.caption(name) for name in dataset.classes]
+    names = [plotting.caption(name) for name in dataset.classes]
     for place, axes in enumerate(sheet.subplots(3, 5).flat):
         axes.axis("off")
         if place < len(worst):
@@ -137,14 +137,14 @@ def draw_heatmaps(model: nn.Module, dataset: object, probabilities: np.ndarray, 
                 captions[i] += f", statistics {shares[place]:.0%}"
     groups = -(-len(chosen) // 9)
     rows = -(-len(chosen) // groups)
-    figure = figures.new(5.4 * groups, 1.65 * rows + 1, dpi=110)
+    figure = plotting.new(5.4 * groups, 1.65 * rows + 1, dpi=110)
     text = f"Grad-CAM of {model.architecture}: yellow speaks for the predicted style, dark does not."
     if has_statistics:
         text += "\nStatistics: share of the logit that comes from colours, textures and channels of the"
         text += "\nwhole painting, not from the map; above 100% the rest speaks against the style."
     figure.suptitle(text, fontsize=9)
     blank = np.ones_like(next(iter(pictures.values())))
-    names = [figures.caption(name) for name in dataset.classes]
+    names = [plotting.caption(name) for name in dataset.classes]
     grid = figure.subplots(rows, 2 * groups, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")

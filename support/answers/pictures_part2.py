@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from support.answers import clustering, ward
-from support.system import console, figures
+from support.system import console, plotting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,13 +39,13 @@ def draw_reconstructions(
     images = dataset.images[chosen].to(device).float() / 255
     with torch.no_grad():
         pictures = model.decode(model.encode(images)).cpu()
-    figure = figures.new(max(9, 1.7 * len(chosen)), 4.6, dpi=110)
+    figure = plotting.new(max(9, 1.7 * len(chosen)), 4.6, dpi=110)
     figure.suptitle(
         f"Test paintings above their reconstructions from {metrics['content_numbers']} numbers "
         f"(PSNR of all {metrics['images']:,}: {metrics['psnr']:.1f} dB)"
     )
     for column, number in zip(figure.subplots(2, len(chosen), squeeze=False).T, range(len(chosen)), strict=True):
-        name = figures.caption(dataset.classes[labels[chosen[number]]])
+        name = plotting.caption(dataset.classes[labels[chosen[number]]])
         show(column[0], images[number].cpu())
         column[0].set_title(textwrap.fill(name, 18), fontsize=8, parse_math=False)
         show(column[1], pictures[number])
@@ -70,7 +70,7 @@ def draw_clusters(
     plane: np.ndarray, shares: list[float], found: np.ndarray, labels: np.ndarray, classes: list[str]
 ) -> "Figure":
     """The latents' 2-D plane [N, 2] twice: by cluster, with the number at its middle, and by true style."""
-    figure = figures.new(17, 7.5, dpi=110)
+    figure = plotting.new(17, 7.5, dpi=110)
     figure.suptitle(
         f"{len(plane):,} test paintings: the first two principal components of their latents' style numbers "
         "(colours of the two sides are unrelated)"
@@ -90,7 +90,7 @@ def draw_clusters(
         right.scatter(*plane[labels == label].T, s=size, color=colour, linewidths=0, alpha=0.8)
         for label, colour in zip(present, distinct_colours(len(present)), strict=True)
     ]
-    names = [figures.caption(classes[label]) for label in present]
+    names = [plotting.caption(classes[label]) for label in present]
     if len(names) <= 2 * NAMED:
         place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": -(-len(names) // 40)}
         legend = right.legend(marks, names, fontsize=8, title="true style", markerscale=(30 / size) ** 0.5, **place)
@@ -124,10 +124,10 @@ def draw_gallery(dataset: Dataset, points: np.ndarray, found: np.ndarray) -> "Fi
     Of more clusters than `GALLERY_ROWS` it shows the largest.
     """
     count, clusters = min(found.max() + 1, GALLERY_ROWS), found.max() + 1
-    figure = figures.new(11.5, 1.05 * count + 0.8, dpi=100)
+    figure = plotting.new(11.5, 1.05 * count + 0.8, dpi=100)
     shown = "Each cluster's" if count == clusters else f"The {count} largest of {clusters:,} clusters, each one's"
     figure.suptitle(f"{shown} eight paintings nearest its middle")
-    labels, names = dataset.labels.numpy(), [figures.caption(name) for name in dataset.classes]
+    labels, names = dataset.labels.numpy(), [plotting.caption(name) for name in dataset.classes]
     for number, row in enumerate(figure.subplots(count, 9, squeeze=False, width_ratios=[3.2] + [1] * 8)):
         members = np.flatnonzero(found == number)
         text = f"cluster {number}: {describe(members, labels, names, 3)}"
@@ -145,11 +145,11 @@ def draw_dendrogram(dataset: Dataset, points: np.ndarray, tree: np.ndarray, clus
     A group is a cluster, or holds several where there are more than `GALLERY_ROWS`.
     """
     count = min(clusters, GALLERY_ROWS)
-    found, word = ward.cut(tree, count), "cluster" if count == clusters else "group"
+    found, word = ward.cut_tree(tree, count), "cluster" if count == clusters else "group"
     shape = dendrogram(tree, count, "lastp", no_plot=True)
     row, side = 0.62, 0.57  # inches
     width, height, below = 10.5, count * row + 1.3, 0.65
-    figure = figures.new(width, height, dpi=100)
+    figure = plotting.new(width, height, dpi=100)
     figure.set_layout_engine("none")  # rows of known places
     figure.suptitle(f"How the {count} {word}s merge, with three paintings of each", y=1 - 0.25 / height)
     axes = figure.add_axes((0.03, below / height, 0.46, count * row / height))
@@ -159,7 +159,7 @@ def draw_dendrogram(dataset: Dataset, points: np.ndarray, tree: np.ndarray, clus
     axes.set(xlim=(1.03 * top, 0.9 * low), ylim=(count - 0.5, -0.5), yticks=[])
     axes.set_xlabel("Ward's distance of the two that merge")
     axes.spines[["left", "top", "right"]].set_visible(False)
-    labels, names = dataset.labels.numpy(), [figures.caption(name) for name in dataset.classes]
+    labels, names = dataset.labels.numpy(), [plotting.caption(name) for name in dataset.classes]
     for place, node in enumerate(shape["leaves"]):
         while node > len(tree):
             node = int(tree[node - len(tree) - 1, 0])  # to any of its paintings

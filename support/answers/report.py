@@ -20,7 +20,7 @@ PRIORS = {"uniform": "all styles equally likely", "training": "styles as frequen
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def measure(labels: np.ndarray, logits: np.ndarray, counts: dict[str, int]) -> dict[str, object]:
+def evaluate(labels: np.ndarray, logits: np.ndarray, counts: dict[str, int]) -> dict[str, object]:
     """The figures of `metrics_part1.json`.
 
     labels: int [N]; logits: float [N, classes]; counts: training paintings per style, in the order of labels.
@@ -112,11 +112,11 @@ def with_prior(logits: Tensor, checkpoint: dict[str, object], prior: str) -> Ten
     return logits + (logs[prior] - logs[name])
 
 
-def measure_priors(labels: np.ndarray, logits: Tensor, checkpoint: dict[str, object]) -> dict[str, object]:
+def evaluate_priors(labels: np.ndarray, logits: Tensor, checkpoint: dict[str, object]) -> dict[str, object]:
     """Accuracy and macro F1 under each of `PRIORS`, and the name of the one that the network was trained with."""
     results = {"trained": log_priors(checkpoint)[0]}
     for prior in PRIORS:
-        measured = measure(labels, with_prior(logits, checkpoint, prior).numpy(), checkpoint["counts"])
+        measured = evaluate(labels, with_prior(logits, checkpoint, prior).numpy(), checkpoint["counts"])
         results[prior] = {name: measured[name] for name in ("accuracy", "macro_f1")}
     return results
 

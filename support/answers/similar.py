@@ -17,7 +17,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from support.answers import pictures_part2
 from support.networks import features
 from support.paintings import duplicates
-from support.system import console, figures, settings
+from support.system import console, plotting, settings
 from support.system.console import DataError, UserError
 from support.training import batches
 
@@ -83,7 +83,7 @@ def find_similar(
             console.say(f"{console.printable(path)} is most similar to")
             for _, file, style, distance in found[-1]:
                 console.say(f"  {distance:8.3f}  {file}  ({style})")
-        figures.write_all(options, {"similar.png": lambda: draw_similar(paths, pixels, found, everything)})
+        plotting.write_all(options, {"similar.png": lambda: draw_similar(paths, pixels, found, everything)})
         console.say(f"wrote similar.png into {options.outputdir}")
     if len(paths) < number:
         raise UserError(f"--similar: {number - len(paths)} of {number} could not be read; see the warnings")
@@ -113,7 +113,7 @@ def draw_similar(
     found: index in `everything`, path, style and distance of each.
     """
     count = min(len(paths), SIMILAR_ROWS)
-    figure = figures.new(15, 2.3 * count + 0.5, dpi=100)
+    figure = plotting.new(15, 2.3 * count + 0.5, dpi=100)
     shown = "Left the image" if count == len(paths) else f"Left the first {count} of {len(paths):,} images"
     figure.suptitle(
         f"{shown}, right of it the paintings whose latents have the nearest content, with style and distance"
@@ -125,7 +125,7 @@ def draw_similar(
         row[0].set_title(f"{file_name(paths[number])}", fontsize=7, fontweight="bold", parse_math=False)
         for axes, (i, path, style, distance) in zip(row[1:], found[number], strict=False):
             pictures_part2.show(axes, everything[i][0])
-            text = f"{figures.caption(style)}, {distance:.3f}\n{file_name(path)}"
+            text = f"{plotting.caption(style)}, {distance:.3f}\n{file_name(path)}"
             axes.set_title(text, fontsize=7, parse_math=False)
     return figure
 

@@ -140,7 +140,7 @@ def ward_linkage(points: np.ndarray | Tensor, device: torch.device | str = "cpu"
     return np.array(tree, np.float64).reshape(-1, 4)
 
 
-def cut(tree: np.ndarray, clusters: int) -> np.ndarray:
+def cut_tree(tree: np.ndarray, clusters: int) -> np.ndarray:
     """Undo a linkage's last merges: exactly `clusters` clusters as int64 [N], 0 the largest. ValueError: not 1 to N."""
     count = len(tree) + 1
     if not 1 <= clusters <= count:

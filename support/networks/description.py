@@ -10,7 +10,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 from tqdm import tqdm
 
-from support.training import batches
+from support.training import augmentation
 
 STYLE = 512 + 256 + 256  # numbers of `style`
 STROKES = 3 * 64 + 125  # and of `strokes`
@@ -120,7 +120,7 @@ def fit_discriminant(
     with tqdm(total=len(drawn), desc="statistics", unit="painting", disable=None, leave=False) as bar:
         for part in drawn.split(max(1, min(64, 2**24 // images[0].numel()))):
             pixels = images[part].to(device) / 255
-            views = [batches.crop(pixels, side, generator) for _ in range(2)]
+            views = [augmentation.crop_and_flip(pixels, side, generator) for _ in range(2)]
             crops.append(torch.stack([combined(view).cpu() for view in views], 1))
             bar.update(len(part))
     pairs = torch.cat(crops).flatten(0, 1).numpy()  # rows 2i and 2i + 1 are of one painting

@@ -1,1 +1,1 @@
-"""What any program needs: signals, processes, messages, files, locks, settings, devices, figures."""
+"""What any program needs: signals, processes, messages, files, locks, settings, devices, workers, plotting."""

@@ -92,7 +92,7 @@ class Settings(SimpleNamespace):
         return UserError(f"{self.origins[name]}: {problem}")
 
     @contextlib.contextmanager
-    def blame(self, name: str, kind: type[UserError] = UserError) -> Iterator[None]:
+    def checking(self, name: str, kind: type[UserError] = UserError) -> Iterator[None]:
         """Name where the setting `name` comes from in errors of a `kind`."""
         try:
             yield

@@ -1,4 +1,4 @@
-"""uint8 images -> float batches on the device: gathered, scaled to [0, 1], blended (SMOTE); and augmentation."""
+"""uint8 images -> float batches on the device: gathered, scaled to [0, 1], blended (SMOTE)."""
 
 import contextlib
 import math
@@ -117,21 +117,6 @@ def from_files(paths: list[str], image_size: int, batch_size: int) -> Iterator[t
                 names, pixels = [], []
     if names:
         yield names, torch.stack(pixels)
-
-
-def crop(images: Tensor, side: int, generator: torch.Generator | None = None) -> Tensor:
-    """A random square of each image, not resampled, half of them flipped: float [B, 3, S, S] -> [B, 3, side, side].
-
-    generator: draws the squares and flips; without one, torch's generator of the images' device does.
-    """
-    count, device = len(images), images.device
-    place = generator.device if generator else device
-    start = torch.randint(images.shape[2] - side + 1, (2, count, 1), generator=generator, device=place).to(device)
-    flipped = torch.rand(count, 1, generator=generator, device=place).to(device) < 0.5
-    rows, columns = start + torch.arange(side, device=device)
-    columns = torch.where(flipped, columns.flip(1), columns)
-    image, channel = torch.arange(count, device=device), torch.arange(images.shape[1], device=device)
-    return images[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
 
 def full_batches(order: Tensor, batch_size: int) -> Tensor:

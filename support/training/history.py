@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.system import console, figures, files, settings
+from support.system import console, files, plotting, settings
 from support.system.console import UserError
 
 if TYPE_CHECKING:
@@ -72,14 +72,14 @@ def write_curves(
 ) -> None:  # fmt: skip
     """Draw a history and the metrics before it (`start`) into a file beside `modelfile`; none if there is no epoch."""
     place, rows = str(Path(options.modelfile).with_name(name)), [{"epoch": 0, **start}, *history]
-    figures.write_all(options, {place: lambda: draw(rows, panels, title)} if history else {})
+    plotting.write_all(options, {place: lambda: draw(rows, panels, title)} if history else {})
 
 
 def draw(history: list[dict[str, float]], panels: dict[str, dict[str, str]], title: str) -> "Figure":
     """Curves over epochs: a panel for each title in `panels`, a line for each of its columns, with its label."""
     measured = {column for row in history for column in row}
     panels = {label: columns for label, columns in panels.items() if measured & columns.keys()}
-    figure = figures.new(5.5 * len(panels), 4, dpi=120)
+    figure = plotting.new(5.5 * len(panels), 4, dpi=120)
     figure.suptitle(title)
     for axes, (label, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for column, name in columns.items():

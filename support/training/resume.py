@@ -56,7 +56,7 @@ def check_paths(options: settings.Settings, part: int) -> None:
     if modelfile.suffix != ".pth" or modelfile.stem.lower().endswith(".resume"):
         got = console.quoted(options.modelfile)
         raise options.error("modelfile", f"got {got}, expected a name that ends in .pth, but not in .resume.pth")
-    with options.blame("modelfile" if os.path.isabs(options.modelfile) else "outputdir"):
+    with options.checking("modelfile" if os.path.isabs(options.modelfile) else "outputdir"):
         files.check_folder(modelfile.parent)
     for path in paths(options, part):
         if os.path.isdir(path):

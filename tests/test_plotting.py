@@ -13,7 +13,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
-from support.system import console, figures, settings
+from support.system import console, plotting, settings
 from support.training import history
 
 pytestmark = pytest.mark.figures
@@ -24,21 +24,21 @@ PANELS = {"loss": {"training_loss": "training", "validation_loss": "never measur
 
 def test_a_users_matplotlib_settings_do_not_matter(tmp_path):
     """LaTeX that is not installed, and another size and format (test_processes.py has a backend that is missing)."""
-    figures.write(tmp_path / "plain.png", history.draw(ROWS, PANELS, "title $x"))
+    plotting.write(tmp_path / "plain.png", history.draw(ROWS, PANELS, "title $x"))
     matplotlib.rcParams.update({"text.usetex": True, "figure.dpi": 7, "savefig.format": "svg"})
-    figures.write(tmp_path / "users.png", history.draw(ROWS, PANELS, "title $x"))
+    plotting.write(tmp_path / "users.png", history.draw(ROWS, PANELS, "title $x"))
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "users.png").read_bytes()
 
 
 def test_a_figure_that_fails_is_seen_after_the_training_is_kept(tmp_path, monkeypatch):
-    real, paintings = figures.write, jobs.paint(tmp_path / "train", {"Baroque": 9, "Cubism": 4})
+    real, paintings = plotting.write, jobs.paint(tmp_path / "train", {"Baroque": 9, "Cubism": 4})
 
     def write(path, figure):
         if path.name == "training_part1.png":
             raise RuntimeError("a bug")
         real(path, figure)
 
-    monkeypatch.setattr(figures, "write", write)
+    monkeypatch.setattr(plotting, "write", write)
     with pytest.raises(RuntimeError, match="a bug"):
         jobs.call("trainpart1", *jobs.flags(paintings, tmp_path, "--architecture", "three_conv"))
     assert (tmp_path / "wikiart.pth").exists() and not (tmp_path / "training_part1.png").exists()
@@ -46,16 +46,16 @@ def test_a_figure_that_fails_is_seen_after_the_training_is_kept(tmp_path, monkey
 
 def test_a_figure_has_a_bounded_size(tmp_path):
     for width, height, dpi in (5, 4, 100), (500, 4, 8), (4, 800, 5):
-        assert figures.new(width, height, 100).dpi == pytest.approx(dpi)
+        assert plotting.new(width, height, 100).dpi == pytest.approx(dpi)
 
 
 def test_an_error_does_not_keep_other_figures_from_being_written(tmp_path):
     (tmp_path / "folder.png").mkdir()
     options = settings.read("classifier", "", ["--outputdir", str(tmp_path)])
-    pictures = {"folder.png": lambda: figures.new(1, 1, 50), "bug.png": lambda: 1 / 0}
+    pictures = {"folder.png": lambda: plotting.new(1, 1, 50), "bug.png": lambda: 1 / 0}
     for name, error in [("folder.png", console.UserError), ("bug.png", ZeroDivisionError)]:
         with pytest.raises(error):
-            figures.write_all(options, {name: pictures[name], f"after {name}": lambda: figures.new(1, 1, 50)})
+            plotting.write_all(options, {name: pictures[name], f"after {name}": lambda: plotting.new(1, 1, 50)})
         assert (tmp_path / f"after {name}").exists()
 
 
@@ -64,18 +64,18 @@ def fonts(tmp_path, monkeypatch):
     """A list of fonts of the test's own, and none that is known already."""
     manager = font_manager.fontManager
     monkeypatch.setattr(manager, "ttflist", list(manager.ttflist))
-    monkeypatch.setattr(figures, "FAMILIES", {})
+    monkeypatch.setattr(plotting, "FAMILIES", {})
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(path) for path in tmp_path.glob("*.ttf")])
     return manager
 
 
 def drawn(folder, *texts):
     """Write a figure with texts, and draw it again: the characters that no font had."""
-    figure = figures.new(3, 2, 50)
+    figure = plotting.new(3, 2, 50)
     axes = figure.subplots()
     axes.set_title(texts[0], parse_math=False)
     axes.set_yticks(range(len(texts)), texts, parse_math=False)
-    figures.write(folder / "a.png", figure)
+    plotting.write(folder / "a.png", figure)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(io.BytesIO())
@@ -107,7 +107,7 @@ def test_a_name_that_the_font_lacks_is_drawn_with_an_installed_one(tmp_path, fon
     (tmp_path / "broken.ttf").write_text("no font")
     fonts.ttflist.append(dataclasses.replace(fonts.ttflist[0], name="Gone", fname=str(tmp_path / "gone.ttf")))
     assert drawn(tmp_path, "Ukiyo-e \u65e5\u672c", "\ud55c\u65e5", "Baroque") == []
-    assert set(figures.FAMILIES.values()) == {"Squares", "Others"} and capsys.readouterr().err == ""
+    assert set(plotting.FAMILIES.values()) == {"Squares", "Others"} and capsys.readouterr().err == ""
 
 
 def test_a_font_that_is_missing_is_named_once_and_none_is_looked_for_without_need(tmp_path, fonts, monkeypatch, capsys):
@@ -120,11 +120,11 @@ def test_a_font_that_is_missing_is_named_once_and_none_is_looked_for_without_nee
 
 
 def test_any_name_is_drawn(tmp_path, recwarn):
-    assert figures.caption("Ukiyo_e") == "Ukiyo e" and figures.caption("a\nb\x1b[31m").isprintable()
-    assert len(figures.caption("x" * 200)) == 40 and figures.caption("x" * 40) == "x" * 40
-    figure = figures.new(2, 2, 50)
+    assert plotting.caption("Ukiyo_e") == "Ukiyo e" and plotting.caption("a\nb\x1b[31m").isprintable()
+    assert len(plotting.caption("x" * 200)) == 40 and plotting.caption("x" * 40) == "x" * 40
+    figure = plotting.new(2, 2, 50)
     figure.suptitle("\N{KANGXI RADICAL ONE}", parse_math=False)
-    figures.write(tmp_path / "a.png", figure)
+    plotting.write(tmp_path / "a.png", figure)
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
     with Image.open(tmp_path / "a.png") as image:
         assert (image.format, image.size) == ("PNG", (100, 100))
