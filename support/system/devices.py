@@ -1,6 +1,7 @@
 """Device, precision and random seeds."""
 
 import os
+import sys
 
 import numpy as np
 import torch
@@ -99,3 +100,14 @@ def autocast(device: torch.device) -> torch.autocast:
     """
     kind = precision(device)
     return torch.autocast(device.type, None if kind == torch.float32 else kind, enabled=kind != torch.float32)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory held at once, in bytes: of a GPU as torch allocated it, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
