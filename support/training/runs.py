@@ -109,10 +109,9 @@ class Run:
         memory, gpu = devices.peak_memory(self.device) / 2**30, "GPU " * (self.device.type == "cuda")
         files = ", ".join(path.name for path in self.paths if path.exists())
         script = {1: "testtrainpart1.py", 2: "testtrainauto.py"}[self.header["part"]]
-        console.say(
-            f"{history.clock(time.perf_counter() - self.begun)} minutes, {self._rate()}, peak {gpu}memory {memory:.1f} GiB;"
-            f" {files} in {self.paths.modelfile.parent}; next: python {script}"
-        )
+        took = f"{history.clock(time.perf_counter() - self.begun)} minutes, {self._rate()}"
+        where = f"{files} in {self.paths.modelfile.parent}"
+        console.say(f"{took}, peak {gpu}memory {memory:.1f} GiB; {where}; next: python {script}")
 
     def _rate(self) -> str:
         rates = [time["images_per_second"] for time in self.progress.times if time]
