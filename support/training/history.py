@@ -33,10 +33,12 @@ def in_words(row: dict[str, object]) -> str:
 def say_result(progress: Progress, score: str, modelfile: str) -> None:
     """Print how long a run has trained, and what it kept."""
     best = progress.rows[progress.best]
-    kept = {"start": "what was fitted before training", "fitted": f"the head fitted after epoch {best['epoch']}"}
-    what = kept.get(best["kind"], f"epoch {best['epoch']}")
+    when = f"after epoch {best['epoch']}" if best["epoch"] else "before training"
+    kept = {"start": f"what was fitted {when}", "fitted": f"the head fitted {when}", "epoch": f"epoch {best['epoch']}"}
     reached = f" ({in_words({score: best[score]})})" if score in best else ""
-    console.say(f"finished: {console.count(progress.done(), 'epoch')} trained; {modelfile} holds {what}{reached}")
+    console.say(
+        f"finished: {console.count(progress.done(), 'epoch')} trained; {modelfile} holds {kept[best['kind']]}{reached}"
+    )
 
 
 def write_csv(path: Path, rows: list[dict[str, object]], times: list[dict[str, float]], curves: Path) -> None:

@@ -126,13 +126,15 @@ class Run:
         finite = all(math.isfinite(value) for value in row.values() if not isinstance(value, str))
         if not finite or self.optimizer.is_stuck():
             raise self._not_finite(row)
-        self.progress.add(row, time, self.score)
+        progress = self.progress.plus(row, time, self.score)
         weights = self.model.state_dict()  # not a plain dict: MNASNet's version is an attribute of it
         weights.update({name: value.cpu() for name, value in weights.items()})
         if not all(value.isfinite().all() for value in weights.values()):
             raise self._not_finite(row)
         if processes.rank() == 0:  # the resume file first: a checkpoint that is missing can be made from it
-            resume.write(self.paths.resume_file, self.identity, self.progress, weights, self.optimizer)
+            resume.write(self.paths.resume_file, self.identity, progress, weights, self.optimizer)
+        self.progress = progress
+        if processes.rank() == 0:
             self._write_rest(weights)
 
     def _not_finite(self, row: dict[str, object]) -> console.UserError:
