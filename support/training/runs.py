@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,10 +109,12 @@ class Run:
         history.say_result(self.progress, self.score, self.paths.modelfile.name)
         memory, gpu = devices.peak_memory(self.device) / 2**30, "GPU " * (self.device.type == "cuda")
         files = ", ".join(path.name for path in self.paths if path.exists())
+        given = [("outputdir", self.options.outputdir), ("modelfile", self.options.modelfile)]
+        flags = "".join(f" --{name} {shlex.quote(value)}" for name, value in given if name in self.options.flags)
         script = {1: "testtrainpart1.py", 2: "testtrainauto.py"}[self.header["part"]]
         took = f"{history.clock(time.perf_counter() - self.begun)} minutes, {self._rate()}"
         where = f"{files} in {self.paths.modelfile.parent}"
-        console.say(f"{took}, peak {gpu}memory {memory:.1f} GiB; {where}; next: python {script}")
+        console.say(f"{took}, peak {gpu}memory {memory:.1f} GiB; {where}; next: python {script}{flags}")
 
     def _rate(self) -> str:
         rates = [time["images_per_second"] for time in self.progress.times if time]
