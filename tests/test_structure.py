@@ -15,8 +15,10 @@ FLOORS = {  # a folder may import those before it, and inside a folder a room th
     "paintings": ["formats", "folders", "images", "cache", "artists", "duplicates"],
     "training": ["balance", "batches", "augmentation", "checkpoints", "history", "optimizer", "resume", "runs"],
     "networks": ["pretrained", "levels", "description", "pca", "features"],
-    "answers": ["report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar"],
-}
+    "answers": [
+        "provenance", "report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar"
+    ],
+}  # fmt: skip
 ORDER = [room for rooms in FLOORS.values() for room in rooms]
 ROOMS = sorted(path for path in (ROOT / "support").rglob("*.py") if path.name != "__init__.py")
 SCRIPTS = [ROOT / f"{name}.py" for name in ("trainpart1", "testtrainpart1", "trainauto", "testtrainauto")]

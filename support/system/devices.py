@@ -1,6 +1,7 @@
 """Device, precision and random seeds."""
 
 import os
+import sys
 
 import numpy as np
 import torch
@@ -99,3 +100,15 @@ def autocast(device: torch.device) -> torch.autocast:
     """
     kind = precision(device)
     return torch.autocast(device.type, None if kind == torch.float32 else kind, enabled=kind != torch.float32)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: a GPU's peak allocation, else the process's peak resident size; 0 where neither is known (Windows)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
