@@ -35,7 +35,8 @@ SWITCHES = {
 @console.script
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint; reconstruct and cluster the test folder, or find what is similar to the given images."""
-    started, options = time.perf_counter(), settings.read("autoencoder", __doc__, argv, SWITCHES)
+    started = time.perf_counter()
+    options = settings.read("autoencoder", __doc__, argv, SWITCHES)
     folders.check_outputs(options)
     with options.checking("outputdir"):
         files.check_folder(options.outputdir)
