@@ -103,12 +103,11 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: a GPU's peak allocation, else the process's peak resident size; 0 where neither is known (Windows)."""
+    """The most memory held at once, in bytes: of a GPU as torch allocated it, else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
         import resource
-    except ImportError:
+    except ImportError:  # Windows
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
