@@ -121,8 +121,8 @@ def predict(
     """
     classes, trained = checkpoint["classes"], report.log_priors(checkpoint)[0]
     prior = options.prior or trained
-    meaning = report.PRIORS.get(prior, f"rare styles raised to {checkpoint['settings']['smote_target']}")
-    console.say(f"prior: {prior} ({meaning}{', as trained' if prior == trained else ''})")
+    meaning = report.PRIORS.get(prior, f"rare styles raised to {checkpoint['settings']['smote_target']} paintings")
+    console.say(f"predicting with {meaning}{' (as in training)' if prior == trained else ''}")
     paths, given = batches.given_images(options.predict)
     names, rows = [], []
     with contextlib.closing(batches.from_files(paths, checkpoint["image_size"], options.batch_size)) as loader:

@@ -96,6 +96,7 @@ def print_metrics(metrics: dict[str, object]) -> None:
         numbers = "".join(f"{'-' if row[name] is None else f'{row[name]:.3f}':>14}" for name in scores)
         console.say(f"{SPACES[space]:<{width}}{numbers}")
     if rest := metrics["also_in_training"]["metrics_without"]:
-        known = metrics["also_in_training"]["images"]
-        console.say(f"without the {known:,} test paintings that look like training paintings: "
-                    f"mean squared error {rest['mse']:.5f}, ami of the style numbers {rest['ami']:.3f}")  # fmt: skip
+        number = metrics["also_in_training"]["images"]
+        known = console.count(number, "test painting that looks", "test paintings that look")
+        console.say(f"without the {known} like training paintings: mean squared error {rest['mse']:.5f}, "
+                    f"ami of the style numbers {rest['ami']:.3f}")  # fmt: skip

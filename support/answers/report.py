@@ -65,8 +65,9 @@ def print_metrics(metrics: dict[str, object]) -> None:
         shares = f"{row['precision']:>9.1%}  {row['recall']:>6.1%}  {row['f1']:>6.1%}" if row["support"] else " " * 25
         console.say(f"{style:<{width}}  {shares}  {row['support']:>9,}")
     if rest := metrics["also_in_training"]["metrics_without"]:
-        known = metrics["also_in_training"]["images"]
-        console.say(f"without the {known:,} test paintings that look like training paintings: {summary(rest)}")
+        number = metrics["also_in_training"]["images"]
+        known = console.count(number, "test painting that looks", "test paintings that look")
+        console.say(f"without the {known} like training paintings: {summary(rest)}")
     for name, artists in (("seen", "who are"), ("new", "who are not")):
         if metrics["by_artist"]:
             row = metrics["by_artist"][name]
