@@ -24,7 +24,7 @@ class Clusters:
     """
 
     def __init__(self, points: Tensor, centres: Tensor, sizes: Tensor) -> None:
-        self.points, self.centres, self.sizes = points, centres, sizes
+        self.points, self.centres, self.sizes, self.pace = points, centres, sizes, len(points)
         self.heights, self.bound = torch.zeros_like(sizes), torch.zeros_like(sizes)
         self.apart = sizes.new_full((len(sizes), LISTED), torch.inf)
         self.near = torch.zeros_like(self.apart, dtype=torch.int64)
@@ -36,39 +36,48 @@ class Clusters:
         return (squares / (0.5 / self.sizes[left] + 0.5 / self.sizes[right])).masked_fill(left == right, torch.inf)
 
     def search(self, rows: Tensor) -> None:
-        """List what is near clusters rows (int64 [P]): by float32, by differences where its rounding hides the nearest.
-
-        Norms less the greatest rounding error make float32's products the squared distances or below them.
-        """
-        count, width = self.centres.shape
-        norms = self.centres.square().sum(1, keepdim=True) * (1 - (2 * width + 16) * torch.finfo(torch.float32).eps)
-        columns = [self.centres, norms - 1e-35 * width, torch.ones_like(norms)]
-        products = torch.cat(columns, 1).float()
-        for exact in (False, True):
-            right, halves = (self.centres, 0.5 / self.sizes) if exact else (products, (0.5 / self.sizes).float())
+        """List what is near clusters rows (int64 [P]): by float32, by float64 where its rounding hides the nearest."""
+        (count, width), lengths = self.centres.shape, torch.linalg.vector_norm(self.centres, dim=1, keepdim=True)
+        for kind in (torch.float32, torch.float64, None):
+            right, halves = self.centres.to(kind or torch.float64), (0.5 / self.sizes).to(kind or torch.float64)
+            if kind:  # norms less the greatest rounding error: products are the squared distances or below them
+                norms = lengths.square() * (1 - (2 * width + 16) * torch.finfo(kind).eps) - 1e-35 * width
+                right = torch.cat([right, norms.to(kind), torch.ones_like(norms, dtype=kind)], 1)
             for part in rows.split(max(1, BLOCK // count)):
                 left = right[part]
-                if exact:
-                    squares = torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist").square_()
-                else:
+                if kind:
                     squares = torch.cat([-2 * left[:, :-2], left[:, -1:], left[:, -2:-1]], 1) @ right.T
+                else:  # differences, which cancel nothing
+                    squares = torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist").square_()
                 least, near = squares.div_(halves[part, None] + halves).topk(min(LISTED, count), largest=False)
                 near = torch.cat([near, part[:, None].expand(-1, LISTED - near.shape[1])], 1)  # itself, if too few
                 self.near[part], self.bound[part] = near, least[:, -1].double().clamp(min=0)
                 self.apart[part] = self.distances(part.repeat_interleave(LISTED), near.flatten()).view_as(near)
             rows = rows[self.apart[rows].amin(1) > self.bound[rows]]
+            if not len(rows):
+                return
         self.bound[rows] = self.apart[rows].amin(1)  # more equal distances than a list holds
 
-    def round(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Search a third of the used-up lists, merge all nearest pairs: a point of each (int64 [P]), heights [P]."""
-        unknown = (self.apart.amin(1) > self.bound).nonzero().squeeze(1)
-        self.search(unknown[self.bound[unknown].argsort()[: len(unknown) // 3 + 64]])  # low bounds merge first
+    def nearest(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The nearest listed cluster (int64 [M], the first of equals), its distance and whether no other is nearer."""
         best = self.apart.amin(1)
-        nearest = torch.where(self.apart == best[:, None], self.near, len(best)).amin(1)  # the first of equals
-        known, numbers = best <= self.bound, torch.arange(len(best), device=best.device)
+        return torch.where(self.apart == best[:, None], self.near, len(best)).amin(1), best, best <= self.bound
+
+    def round(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Search some lists anew, merge all pairs of nearest clusters: a point of each (int64 [P]) and heights [P]."""
+        nearest, best, known = self.nearest()
+        asked = torch.zeros_like(known).index_fill_(0, nearest[known], True) & ~known  # nothing merges before these
+        order = torch.where(asked, -1, self.bound).masked_fill(known, torch.inf).argsort()
+        unknown = int((~known).sum())
+        # Of the others, low bounds merge first; the shares hold down searches in vain and the time of a round.
+        others = min(unknown, unknown // 8 + 1, 8 * self.pace, (1 << 30) // len(best) + 1)
+        self.search(rows := order[: max(int(asked.sum()), others)])
+        nearest, best, known = self.nearest()
+        numbers = torch.arange(len(best), device=best.device)
         left = (known & known[nearest] & (nearest[nearest] == numbers) & (numbers < nearest)).nonzero().squeeze(1)
-        if not len(left) and known.all():  # a ring of equal distances: the smallest may merge
-            left = best.argmin(0, keepdim=True)
+        if not len(left) and not len(rows):  # a ring of equal distances: the smallest may merge
+            left = torch.where(known, best, torch.inf).argmin(0, keepdim=True)
+        self.pace = max(1, len(left))
         return self.merge(left, nearest[left], best[left])
 
     def merge(self, left: Tensor, right: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,5 +146,5 @@ def cut_tree(tree: np.ndarray, clusters: int) -> np.ndarray:
     if not 1 <= clusters <= count:
         raise ValueError(f"clusters: {count} points cannot make {clusters}")
     ranked = np.column_stack([tree[:, :2], np.arange(1.0, count), tree[:, 3]])  # equal heights would cut as one
-    cut = fcluster(ranked, count - clusters, "distance") - 1 if len(tree) else np.zeros(1, np.int64)
-    return np.argsort(np.argsort(-np.bincount(cut), kind="stable"))[cut]
+    found = fcluster(ranked, count - clusters, "distance") - 1 if len(tree) else np.zeros(1, np.int64)
+    return np.argsort(np.argsort(-np.bincount(found), kind="stable"))[found]
