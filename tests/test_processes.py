@@ -50,10 +50,8 @@ WHOLE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.
 @pytest.mark.parametrize(
     "environment, words",
     [
-        ({"RANK": "1"}, "RANK set without WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
-        ({"RANK": ""}, "RANK set without WORLD_SIZE"),
-        ({"WORLD_SIZE": "2"}, "WORLD_SIZE set without RANK"),
-        ({"WORLD_SIZE": "0"}, "WORLD_SIZE set without RANK"),
+        ({"RANK": "1"}, 'got RANK="1", no WORLD_SIZE, no LOCAL_RANK, no MASTER_PORT, no MASTER_ADDR'),
+        ({"WORLD_SIZE": "0"}, 'got no RANK, WORLD_SIZE="0"'),
         (WHOLE | {"WORLD_SIZE": "0"}, 'got RANK="0", WORLD_SIZE="0", LOCAL_RANK="0"'),
         (WHOLE | {"RANK": ""}, 'got RANK=""'),
         (WHOLE | {"RANK": "3"}, 'got RANK="3"'),
@@ -67,8 +65,7 @@ def test_half_an_environment_is_one_clear_line(environment, words, paintings, tm
         monkeypatch.setenv(name, value)
     assert processes.rank() == 0 and processes.world_size() == 1  # so that the line is printed
     done = jobs.call("trainpart1", *flags(paintings, tmp_path))
-    assert done.status == 2 and jobs.one_line(done.err) and words in done.err, done
-    assert "start with torchrun, or unset these variables" in done.err and not os.listdir(tmp_path)
+    assert jobs.refused(done, words, "start with torchrun, or unset these variables") and not os.listdir(tmp_path)
 
 
 def test_part_2_in_two_processes_ends_where_one_does(paintings, tmp_path, precision):

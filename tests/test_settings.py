@@ -77,7 +77,7 @@ def test_flags_are_read_as_people_write_them(name, text, value):
 @pytest.mark.parametrize("script, more", [(testtrainpart1, settings.TRAINING), (testtrainauto, {"epochs"})])
 def test_a_test_script_refuses_what_applies_to_training_only(script, more, run, refused, workdir):
     for name in more:
-        line = refused(script, f"--{name}", CLASSIFIER[name])
+        line = refused(script, f"--{name}={CLASSIFIER[name]}")
         assert line == f"--{name}: applies to training only; the network comes from the checkpoint"
         assert f"--{name} " not in run(script, "--help").out
     for name in ("device", "image_size", "batch_size"):
