@@ -166,7 +166,7 @@ def warn_of_contradictions(paths: list[str], labels: Tensor, fingerprints: Tenso
             pairs.append(f"{console.quoted(paths[j])} and {console.quoted(paths[i])}")
     if pairs:
         found = console.count(len(pairs), "pair of identical images", "pairs of identical images")
-        console.warn(f"{found} in two styles, trained with both labels: {console.names(pairs, 3, str)}")
+        console.warn(f"{found} in two styles, trained with both labels: {console.first_few(pairs, 3)}")
 
 
 def known_paintings(dataset: object, checkpoint: dict[str, object]) -> tuple[np.ndarray, list[dict[str, str]]]:
@@ -189,7 +189,7 @@ def known_paintings(dataset: object, checkpoint: dict[str, object]) -> tuple[np.
     if copies:
         texts = ['"{path}" looks like "{training}" ({likeness})'.format_map(copy) for copy in copies]
         number = f"{len(copies)} ({identical} identical)"
-        console.warn(f"test paintings that look like training paintings: {number}: {console.names(texts, show=str)}")
+        console.warn(f"test paintings that look like training paintings: {number}: {console.first_few(texts)}")
     return np.isin(np.arange(len(dataset.paths)), list(found)), copies
 
 

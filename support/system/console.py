@@ -48,10 +48,14 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def names(texts: list[object], most: int = 5, show: Callable[[object], str] = quoted) -> str:
+def first_few(texts: list[str], most: int = 5) -> str:
     """The first `most` of some texts, and how many more there are."""
-    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
-    return "; ".join(show(text) for text in texts[:most]) + more
+    return "; ".join(texts[:most]) + (f" and {len(texts) - most:,} more" if len(texts) > most else "")
+
+
+def names(texts: list[object], most: int = 5) -> str:
+    """`first_few` of the texts, quoted."""
+    return first_few([quoted(text) for text in texts], most)
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -63,7 +67,7 @@ def did_you_mean(name: str, known: list[str]) -> str:
     """A hint for an unknown name: the nearest known one, else the first thirty of all."""
     near = {text.casefold().strip(): text for text in known}
     close = difflib.get_close_matches(name.casefold().strip(), near, n=1)
-    return f"; did you mean {quoted(near[close[0]])}?" if close else f"; known: {names(known, 30, str)}"
+    return f"; did you mean {quoted(near[close[0]])}?" if close else f"; known: {first_few(known, 30)}"
 
 
 def looked_in(path: str | os.PathLike) -> str:
@@ -141,12 +145,11 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
         except KeyboardInterrupt as stop:
             status, line = getattr(stop, "status", 130), str(stop) or "Stopped."
         except (RuntimeError, MemoryError) as error:
-            lost = "gloo" in str(error) or isinstance(error, getattr(distributed, "DistError", ()))
             if is_out_of_memory(error):
                 told = ". ".join(str(error).split("DefaultCPUAllocator: ")[-1].split(". ")[:2]).rstrip(".")
                 advice = "a smaller batch_size or image_size (in part 2 also latent_dim) needs less"
                 status, line = 2, f"{told or 'out of memory'}; {advice}"
-            elif lost and processes.world_size() > 1:
+            elif processes.world_size() > 1 and ("gloo" in str(error) or isinstance(error, distributed.DistError)):
                 line = f"process {processes.rank()}: another process has ended or cannot be reached; see its own error"
                 status, line = 1, f"{line} ({reason(error)})"
             else:

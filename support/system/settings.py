@@ -155,15 +155,16 @@ def parse_flag(name: str, text: str, setting: Setting) -> object:
 
 
 def read(
-    section: str, description: str, argv: list[str] | None, switches: dict[str, dict] | None = None, training=True
+    section: str, doc: str, argv: list[str] | None, switches: dict[str, dict] | None = None, training: bool = True
 ) -> Settings:
     """Settings from the defaults, the settings file and the flags; flags win over the file, the file over defaults.
 
-    section: "classifier" or "autoencoder"; switches: flags that are not settings, with their argparse options. Raises
-    UserError for a key, flag or value that is unknown or out of range, and for flags of `TRAINING` without `training`.
+    section: "classifier" or "autoencoder"; doc: what --help begins with; switches: flags that are not settings, with
+    their argparse options; training: false for a test script, to which flags of `TRAINING` are errors. Raises UserError
+    for a key, flag or value that is unknown or out of range.
     """
     known, switches = SHARED | SECTIONS[section], switches or {}
-    parser = Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", metavar="FILE", help="settings file (default: config.json beside the script)")
     for name, setting in known.items():
         text = f"{setting.help}; {setting.expected} (default: {json.dumps(setting.default)})".replace("%", "%%")
