@@ -13,8 +13,18 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {  # a folder may import those before it, and inside a folder a room those before it
     "system": ["signals", "processes", "console", "files", "locks", "settings", "devices", "workers", "plotting"],
     "paintings": ["formats", "folders", "images", "cache", "artists", "duplicates"],
-    "training": ["balance", "batches", "augmentation", "checkpoints", "history", "optimizer", "resume", "runs"],
-    "networks": ["pretrained", "levels", "description", "pca", "features"],
+    "training": [
+        "balance",
+        "batches",
+        "augmentation",
+        "checkpoints",
+        "progress",
+        "history",
+        "epochs",
+        "resume",
+        "runs",
+    ],
+    "networks": ["pretrained", "levels", "description", "pca", "features", "heads"],
     "answers": ["report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar"],
 }
 ORDER = [room for rooms in FLOORS.values() for room in rooms]

@@ -90,7 +90,7 @@ def summarize(
         "pca_mse": float(pca_errors.mean()),
         "images": len(errors),
         "latent_dim": len(model.components),
-        "content_numbers": len(model.scales),
+        "content_numbers": len(model.content_std),
         "clusters": int(results["latents"].found.max()) + 1,
         "spaces": {name: result.scores for name, result in results.items()},
     }

@@ -10,11 +10,6 @@ import torch.distributed
 from support.system import console, processes, settings
 from support.system.console import UserError
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-
 SMALLEST_SHARE = 16  # paintings per step and process
 NVIDIA_DRIVER = "/dev/nvidiactl"
 
@@ -102,9 +97,11 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory that was in use so far, in bytes: a GPU's by tensors, else this process's (0 on Windows)."""
+    """The most memory held at once, in bytes: of a GPU as torch allocated it, else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if resource is None:
+    try:
+        import resource
+    except ImportError:  # Windows
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -13,7 +13,7 @@ from support.paintings import artists, duplicates
 from support.system import console, files, settings
 from support.system.console import UserError
 
-VERSION = 7  # of checkpoints and resume files
+VERSION = 8  # of checkpoints and resume files
 KEYS = {
     "part": int, "model": dict, "classes": list, "counts": dict, "image_size": int, "settings": dict, "epoch": int,
     "history": list, "paths": list, "fingerprints": Tensor, "thumbnails": Tensor, "artists": list,
@@ -137,8 +137,8 @@ def describe(options: settings.Settings, part: int, dataset: object, thumbnails:
 
 
 def write(path: Path, contents: dict[str, object], weights: dict[str, Tensor], history: list[dict[str, float]]) -> None:
-    """Write a checkpoint of the last epoch in `history`; contents: what `describe` gives; weights: a state_dict."""
-    files.write_tensors(path, {**contents, "model": weights, "epoch": len(history), "history": history})
+    """Write a checkpoint of the last row of `history`; contents: what `describe` gives; weights: a state_dict."""
+    files.write_tensors(path, {**contents, "model": weights, "epoch": history[-1]["epoch"], "history": history})
 
 
 def check_flags(options: settings.Settings, checkpoint: dict[str, object]) -> None:
