@@ -229,10 +229,10 @@ def test_who_waits_says_for_whom_and_goes_on_when_it_is_killed(tmp_path, capsys,
 def test_a_history_that_cannot_be_appended_to_is_replaced(tmp_path, monkeypatch):
     """Such as another user's."""
     path, rows, times = tmp_path / "history.csv", [{"epoch": 1}, {"epoch": 2}], [{"seconds": 3}] * 2
-    history.write_csv(path, rows[:1], times[:1])
+    history.write_csv(path, rows[:1], times[:1], tmp_path / "curves.png")
     before = path.stat().st_ino
     monkeypatch.setattr(os, "access", lambda *_: False)
-    history.write_csv(path, rows, times)
+    history.write_csv(path, rows, times, tmp_path / "curves.png")
     assert path.read_text() == "epoch,seconds\n1,3\n2,3\n" and path.stat().st_ino != before
 
 
