@@ -36,7 +36,7 @@ SWITCHES = {
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint; reconstruct and cluster the test folder, or find what is similar to the given images."""
     started = time.perf_counter()
-    options = settings.read("autoencoder", __doc__, argv, SWITCHES)
+    options = settings.read("autoencoder", __doc__, argv, SWITCHES, training=False)
     folders.check_outputs(options)
     with options.checking("outputdir"):
         files.check_folder(options.outputdir)

@@ -45,7 +45,7 @@ SWITCHES = {
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, then evaluate it on the test folder, or name the images of --predict."""
     started = time.perf_counter()
-    options = settings.read("classifier", __doc__, argv, SWITCHES)
+    options = settings.read("classifier", __doc__, argv, SWITCHES, training=False)
     if not options.predict and (options.csv is not None or options.prior):
         raise UserError("--csv and --prior need --predict; the evaluation writes predictions.csv and shows both priors")
     check_outputs(options)
