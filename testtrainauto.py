@@ -112,7 +112,7 @@ def encode_paintings(
         columns["content"].append(latents[:, model.style_dim :])
         columns["pixels"].append(codes)
         columns["colour"].append(description.colour_histogram(4 * images - 2))
-        columns["statistics"].append(description.style(4 * images - 2))
+        columns["statistics"].append(description.colour_and_texture(4 * images - 2))
         columns["errors"].append((pictures - images).square().mean((1, 2, 3)))
         columns["pca_errors"].append((linear - images.flatten(1)).square().mean(1))
     arrays = {name: torch.cat(parts).cpu().double().numpy() for name, parts in columns.items()}

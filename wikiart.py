@@ -254,7 +254,8 @@ class Classifier(nn.Module):
         if self.training and not self.is_pretrained:
             others = [images.new_zeros(len(images), self.unread)]
         else:
-            others = [*map(levels.correlations, maps[:2]), description.style(images), description.strokes(images)]
+            others = [*map(levels.correlations, maps[:2])]
+            others += [description.colour_and_texture(images), description.edges(images)]
         return [features, *map(levels.moments, maps), *others]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -376,8 +377,8 @@ class Autoencoder(nn.Module):
         self.register_buffer("mean", torch.full((values,), 0.5))
         self.register_buffer("components", torch.zeros(latent_dim, values))  # all of them: the PCA is a yardstick, too
         self.register_buffer("scales", torch.ones(latent_dim - self.style_dim))
-        self.register_buffer("style_mean", torch.zeros(description.COMBINED))
-        self.register_buffer("style_axes", torch.zeros(self.style_dim, description.COMBINED))
+        self.register_buffer("style_mean", torch.zeros(description.ALL_STATISTICS))
+        self.register_buffer("style_axes", torch.zeros(self.style_dim, description.ALL_STATISTICS))
 
     def start_from(self, pca: "PCA", discriminant: tuple[Tensor, Tensor]) -> None:
         """Take a PCA of pixels in [0, 1], its codes scaled to a variance of 1, and mean and axes of a discriminant."""
@@ -392,7 +393,7 @@ class Autoencoder(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Float [B, 3, S, S] in [0, 1] -> latents, float32 [B, latent_dim]: style, then content."""
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 is too coarse for differences from a mean
-            style = F.linear(description.combined(images) - self.style_mean, self.style_axes)
+            style = F.linear(description.all_statistics(images) - self.style_mean, self.style_axes)
         return torch.cat([style, self.content(images)], 1)
 
     def decode(self, latents: Tensor) -> Tensor:

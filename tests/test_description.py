@@ -57,8 +57,8 @@ def test_the_colour_steps_are_those_between_neighbours():
 
 def test_strokes_are_the_gradients_at_three_sizes_and_the_steps():
     images = torch.randn(2, 3, 32, 32)
-    greys, found = images.mean(1), description.strokes(images)
-    assert found.shape == (2, description.STROKES)
+    greys, found = images.mean(1), description.edges(images)
+    assert found.shape == (2, description.EDGES)
     smaller = [greys.unfold(1, n, n).unfold(2, n, n).mean((3, 4)) for n in (1, 2, 4)]
     for number, grey in enumerate(smaller):
         part = found[:, 64 * number : 64 * number + 64]
@@ -85,7 +85,7 @@ def seen(monkeypatch):
     found, crop, combined = (
         SimpleNamespace(paintings=[], crops=[], rows=[]),
         augmentation.crop_and_flip,
-        description.combined,
+        description.all_statistics,
     )
 
     def watched(images, side, generator):
@@ -146,7 +146,7 @@ def test_axes_that_few_or_equal_paintings_do_not_have_are_zero(kind):
     if kind == "flat":
         images = torch.full_like(images, 7)
     mean, axes = fit(images, torch.arange(len(images)), 6)
-    assert axes.shape == (6, description.COMBINED) and axes.isfinite().all() and mean.isfinite().all()
+    assert axes.shape == (6, description.ALL_STATISTICS) and axes.isfinite().all() and mean.isfinite().all()
     used = axes.abs().sum(1) > 0
     assert used.sum() <= {"one": 1, "equal": 6, "flat": 0}[kind]
     assert axes.norm(dim=1).max() < 100

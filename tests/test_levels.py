@@ -94,7 +94,7 @@ def test_a_classifiers_head_sees_trunk_moments_correlations_and_statistics():
     for level in maps:
         expected += [level.mean((2, 3)), level.flatten(2).std(2, correction=0)]
     expected += map(levels.correlations, maps[:2])
-    expected = torch.cat([*expected, description.style(normalized), description.strokes(normalized)], 1)
+    expected = torch.cat([*expected, description.colour_and_texture(normalized), description.edges(normalized)], 1)
     assert model.width == 256 and [level.shape[1] for level in maps] == [32, 64, 128, 256]
     assert torch.allclose(found, expected, atol=2e-3)
 
