@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     size = f"{options.image_size} x {options.image_size} pixels"
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
-    contents = checkpoints.describe(options, 2, dataset, thumbnails)
+    contents = checkpoints.metadata(options, 2, dataset, thumbnails)
     with runs.Run(options, model, device, contents, "validation_mse") as run:
         if run.is_finished():
             return

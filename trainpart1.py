@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     model = model.set_classes(len(dataset.classes)).to(device, memory_format=torch.channels_last)
     say_network(model)
 
-    contents = checkpoints.describe(options, 1, dataset, thumbnails)
+    contents = checkpoints.metadata(options, 1, dataset, thumbnails)
     peak_factor = FINE_TUNING if options.pretrained else 1.0
     with runs.Run(options, model, device, contents, "validation_loss", peak_factor) as run:
         if run.is_finished():
