@@ -19,38 +19,48 @@ from support.training import checkpoints, optimizer
 MOBILENET = Path(jobs.ROOT).parent / "shared" / "mobilenet_v2_imagenet.pth"
 
 
-def without_counters(state):
+def without_counters(net):
     """As in torchvision's older files, which were written before batch norm counted its batches."""
-    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    return {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
 
 
-def densenet_file(state):
+def densenet_file(net):
     """As in torchvision's DenseNet files: "denselayer1.norm.1.weight" for "denselayer1.norm1.weight"."""
-    return {re.sub(r"(layer\d+\.)(norm|conv)([12])\.", r"\1\2.\3.", n): v for n, v in without_counters(state).items()}
+    return {re.sub(r"(layer\d+\.)(norm|conv)([12])\.", r"\1\2.\3.", n): v for n, v in without_counters(net).items()}
 
 
-FILES = {
-    "resnet18": without_counters,
-    "densenet121": densenet_file,
-    "mobilenet_v3_small": lambda state: {n: v for n, v in state.items() if "classifier" not in n or n < "classifier.3"},
-    "mnasnet0_5": lambda state: state,  # whose loading depends on a version that the file carries
-}
+def renamed(net, prefix):
+    return {f"{prefix}{name}": value for name, value in net.state_dict().items()}
 
 
-@pytest.mark.parametrize("architecture", FILES)
-def test_torchvisions_files_fill_all_but_the_last_layer(architecture, tmp_path):
-    torch.manual_seed(9)
-    weights = models.get_model(architecture, weights=None).state_dict()
-    stored = FILES[architecture](weights)
-    assert architecture == "mnasnet0_5" or set(stored) != set(weights)
-    torch.save(stored, tmp_path / "w.pth")
-    torch.manual_seed(10)
+FILES = [
+    ("resnet18", without_counters),
+    ("densenet121", densenet_file),
+    ("mobilenet_v3_small", lambda net: {n: v for n, v in net.state_dict().items() if "classifier.3" not in n}),
+    ("mnasnet0_5", lambda net: net.state_dict()),  # whose loading depends on a version that the file carries
+    ("resnet18", lambda net: torch.optim.swa_utils.AveragedModel(net).state_dict()),  # with their number
+    ("resnet18", lambda net: {"net": renamed(net, "module._orig_mod."), "acc": 9.5}),  # DataParallel, compiled
+    ("squeezenet1_1", lambda net: {  # as in PyTorch's tutorial
+        "epoch": 3, "model_state_dict": net.state_dict(), "loss": torch.ones(()),
+        "optimizer_state_dict": torch.optim.AdamW(net.parameters()).state_dict(),
+    }),
+    ("resnet18", lambda net: {"model": net.state_dict(), "optimizer": {}, "epoch": 2}),  # torchvision's
+    ("mobilenet_v2", lambda net: {  # Lightning's
+        "pytorch-lightning_version": "2.5", "optimizer_states": [{}], "hyper_parameters": {"lr": 0.1},
+        "state_dict": renamed(net, "model._orig_mod.module.") | {"criterion.weight": torch.ones(5)},
+    }),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture, stored", FILES)
+def test_files_fill_all_but_the_last_layer(architecture, stored, tmp_path):
+    network = models.get_model(architecture, weights=None)
+    torch.save(stored(network), tmp_path / "w.pth")
     model = wikiart.make_classifier(architecture, 5, 32)
     model.load_pretrained(str(tmp_path / "w.pth"))
-    found = model.trunk.state_dict()
-    removed = set(weights) - set(found)
-    assert len(removed) == 2 and set(found) < set(weights)  # weight and bias of the last layer
-    assert all(torch.equal(weights[name], value) for name, value in found.items())
+    weights, filled = network.state_dict(), model.trunk.state_dict()
+    assert len(set(weights) - set(filled)) == 2 and set(filled) < set(weights)  # weight and bias of the last layer
+    assert all(torch.equal(weights[name], v) for name, v in filled.items() if "num_batches" not in name)
     assert torch.equal(torch.stack([model.normalize.mean, model.normalize.std]), torch.tensor(pretrained.IMAGENET))
 
 
@@ -72,59 +82,24 @@ def test_position_embeddings_are_resized():
     assert network(torch.rand(2, 3, 32, 32)).isfinite().all()
 
 
-def checkpoint_of(model, path, **more):
-    contents = {
-        "part": 1, "version": checkpoints.VERSION, "architecture": model.architecture, "classes": list("abcde"),
-        "counts": dict.fromkeys("abcde", 1), "image_size": 32, "fingerprints": torch.zeros(5).long(),
-        "settings": {"imbalance": "none", "smote_target": 9, "validation": 0.1},
-        "thumbnails": torch.zeros(5, 256, dtype=torch.int8), "artists": [], "paths": list("vwxyz"),
-    }  # fmt: skip
-    checkpoints.write(path, contents | more, model.state_dict(), [{"epoch": 1}])
-
-
 @pytest.mark.parametrize("architecture", ["residual", "mnasnet0_5"])
 def test_a_checkpoint_of_our_own_is_loaded_and_started_from(architecture, tmp_path):
-    model = wikiart.make_classifier(architecture, 5, 32)
+    model, path = wikiart.make_classifier(architecture, 5, 32), tmp_path / "w.pth"
     model.normalize.fit(torch.randint(0, 90, (4, 3, 32, 32), dtype=torch.uint8), torch.arange(4))
-    checkpoint_of(model, tmp_path / "w.pth")
-    loaded, images = wikiart.load_network(checkpoints.read(tmp_path / "w.pth", 1)), torch.rand(2, 3, 32, 32)
-    assert torch.equal(loaded(images), model.eval()(images))
+    contents = {
+        "part": 1, "version": checkpoints.VERSION, "architecture": architecture, "classes": list("abcde"),
+        "image_size": 32, "model": model.state_dict(),
+    }  # fmt: skip
+    torch.save(contents, path)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(wikiart.load_network(jobs.load(path))(images), model.eval()(images))
     start = wikiart.make_classifier(architecture, 7, 64)  # other styles and another size, which changes the levels
-    start.load_pretrained(str(tmp_path / "w.pth"))
+    start.load_pretrained(str(path))
     for name in "normalize", "trunk":
         assert jobs.same(dict(start.get_submodule(name).state_dict()), dict(model.get_submodule(name).state_dict()))
-    checkpoint_of(model, tmp_path / "old.pth", version=1)
-    with pytest.raises(console.UserError, match=r"old\.pth.*written by another version"):
-        start.load_pretrained(str(tmp_path / "old.pth"))
-
-
-def named(prefix, state):
-    return {f"{prefix}{name}": value for name, value in state.items()}
-
-
-WRAPPINGS = {
-    "averaged weights": lambda net: torch.optim.swa_utils.AveragedModel(net).state_dict(),  # with their number
-    "DataParallel of a compiled one": lambda net: {"net": named("module._orig_mod.", net.state_dict()), "acc": 9.5},
-    "the tutorial's": lambda net: {
-        "epoch": 3, "model_state_dict": net.state_dict(), "loss": torch.ones(()),
-        "optimizer_state_dict": torch.optim.AdamW(net.parameters()).state_dict(),
-    },
-    "torchvision's": lambda net: {"model": net.state_dict(), "optimizer": {}, "model_ema": {}, "epoch": 2},
-    "Lightning": lambda net: {
-        "pytorch-lightning_version": "2.5", "optimizer_states": [{}], "hyper_parameters": {"lr": 0.1},
-        "state_dict": named("model._orig_mod.module.", net.state_dict()) | {"criterion.weight": torch.ones(5)},
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_weights_are_found_in_the_usual_wrappings(wrapping, tmp_path):
-    network = models.get_model("shufflenet_v2_x0_5", weights=None)
-    torch.save(WRAPPINGS[wrapping](network), tmp_path / "w.pth")
-    model = wikiart.make_classifier("shufflenet_v2_x0_5", 5, 32)
-    model.load_pretrained(str(tmp_path / "w.pth"))
-    wanted = network.state_dict()
-    assert all(torch.equal(wanted[name], value) for name, value in model.trunk.state_dict().items())
+    torch.save(contents | {"version": 1}, path)
+    with pytest.raises(console.UserError, match=r"w\.pth.*written by another version"):
+        start.load_pretrained(str(path))
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
@@ -210,9 +185,8 @@ FAMILIES = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_family_of_torchvision(architecture, tmp_path):
-    state = models.get_model(architecture, weights=None).state_dict()
-    state = FILES.get(architecture, lambda state: state)(state)
-    torch.save(state, tmp_path / "w.pth")
+    stored = dict(FILES[:4]).get(architecture, lambda net: net.state_dict())
+    torch.save(stored(models.get_model(architecture, weights=None)), tmp_path / "w.pth")
     round_trip(tmp_path, architecture, FAMILIES[architecture], tmp_path / "w.pth")
 
 
