@@ -13,7 +13,7 @@ def labels_of(*counts):
     return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
 
-def made(*counts, size=8):
+def random_pictures(*counts, size=8):
     """Random pictures, uint8, and labels: `counts` of each style."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (sum(counts), 3, size, size), dtype=torch.uint8, generator=generator)
@@ -55,7 +55,7 @@ def test_the_weighted_sampler_draws_every_style_equally_often():
 
 @pytest.mark.parametrize("imbalance", ["none", "weighted_sampler", "smote"])
 def test_an_order_depends_on_seed_and_epoch(imbalance):
-    images, labels = made(20, 7)
+    images, labels = random_pictures(20, 7)
     members = torch.arange(27)
     plan = balance.plan_smote(images, labels, members, "auto", 0) if imbalance == "smote" else None
     cases = [(seed, epoch) for seed in (1, 2) for epoch in (1, 2, 1)]
@@ -75,11 +75,11 @@ def synthetic(images, labels, plan):
 
 def assert_same(images, labels, members, target, seed, neighbours=5):
     """The plan's samples are imbalanced-learn's, one by one."""
-    made_of, their_labels = images[members].flatten(1).float().numpy(), labels[members].numpy()
+    pixels, their_labels = images[members].flatten(1).float().numpy(), labels[members].numpy()
     counts = np.bincount(their_labels)
     strategy = "auto" if target == "auto" else {i: target for i in range(len(counts)) if counts[i] < target}
     sampler = SMOTE(sampling_strategy=strategy, k_neighbors=neighbours, random_state=seed)
-    theirs, their_labels = (column[len(members) :] for column in sampler.fit_resample(made_of, their_labels))
+    theirs, their_labels = (column[len(members) :] for column in sampler.fit_resample(pixels, their_labels))
     ours, our_labels = synthetic(images, labels, balance.plan_smote(images, labels, members, target, seed))
     assert our_labels.tolist() == their_labels.tolist()
     assert ours.shape == theirs.shape and np.allclose(ours, theirs, atol=0.01)
@@ -88,17 +88,19 @@ def assert_same(images, labels, members, target, seed, neighbours=5):
 @pytest.mark.parametrize("target", ["auto", 25, 400])
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])
 def test_the_samples_are_imbalanced_learns_one_by_one(target, seed):
-    assert_same(*made(40, 11, 6, 27, 9), torch.arange(93), target, seed)
-    assert_same(*made(40, 11, 6, 27, 9), torch.arange(93)[torch.arange(93) % 20 > 0], target, seed)  # a training share
+    assert_same(*random_pictures(40, 11, 6, 27, 9), torch.arange(93), target, seed)
+    assert_same(
+        *random_pictures(40, 11, 6, 27, 9), torch.arange(93)[torch.arange(93) % 20 > 0], target, seed
+    )  # a training share
 
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_a_style_with_few_paintings_uses_all_the_others_as_neighbours(count):
-    assert_same(*made(30, count), torch.arange(30 + count), "auto", 3, neighbours=count - 1)
+    assert_same(*random_pictures(30, count), torch.arange(30 + count), "auto", 3, neighbours=count - 1)
 
 
 def test_a_style_with_one_painting_repeats_it():
-    images, labels = made(10, 1, 4)
+    images, labels = random_pictures(10, 1, 4)
     pixels, names = synthetic(images, labels, balance.plan_smote(images, labels, torch.arange(15), "auto", 0))
     assert (names == 1).sum() == 9
     assert torch.allclose(pixels[names == 1], images[10].flatten().float().expand(9, -1), atol=1e-3)

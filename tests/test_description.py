@@ -1,4 +1,4 @@
-"""Statistics of colours, textures and strokes, against what loops over the pixels find."""
+"""Statistics of colours, textures and edges, against what loops over the pixels find."""
 
 import itertools
 import math

@@ -17,23 +17,25 @@ def find(trunk: nn.Module, images: Tensor) -> list[str]:
     trunk: float [B, 3, S, S] -> anything; it is run once on `images`.
     """
     with torch.no_grad():
-        _, last = _watch(trunk, images, [name for name, _ in trunk.named_modules() if name])
+        _, last = _run_and_watch(trunk, images, [name for name, _ in trunk.named_modules() if name])
     return [name for name, _ in last[:-1]]
 
 
 def run(trunk: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[Tensor]]:
     """The trunk's output, and the feature maps of the modules that `find` named, [B, C, H, H] with falling H."""
-    features, last = _watch(trunk, images, names)
+    features, last = _run_and_watch(trunk, images, names)
     return features, [level for _, level in last[: len(names)]]
 
 
-def _watch(trunk: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[tuple[str, Tensor]]]:
-    """The trunk's output, and the last map of each resolution that the named modules give, with its module's name."""
-    last = {}
+def _run_and_watch(trunk: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+    last = {}  # resolution -> name of the module, feature map
 
     def keep(name: str, _module: nn.Module, _inputs: tuple, output: object) -> None:
-        if (level := _as_map(output)) is not None:
-            last[level.shape[3]] = name, level
+        if isinstance(output, Tensor) and output.ndim == 4:
+            if output.shape[1] == output.shape[2] != output.shape[3]:  # networks that put channels last
+                output = output.permute(0, 3, 1, 2)
+            if output.shape[2] == output.shape[3] > 1:  # 1 is after pooling
+                last[output.shape[3]] = name, output
 
     with contextlib.ExitStack() as hooks:
         for name in names:
@@ -63,12 +65,3 @@ def correlations(maps: Tensor) -> Tensor:
     products = (channels.mT @ channels).float()  # of numbers up to 1, which float16 can add up
     row, column = torch.triu_indices(*products.shape[1:], offset=1, device=maps.device)
     return products[:, row, column]
-
-
-def _as_map(output: object) -> Tensor | None:
-    """A module's output where that is a feature map, channels first: [B, C, H, H]."""
-    if not isinstance(output, Tensor) or output.ndim != 4:
-        return None
-    if output.shape[1] == output.shape[2] != output.shape[3]:  # networks that put channels last
-        output = output.permute(0, 3, 1, 2)
-    return output if output.shape[2] == output.shape[3] > 1 else None  # 1 is after pooling

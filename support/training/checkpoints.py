@@ -15,8 +15,8 @@ from support.system import console, files, settings
 from support.system.console import UserError
 
 VERSION = 7  # of checkpoints and resume files
-HOLDS = {1: "a style classifier", 2: "an autoencoder"}
-RUN = {1: "run python trainpart1.py", 2: "run python trainauto.py"}  # what writes it
+PARTS = {1: "a style classifier", 2: "an autoencoder"}
+WRITERS = {1: "run python trainpart1.py", 2: "run python trainauto.py"}
 NETWORK = {1: "architecture", 2: "latent_dim"}  # what says, with image_size, which network it is
 RULES = {  # what a checkpoint `c` has to hold
     "model": lambda c: isinstance(c["model"], dict),
@@ -91,12 +91,12 @@ def read(path: str | os.PathLike, part: int) -> dict[str, object]:
     Raises UserError for a file that is no checkpoint, is damaged, holds code, is of another version, or belongs to
     the other part.
     """
-    where, checkpoint = console.printable(path), load(path, f"; {RUN[part]}")
-    if not isinstance(checkpoint, dict) or checkpoint.get("part") not in HOLDS:
+    where, checkpoint = console.printable(path), load(path, f"; {WRITERS[part]}")
+    if not isinstance(checkpoint, dict) or checkpoint.get("part") not in PARTS:
         raise UserError(f"{where}: is not a checkpoint of this project")
     check_version(checkpoint, f"{where}: ", "train again")
     if checkpoint["part"] != part:
-        raise UserError(f"{where}: holds {HOLDS[checkpoint['part']]}, expected {HOLDS[part]}; {RUN[part]}")
+        raise UserError(f"{where}: holds {PARTS[checkpoint['part']]}, expected {PARTS[part]}; {WRITERS[part]}")
     for key, is_right in RULES.items():
         with contextlib.suppress(LookupError, TypeError, AttributeError):  # missing, or of another type
             if is_right(checkpoint):
