@@ -123,7 +123,7 @@ def encode_paintings(
             "content": latents[:, model.style_dim :],
             "pixels": codes,
             "colour": description.colour_histogram(4 * images - 2),
-            "statistics": description.style(4 * images - 2),
+            "statistics": description.colour_and_texture(4 * images - 2),
             "errors": (model.decode(latents) - images).square().mean((1, 2, 3)),
             "pca_errors": (linear - images.flatten(1)).square().mean(1),
         })  # fmt: skip

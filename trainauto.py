@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     size = f"{options.image_size} x {options.image_size} pixels"
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
-    header = checkpoints.describe(options, 2, dataset, thumbnails)
-    with runs.Run(options, model, device, header, "validation_mse") as run:
+    metadata = checkpoints.metadata(options, 2, dataset, thumbnails)
+    with runs.Run(options, model, device, metadata, "validation_mse") as run:
         if run.is_finished():
             return
         loader = batches.Batches(dataset.images, dataset.labels, device)

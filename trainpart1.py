@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     model.to(device, memory_format=torch.channels_last)
     say_network(model)
 
-    header = checkpoints.describe(options, 1, dataset, thumbnails)
+    metadata = checkpoints.metadata(options, 1, dataset, thumbnails)
     peak_factor = FINE_TUNING if options.pretrained else 1.0
-    with runs.Run(options, model, device, header, "validation_loss", peak_factor, model.has_statistics) as run:
+    with runs.Run(options, model, device, metadata, "validation_loss", peak_factor, model.has_statistics) as run:
         if run.is_finished():
             return
         plan = make_plan(options, dataset, members) if options.imbalance == "smote" else None

@@ -69,7 +69,7 @@ def pixels_of(dataset):
 def spaces(trained):
     """The spaces, float64 [N, D], made in other ways than the script's."""
     images = trained.test.images.float() / 255
-    combined = torch.cat([description.style(4 * images - 2), 2 * description.strokes(4 * images - 2)], 1)
+    combined = torch.cat([description.colour_and_texture(4 * images - 2), 2 * description.edges(4 * images - 2)], 1)
     weights = trained.checkpoint["model"]
     latents = ((combined - weights["style_mean"]) @ weights["style_axes"].T).double().numpy()
     assert latents.shape == (14, 3)
@@ -87,7 +87,7 @@ def spaces(trained):
         "pixels": (pixels_of(trained.test) - training.mean(0)) @ components.T,
         "style_plane": PCA(2).fit_transform(latents),
         "colour": np.sqrt(histograms),
-        "statistics": description.style(4 * images - 2).double().numpy(),
+        "statistics": description.colour_and_texture(4 * images - 2).double().numpy(),
         "pca": (training.mean(0), components),
     }
 

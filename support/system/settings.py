@@ -5,6 +5,7 @@ import contextlib
 import functools
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,11 +133,18 @@ def _check(where: str, values: object, known: dict[str, Setting | dict]) -> None
             raise UserError(f"{where}: {name}: got {console.shown(value)}, expected {known[name].expected}")
 
 
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"duplicate key {console.quoted(name)}")
+    return dict(pairs)
+
+
 def read_config(path: str | os.PathLike) -> dict[str, object]:
     """What a settings file holds, checked, without defaults; raises UserError that names file, key and both values."""
     where = console.printable(path)
     try:
-        config = json.loads(Path(path).read_text("utf-8-sig"))
+        config = json.loads(Path(path).read_text("utf-8-sig"), object_pairs_hook=_unique)
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # ValueError includes JSON's and Unicode's own errors

@@ -24,7 +24,7 @@ def clock(seconds: float) -> str:
 def in_words(row: dict[str, object]) -> str:
     """A row's metrics as text to print: "training loss 1.234  validation accuracy 56.7%"."""
     return "  ".join(
-        f"{name.replace('_', ' ')} {value:{'.1%' if name.endswith(SHARES) else '.4g'}}"
+        f"{name.replace('_', ' ').replace('f1', 'F1')} {value:{'.1%' if name.endswith(SHARES) else '.4g'}}"
         for name, value in row.items()
         if name not in ("epoch", "kind", "learning_rate")
     )
