@@ -112,9 +112,13 @@ class Run:
         given = [("outputdir", self.options.outputdir), ("modelfile", self.options.modelfile)]
         flags = "".join(f" --{name} {shlex.quote(value)}" for name, value in given if name in self.options.flags)
         script = {1: "testtrainpart1.py", 2: "testtrainauto.py"}[self.metadata["part"]]
-        took = f"{history.clock(time.perf_counter() - self.begun)} minutes{', ' * bool(self.progress.done())}{self._rate()}"
+        took = [
+            f"{history.clock(time.perf_counter() - self.begun)} minutes",
+            self._rate(),
+            f"{gpu}memory {memory:.1f} GiB",
+        ]
         where = f"{files} in {self.paths.modelfile.parent}"
-        console.say(f"{took}, peak {gpu}memory {memory:.1f} GiB; {where}; next: python {script}{flags}")
+        console.say(f"{', '.join(filter(None, took))}; {where}; next: python {script}{flags}")
 
     def _rate(self) -> str:
         rates = [time["images_per_second"] for time in self.progress.times if time]
