@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         balance.check_styles(dataset.counts)
     duplicates.warn_of_contradictions(dataset.paths, dataset.labels, dataset.fingerprints)
     thumbnails = duplicates.grey_fingerprints(dataset.images)
-    copies = duplicates.groups(thumbnails, dataset.fingerprints.tolist())
+    copies = duplicates.groups_of(dataset, thumbnails)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, copies)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     model.head = model.new_head(len(dataset.classes))
