@@ -30,7 +30,7 @@ SAMPLE_SIDES = (90, 200)  # px, shortest and longest side of a sample picture
 SAMPLE_SHARES = (0.1, 0.41)  # of the course split's training and test pictures
 SAMPLE_LEAST = (2, 3)  # training and test pictures of a style, whatever its share
 OWN_FILES = r"painted_\d{5}\.(jpg|png)|\..*"  # a folder with nothing else may be painted anew
-BORROW = 0.04  # odds that a picture takes any one trait from a neighbouring style
+BORROW = 0.02  # odds that a picture takes any one trait from a neighbouring style
 BORROW_ALL = 0.05  # odds that a picture is painted like a neighbour altogether: no model can name these
 SPREAD = 1.35  # a stroke's numbers vary between a style's value / SPREAD and value * SPREAD
 
