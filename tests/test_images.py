@@ -77,7 +77,7 @@ def test_every_colour_space_becomes_rgb_as_pillow_has_it(tmp_path, name):
 
 def test_pixels_are_plain_pillows_up_to_one_grey_level(tmp_path, paint):
     for size in (40, 32), (S, S), (9, 50), (50, 9):
-        path = paint(tmp_path / str(size), {"A": 1}, size) / "A" / "000.jpg"
+        path = paint(tmp_path / str(size), {"A": 1}, side=size) / "A" / "000.jpg"
         assert is_close(decode(path), by_pillow(path))
 
 
