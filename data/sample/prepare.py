@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from support.system import console, files, settings, workers
+from support.system import console, files, workers
 
 PARTS = ("train", "test")
 FULL_SIDE = 416  # px, the side of every picture of --full
@@ -322,7 +322,7 @@ def write_sample(out: Path, full: bool = False) -> None:
 @console.script
 def main(argv: list[str] | None = None) -> None:
     """Paint, and say what there is."""
-    parser = settings.Parser(description="Paint a small sample dataset with a program.", allow_abbrev=False)
+    parser = console.Parser(description="Paint a small sample dataset with a program.", allow_abbrev=False)
     parser.add_argument("--full", action="store_true", help="paint the course split's own counts at 416x416 px")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder of train/ and test/")
     arguments = parser.parse_args(argv)

@@ -209,7 +209,7 @@ def write_links(source: Path, folder: Path, sides: dict[str, str]) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The checked command line. Raises UserError."""
     form = argparse.RawDescriptionHelpFormatter
-    parser = settings.Parser(prog="prepare.py", description=__doc__, allow_abbrev=False, formatter_class=form)
+    parser = console.Parser(prog="prepare.py", description=__doc__, allow_abbrev=False, formatter_class=form)
     parser.add_argument("source", metavar="SOURCE", help="folder of paintings, one folder per style")
     parser.add_argument("out", metavar="OUT", help="folder for train and test, new or empty")
     parser.add_argument("--by", choices=["painting", "artist"], default="painting", help="what is split, without lists")
