@@ -48,14 +48,16 @@ def stop(steps):
 
 
 def test_the_learning_rate_rises_linearly_and_falls_to_zero_as_half_a_cosine():
-    """In each schedule, as torch's own pieces have it."""
+    """As torch's own pieces have it; after the end of one schedule it goes on in the middle of the next."""
     optimizer = torch.optim.SGD([torch.zeros(1)], 0.5)
     pieces = [LinearLR(optimizer, 1e-9, total_iters=15), CosineAnnealingLR(optimizer, 85)]
-    schedule, ends = SequentialLR(optimizer, pieces, [15]), [10, 15]
+    schedule = SequentialLR(optimizer, pieces, [15])
     for step in range(100):
         rate = schedule.get_last_lr()[0]
-        assert learning_rate(0.5, step / 10, ends) == pytest.approx(rate, abs=1e-6)
-        assert learning_rate(0.5, 10 + step / 20, ends) == pytest.approx(rate, abs=1e-6)
+        assert learning_rate(0.5, step / 10, [10]) == pytest.approx(rate, abs=1e-6)
+        assert learning_rate(0.5, step / 10, [5, 10]) == (
+            pytest.approx(rate, abs=1e-6) if step >= 50 else learning_rate(0.5, step / 10, [5])
+        )
         optimizer.step()
         schedule.step()
 

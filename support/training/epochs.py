@@ -1,6 +1,5 @@
 """One epoch of training: its batches, the steps of the optimizer, the learning rate of each step."""
 
-import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -21,11 +20,10 @@ LOOK_SECONDS = 1.0  # between reads of the loss, each of which waits for a GPU
 def learning_rate(peak: float, position: float, ends: list[int]) -> float:
     """The learning rate at a position in epochs from the start: 2.5 is the middle of the third epoch.
 
-    ends: the last epoch of each schedule. A schedule rises linearly to the peak over its first `WARM_UP`, and falls to
-    zero as half a cosine.
+    It rises linearly to the peak over the first `WARM_UP`, and falls to zero as half a cosine. ends: the last epoch of
+    each schedule; where one ends, the next goes on as if it had been planned from the start.
     """
-    begin, end = next((begin, end) for begin, end in itertools.pairwise([0, *ends]) if position < end)
-    progress = (position - begin) / (end - begin)
+    progress = position / next(end for end in ends if position < end)
     if progress < WARM_UP:
         return peak * progress / WARM_UP
     return peak * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))

@@ -138,7 +138,7 @@ def plan(ends: list[int], done: int, epochs: int) -> list[int]:
         return [epochs]
     if begun[-1] < epochs:
         more = console.count(epochs - begun[-1], "more epoch")
-        console.say(f"{more} after the last one planned: the learning rate rises again and falls to zero")
+        console.say(f"{more} after the last one planned: the learning rate goes on as in a run of {epochs}")
         return [*begun, epochs]
     if max(done, epochs) < begun[-1]:
         console.say(
