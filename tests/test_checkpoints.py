@@ -212,7 +212,7 @@ def test_an_error_of_memory_or_of_the_program_is_no_damage(error, home, monkeypa
     fails(models, "get_model", lambda: wikiart.load_network(checkpoint | {"architecture": "squeezenet1_1"}))
     if not isinstance(error, ArithmeticError):  # a damaged file can raise anything else
         fails(torch, "load", lambda: checkpoints.load(home / "out" / "wikiart.pth"))
-        fails(torch.nn.Module, "load_state_dict", lambda: resume.restore({"model": {}}, NETWORK, None, None, "x"))
+        fails(torch.nn.Module, "load_state_dict", lambda: resume.restore({"model": {}}, NETWORK, None, "x"))
 
 
 def raising(error: BaseException, *_: object, **__: object) -> None:

@@ -95,7 +95,7 @@ def test_a_signal_ends_a_training_with_a_line_on_what_is_saved(number, status, h
     running.wait_for(lambda: "epoch 2/" in running.text("out"))
     running.signal(number)
     done = running.wait()
-    saved = len(jobs.load(tmp_path / "out" / "wikiart.resume.pth")["history"])
+    saved = len(jobs.load(tmp_path / "out" / "wikiart.resume.pth")["progress"]["rows"])
     assert not list((tmp_path / "out").glob("*.part"))
     line = done.err.strip().splitlines()[-1]
     assert done.status == status and "Traceback" not in done.err, done.err

@@ -18,7 +18,7 @@ from support.training import history
 
 pytestmark = pytest.mark.figures
 
-ROWS = [{"epoch": i, "training_loss": 1 / i, "accuracy": 0.1 * i} for i in (1, 2, 3)]
+ROWS = [{"epoch": i, "kind": "epoch", "training_loss": 1 / i, "accuracy": 0.1 * i} for i in (1, 2, 3)]
 PANELS = {"loss": {"training_loss": "training", "validation_loss": "never measured"}, "share": {"accuracy": "accuracy"}}
 
 
@@ -136,14 +136,14 @@ def test_curves_show_what_was_measured():
     assert line.get_label() == "training"
     assert np.allclose(line.get_xydata(), [[row["epoch"], row["training_loss"]] for row in ROWS])
     assert (left.get_ylabel(), right.get_ylabel()) == ("loss", "share")
-    (only,) = history.draw([{"epoch": 1, "training_loss": 1.0}], PANELS, "A title").axes  # nothing was held out
-    before = history.draw([{"epoch": 0, "accuracy": 0.5}, *ROWS], PANELS, "A title").axes
+    (only,) = history.draw(
+        [{"epoch": 1, "kind": "epoch", "training_loss": 1.0}], PANELS, "A title"
+    ).axes  # nothing was held out
+    before = history.draw([{"epoch": 0, "kind": "start", "accuracy": 0.5}, *ROWS], PANELS, "A title").axes
     assert [axes.get_xlabel() for axes in before] == ["epoch", "epoch (0: before training)"]
     assert only.get_ylabel() == "loss" and [tick for tick in only.get_xticks() if tick % 1] == []
 
 
-def test_an_epoch_is_one_printed_line(capsys):
-    row = {"epoch": 2, "learning_rate": 0.1, "training_loss": 0.51234567, "macro_f1": 0.25}
-    history.say_epoch(row, 9, 1234.5, 75, "  -> wikiart.pth")
-    line = "epoch 2/9  training loss 0.5123  macro f1 25.0%  1,234 paintings/s  1:15 left  -> wikiart.pth\n"
-    assert capsys.readouterr().out == line
+def test_a_row_in_words():
+    row = {"epoch": 2, "kind": "epoch", "learning_rate": 0.1, "training_loss": 0.51234567, "macro_f1": 0.25}
+    assert history.in_words(row) == "training loss 0.5123  macro f1 25.0%" and history.clock(75.9) == "1:15"

@@ -14,11 +14,11 @@ from pathlib import Path
 import jobs
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 import wikiart
-from support.networks import features
 from support.system import console, processes, workers
-from support.training import balance, batches, checkpoints, runs
+from support.training import balance, batches, checkpoints, epochs
 
 
 def flags(paintings: Path, out: Path, *more: object) -> list[object]:
@@ -80,22 +80,22 @@ def test_part_2_in_two_processes_ends_where_one_does(paintings, tmp_path, precis
         assert done.status == 0, done.err
         assert ("bfloat16 autocast" in done.out) == (precision == torch.bfloat16)
         state = jobs.load(tmp_path / str(number) / "autoencoder.resume.pth")
-        (row,) = state["history"]
-        rows[number] = row | {"start": state["start"]["validation_mse"]}
+        start, row = state["progress"]["rows"]
+        rows[number] = row | {"start": start["validation_mse"]}
     for name, tolerance in ("training_loss", 0.15), ("validation_mse", 0.03), ("start", 1e-3):
         assert rows[2][name] == pytest.approx(rows[1][name], rel=tolerance)
 
 
 def test_a_head_fitted_by_two_processes_is_that_of_one(paintings, tmp_path):
-    name, heads = "shufflenet_v2_x0_5", []
+    name, fitted = "shufflenet_v2_x0_5", []
     torch.save(wikiart.make_classifier(name, 3, 32).trunk.state_dict(), tmp_path / "w.pth")
     for number in 1, 2:
         more = ["--architecture", name, "--pretrained", tmp_path / "w.pth", "--image_size", 32, "--epochs", number - 1]
         command = flags(paintings, tmp_path / str(number), *more, "--learning_rate", 1e-8)
         done = jobs.start(tmp_path / "log", "trainpart1", *command, processes=number).wait()
         assert done.status == 0, done.err
-        heads.append(jobs.load(tmp_path / str(number) / "wikiart.pth")["model"]["head.weight"])
-    assert heads[0].abs().max() > 0 and torch.allclose(*heads, atol=1e-4)  # the second has also learned for an epoch
+        fitted.append(jobs.load(tmp_path / str(number) / "wikiart.resume.pth")["model"]["fitted.linear.weight"])
+    assert fitted[0].abs().max() > 0 and torch.allclose(*fitted, atol=1e-4)  # the second has also learned for an epoch
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_the_first_machines_disk_decides_and_is_written_to(machines, tmp_path):
     for name in names:
         (outs[1] / name).write_text("another's")
     assert machines("--epochs", 0, "--fresh").status == 0
-    assert [[(out / name).exists() for name in names] for out in outs] == [[False] * 2, [True] * 2]
+    assert [[(out / name).exists() for name in names] for out in outs] == [[False, True], [True] * 2]
 
 
 def test_machines_that_differ_are_one_line(machines, paintings, tmp_path):
@@ -159,7 +159,7 @@ def test_an_error_that_all_see_is_their_only_line(paintings, tmp_path):
 def take_notes(path: Path) -> None:
     """Write into a file how much a process has decoded, which batches it had and how many heads it has fitted."""
     notes = {"decoded": 0, "batches": [], "fitted": 0}
-    parallel_map, make, fit = workers.parallel_map, batches.Batches.batches, features.fit_head
+    parallel_map, make, fit = workers.parallel_map, batches.Batches.batches, LogisticRegression.fit
 
     def count(function, items):
         notes["decoded"] += len(items)
@@ -173,9 +173,9 @@ def take_notes(path: Path) -> None:
 
     def fit_head(*arguments, **options):
         notes["fitted"] += 1
-        fit(*arguments, **options)
+        return fit(*arguments, **options)
 
-    workers.parallel_map, batches.Batches.batches, features.fit_head = count, shares, fit_head
+    workers.parallel_map, batches.Batches.batches, LogisticRegression.fit = count, shares, fit_head
 
 
 def test_shares_make_up_the_whole(paintings, tmp_path):
@@ -199,14 +199,14 @@ def test_shares_make_up_the_whole(paintings, tmp_path):
     dataset = wikiart.WikiArtDataset(paintings, 16, cachedir=out / "cache")
     _, held_out = balance.split(dataset.labels, 0.4, checkpoint["settings"]["seed"], dataset.fingerprints)
     logits = wikiart.classify(wikiart.load_network(checkpoint), dataset.images[held_out] / 255)
-    row, labels = checkpoint["history"][checkpoint["epoch"] - 1], dataset.labels[held_out]
-    assert math.isclose(row["accuracy"], (logits.argmax(1) == labels).double().mean(), abs_tol=1e-6)
+    row, labels = checkpoint["history"][-1], dataset.labels[held_out]
+    assert math.isclose(row["validation_accuracy"], (logits.argmax(1) == labels).double().mean(), abs_tol=1e-6)
     assert math.isclose(row["validation_loss"], torch.nn.functional.cross_entropy(logits, labels), rel_tol=1e-4)
 
 
 def fail_in_training(rank: int, how: str) -> None:
     """Plant an end into the fifth step of one process."""
-    real, calls = runs.Run.step, iter(range(1, 1000))
+    real, calls = epochs.Epoch.step, iter(range(1, 1000))
 
     def step(*arguments):
         if next(calls) == 5 and processes.rank() == rank:
@@ -215,7 +215,7 @@ def fail_in_training(rank: int, how: str) -> None:
             raise console.UserError("a planted problem") if how == "error" else ValueError("a planted bug")
         return real(*arguments)
 
-    runs.Run.step = step
+    epochs.Epoch.step = step
 
 
 @pytest.mark.parametrize(("rank", "how"), [(0, "error"), (1, "bug"), (1, "kill")])
