@@ -130,16 +130,15 @@ def test_fitted_heads_have_rows_and_marks_of_their_own_and_curves_go_with_their_
         rows = list(csv.DictReader(file))
     kinds = [("0", "fitted"), ("1", "epoch"), ("2", "epoch"), ("2", "fitted")]
     assert [(row["epoch"], row["kind"]) for row in rows] == kinds
-    measured = {"validation_loss", "validation_accuracy", "validation_macro_f1"}
+    measured = {"epoch", "kind", "validation_loss", "validation_accuracy", "validation_macro_f1"}
+    of_epochs = {"learning_rate", "training_loss", "images_per_second", "seconds"}
     for row in rows:
-        trained = (
-            {"learning_rate", "training_loss", "images_per_second", "seconds"} if row["kind"] == "epoch" else set()
-        )
-        assert {name for name, value in row.items() if value} == {"epoch", "kind"} | measured | trained
+        expected = measured | of_epochs if row["kind"] == "epoch" else measured
+        assert {name for name, value in row.items() if value} == expected
     (figure,) = figures
     lines = [line for axes in figure.axes for line in axes.lines]
     marks = [line for line in lines if line.get_marker() == "D"]
-    assert len(marks) == len(measured) and len(lines) == 2 * len(marks) + 1  # and the training loss
+    assert len(marks) == 3 and len(lines) == 7  # and the training loss
     for line in lines:
         assert line.get_label().endswith("fitted head") == (line in marks)
         assert list(line.get_xdata()) == ([0, 2] if line in marks else [1, 2])
@@ -184,7 +183,7 @@ def test_after_the_last_epoch_the_head_is_the_best_one_for_whole_paintings(scrat
 
 @pytest.mark.parametrize("start", ["scratch", "flags"])
 def test_training_goes_on_from_the_trained_head_and_reads_no_statistics(start, request, tmp_path, run, monkeypatch):
-    """A fit touches nothing else; neither steps nor the validation between epochs compute correlations or histograms."""
+    """A fit touches nothing else; steps and the validation between epochs see no correlations or histograms."""
     flags, begun, trained = request.getfixturevalue(start), [], []
     epochs, fit = runs.Run.epochs, trainpart1.fit_head
 
