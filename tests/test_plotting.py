@@ -136,9 +136,8 @@ def test_curves_show_what_was_measured():
     assert line.get_label() == "training"
     assert np.allclose(line.get_xydata(), [[row["epoch"], row["training_loss"]] for row in ROWS])
     assert (left.get_ylabel(), right.get_ylabel()) == ("loss", "share")
-    (only,) = history.draw(
-        [{"epoch": 1, "kind": "epoch", "training_loss": 1.0}], PANELS, "A title"
-    ).axes  # nothing was held out
+    nothing_held_out = [{"epoch": 1, "kind": "epoch", "training_loss": 1.0}]
+    (only,) = history.draw(nothing_held_out, PANELS, "A title").axes
     before = history.draw([{"epoch": 0, "kind": "start", "accuracy": 0.5}, *ROWS], PANELS, "A title").axes
     assert [axes.get_xlabel() for axes in before] == ["epoch", "epoch (0: before training)"]
     assert only.get_ylabel() == "loss" and [tick for tick in only.get_xticks() if tick % 1] == []
