@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         balance.check_styles(dataset.counts)
     thumbnails = duplicates.grey_fingerprints(dataset.images)
-    copies = duplicates.groups(thumbnails, dataset.fingerprints.tolist())
+    copies = duplicates.groups_of(dataset, thumbnails)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, copies)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     model = wikiart.Autoencoder(options.image_size, options.latent_dim)
@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     size = f"{options.image_size} x {options.image_size} pixels"
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
-    header = checkpoints.describe(options, 2, dataset, thumbnails)
-    with runs.Run(options, model, device, header, "validation_mse") as run:
+    metadata = checkpoints.metadata(options, 2, dataset, thumbnails)
+    with runs.Run(options, model, device, metadata, "validation_mse") as run:
         if run.is_finished():
             return
         loader = batches.Batches(dataset.images, dataset.labels, device)

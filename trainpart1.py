@@ -36,16 +36,16 @@ def main(argv: list[str] | None = None) -> None:
         balance.check_styles(dataset.counts)
     duplicates.warn_of_contradictions(dataset.paths, dataset.labels, dataset.fingerprints)
     thumbnails = duplicates.grey_fingerprints(dataset.images)
-    copies = duplicates.groups(thumbnails, dataset.fingerprints.tolist())
+    copies = duplicates.groups_of(dataset, thumbnails)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, copies)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     model.head = model.new_head(len(dataset.classes))
     model.to(device, memory_format=torch.channels_last)
     say_network(model)
 
-    header = checkpoints.describe(options, 1, dataset, thumbnails)
+    metadata = checkpoints.metadata(options, 1, dataset, thumbnails)
     peak_factor = FINE_TUNING if options.pretrained else 1.0
-    with runs.Run(options, model, device, header, "validation_loss", peak_factor, model.has_statistics) as run:
+    with runs.Run(options, model, device, metadata, "validation_loss", peak_factor, model.has_statistics) as run:
         if run.is_finished():
             return
         plan = make_plan(options, dataset, members) if options.imbalance == "smote" else None

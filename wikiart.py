@@ -238,13 +238,13 @@ class Classifier(nn.Module):
     def all_features(self, images: Tensor) -> Tensor:
         """`features`, correlations of channels at the two finest levels, histograms of the image: [B, full_width].
 
-        They are `levels.correlations`, `description.style` and `description.strokes`.
+        They are `levels.correlations`, `description.colour_and_texture` and `description.edges`.
         """
         images = self.normalize(images)
         features, maps = levels.run(self.trunk, images, self.levels)
         parts = [features, *map(levels.moments, maps), *map(levels.correlations, maps[:2])]
         if self.has_statistics:
-            parts += [description.style(images), description.strokes(images)]
+            parts += [description.colour_and_texture(images), description.edges(images)]
         return torch.cat(parts, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -260,14 +260,11 @@ class Classifier(nn.Module):
 
     def load_state_dict(self, state_dict: dict[str, Tensor], *args: object, **kwargs: object) -> object:
         """As of any module; the network has a fitted head afterwards if the state has one."""
-        self.expect(state_dict)
+        self.fitted = None
+        if any(name.startswith("fitted.") for name in state_dict):
+            head = Head(self.full_width, self.head.linear.out_features, self.has_statistics)
+            self.fitted = head.to(self.normalize.mean.device).requires_grad_(False).eval()
         return super().load_state_dict(state_dict, *args, **kwargs)
-
-    def expect(self, state_dict: dict[str, Tensor]) -> None:
-        """Have a fitted head, not yet filled, where a state has one, and else none."""
-        is_fitted, (classes, _) = any(name.startswith("fitted.") for name in state_dict), self.head.linear.weight.shape
-        fitted = Head(self.full_width, classes, self.has_statistics).to(self.normalize.mean.device)
-        self.fitted = fitted.requires_grad_(False).eval() if is_fitted else None
 
     def load_pretrained(self, source: bool | str) -> None:
         """Take the trunk and its normalization from torchvision's weights (True) or a file (its path).
@@ -373,8 +370,8 @@ class Autoencoder(nn.Module):
         self.register_buffer("mean", torch.full((values,), 0.5))
         self.register_buffer("components", torch.zeros(latent_dim, values))  # all of them: the PCA is a yardstick, too
         self.register_buffer("content_std", torch.ones(latent_dim - self.style_dim))
-        self.register_buffer("style_mean", torch.zeros(description.COMBINED))
-        self.register_buffer("style_axes", torch.zeros(self.style_dim, description.COMBINED))
+        self.register_buffer("style_mean", torch.zeros(description.ALL_STATISTICS))
+        self.register_buffer("style_axes", torch.zeros(self.style_dim, description.ALL_STATISTICS))
 
     def start_from(self, pca: "PCA", discriminant: tuple[Tensor, Tensor]) -> None:
         """Take a PCA of pixels in [0, 1], its codes scaled to a variance of 1, and mean and axes of a discriminant."""
@@ -389,7 +386,7 @@ class Autoencoder(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Float [B, 3, S, S] in [0, 1] -> latents, float32 [B, latent_dim]: style, then content."""
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 is too coarse for differences from a mean
-            style = F.linear(description.combined(images) - self.style_mean, self.style_axes)
+            style = F.linear(description.all_statistics(images) - self.style_mean, self.style_axes)
         return torch.cat([style, self.content(images)], 1)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -440,7 +437,6 @@ def load_network(checkpoint: dict[str, object], where: str = "checkpoint") -> nn
     if checkpoint["part"] == 1:
         try:
             model = make_classifier(checkpoint["architecture"], len(checkpoint["classes"]), size)
-            model.expect(checkpoint["model"])
         except UserError as error:
             raise UserError(f"{problem}: {error}") from None
     else:

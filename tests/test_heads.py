@@ -68,7 +68,7 @@ def scratch(tmp_path, paint):
 @pytest.mark.parametrize(
     "losses, epoch, kind, words",
     [
-        ([0.5, 0.9, 0.8, 0.6], 0, "fitted", "the head fitted after epoch 0"),
+        ([0.5, 0.9, 0.8, 0.6], 0, "fitted", "the head fitted before training"),
         ([0.5, 0.9, 0.4, 0.6], 2, "epoch", "epoch 2"),
         ([0.5, 0.4, 0.9, 0.3], 2, "fitted", "the head fitted after epoch 2"),
     ],

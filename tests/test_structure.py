@@ -14,19 +14,13 @@ FLOORS = {  # a folder may import those before it, and inside a folder a room th
     "system": ["signals", "processes", "console", "files", "locks", "settings", "devices", "workers", "plotting"],
     "paintings": ["formats", "folders", "images", "cache", "artists", "duplicates"],
     "training": [
-        "balance",
-        "batches",
-        "augmentation",
-        "checkpoints",
-        "progress",
-        "history",
-        "epochs",
-        "resume",
-        "runs",
+        "balance", "batches", "augmentation", "checkpoints", "progress", "history", "epochs", "resume", "runs"
     ],
     "networks": ["pretrained", "levels", "description", "pca", "features", "heads"],
-    "answers": ["report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar"],
-}
+    "answers": [
+        "provenance", "report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar"
+    ],
+}  # fmt: skip
 ORDER = [room for rooms in FLOORS.values() for room in rooms]
 ROOMS = sorted(path for path in (ROOT / "support").rglob("*.py") if path.name != "__init__.py")
 SCRIPTS = [ROOT / f"{name}.py" for name in ("trainpart1", "testtrainpart1", "trainauto", "testtrainauto")]

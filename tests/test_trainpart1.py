@@ -54,7 +54,7 @@ def test_it_writes_checkpoint_curves_and_csv(trained):
         assert min(image.size) > 300 and len(image.convert("RGB").getcolors(2**20)) > 20
     lines = [line for line in trained.result.out.splitlines() if line.startswith(("epoch ", "fitted "))]
     assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3", "the"]
-    for part in "training loss", "validation loss", "validation accuracy", "validation macro f1", "paintings/s", "left":
+    for part in "training loss", "validation loss", "validation accuracy", "validation macro F1", "paintings/s", "left":
         assert all(part in line for line in lines[:3])
     assert lines[len(trained.checkpoint["history"]) - 1].endswith("wikiart.pth")
 

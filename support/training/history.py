@@ -24,7 +24,7 @@ def clock(seconds: float) -> str:
 def in_words(row: dict[str, object]) -> str:
     """A row's metrics as text to print: "training loss 1.234  validation accuracy 56.7%"."""
     return "  ".join(
-        f"{name.replace('_', ' ')} {value:{'.1%' if name.endswith(SHARES) else '.4g'}}"
+        f"{name.replace('_', ' ').replace('f1', 'F1')} {value:{'.1%' if name.endswith(SHARES) else '.4g'}}"
         for name, value in row.items()
         if name not in ("epoch", "kind", "learning_rate")
     )
@@ -33,10 +33,12 @@ def in_words(row: dict[str, object]) -> str:
 def say_result(progress: Progress, score: str, modelfile: str) -> None:
     """Print how long a run has trained, and what it kept."""
     best = progress.rows[progress.best]
-    kept = {"start": "what was fitted before training", "fitted": f"the head fitted after epoch {best['epoch']}"}
-    what = kept.get(best["kind"], f"epoch {best['epoch']}")
+    when = f"after epoch {best['epoch']}" if best["epoch"] else "before training"
+    kept = {"start": f"what was fitted {when}", "fitted": f"the head fitted {when}", "epoch": f"epoch {best['epoch']}"}
     reached = f" ({in_words({score: best[score]})})" if score in best else ""
-    console.say(f"finished: {console.count(progress.done(), 'epoch')} trained; {modelfile} holds {what}{reached}")
+    console.say(
+        f"finished: {console.count(progress.done(), 'epoch')} trained; {modelfile} holds {kept[best['kind']]}{reached}"
+    )
 
 
 def write_csv(path: Path, rows: list[dict[str, object]], times: list[dict[str, float]], curves: Path) -> None:

@@ -23,12 +23,11 @@ class Progress:
         """The number of epochs trained."""
         return self.rows[-1]["epoch"] if self.rows else 0
 
-    def add(self, row: dict[str, object], time: dict[str, float], score: str) -> None:
-        """Add a row; it is the best one if no other's `score` is as low, or if nothing is held out to choose by."""
-        if all(row[score] < old[score] for old in self.rows if score in old):
-            self.best = len(self.rows)
-        self.rows.append(row)
-        self.times.append(time)
+    def plus(self, row: dict[str, object], time: dict[str, float], score: str) -> "Progress":
+        """With one more row; it is the best if no other's `score` is as low, or if nothing is held out to choose by."""
+        is_best = all(row[score] < old[score] for old in self.rows if score in old)
+        best = len(self.rows) if is_best else self.best
+        return Progress(self.ends, [*self.rows, row], [*self.times, time], best)
 
 
 def progress_in(state: dict[str, object]) -> Progress | None:

@@ -62,7 +62,7 @@ def check_paths(options: settings.Settings, part: int) -> None:
             raise options.error("pretrained", "this run would overwrite it; set another modelfile or outputdir")
 
 
-def identity(options: settings.Settings, header: dict[str, object], model: nn.Module) -> dict[str, object]:
+def identity(options: settings.Settings, metadata: dict[str, object], model: nn.Module) -> dict[str, object]:
     """What has to be the same for a run to go on: the settings that shape its result, paintings, pretrained weights.
 
     model: as it is before training. Raises UserError in a process whose own differ from the first one's, as they can on
@@ -72,8 +72,8 @@ def identity(options: settings.Settings, header: dict[str, object], model: nn.Mo
     if isinstance(kept.get("pretrained"), str):  # what the file holds makes the run, not its name
         values = [value.numpy(force=True).tobytes() for value in model.trunk.state_dict().values()]
         kept["pretrained"] = f"a file ({hashlib.sha256(b''.join(values)).hexdigest()[:16]})"
-    paintings = header["fingerprints"].numpy().tobytes() + json.dumps(header["counts"]).encode()
-    number = f"{len(header['fingerprints'])} in {len(header['counts'])} styles"
+    paintings = metadata["fingerprints"].numpy().tobytes() + json.dumps(metadata["counts"]).encode()
+    number = f"{len(metadata['fingerprints'])} in {len(metadata['counts'])} styles"
     kept["paintings"] = f"{number} ({hashlib.sha256(paintings).hexdigest()[:16]})"
     own = kept | {"epochs": options.epochs}
     if differences := _differences(processes.from_first(own), own, "{} is {} in the first process and {} here"):

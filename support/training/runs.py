@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,28 +19,28 @@ from support.training.progress import Progress
 class Run:
     """One training; a context manager that holds its output files.
 
-        with Run(options, model, device, header, "validation_loss") as run:
+        with Run(options, model, device, metadata, "validation_loss") as run:
             for epoch in run.epochs():
                 for images, labels in epoch.batches(loader, order, options.batch_size):
                     epoch.step(loss_of(epoch.network, images, labels))
                 run.end_epoch(epoch, validate(model))
             run.finish(panels, title)
 
-    header: of the checkpoint, see `checkpoints.header`; score: the metric whose lowest value in validation chooses what
-    `modelfile` holds; peak_factor: of the peak learning rate; fits_head: whether a head is fitted after the last epoch.
+    metadata: see `checkpoints.metadata`; score: the metric whose lowest value in validation chooses what `modelfile`
+    holds; peak_factor: of the peak learning rate; fits_head: whether a head is fitted after the last epoch.
     Raises UserError for another run's files, a loss that is not finite, a folder in use and a file that cannot be
     written. On Ctrl-C it says what is saved.
     """
 
     def __init__(
-        self, options: settings.Settings, model: nn.Module, device: torch.device, header: dict[str, object],
+        self, options: settings.Settings, model: nn.Module, device: torch.device, metadata: dict[str, object],
         score: str, peak_factor: float = 1.0, fits_head: bool = False,
     ) -> None:  # fmt: skip
-        self.options, self.model, self.device, self.header = options, model, device, header
+        self.options, self.model, self.device, self.metadata = options, model, device, metadata
         self.score, self.peak, self.fits_head = score, options.learning_rate * peak_factor, fits_head
-        self.paths = resume.paths(options, header["part"])
+        self.paths = resume.paths(options, metadata["part"])
         self.optimizer = Optimizer(model, device)
-        self.identity = resume.identity(options, header, model)
+        self.identity = resume.identity(options, metadata, model)
         self.progress = Progress([options.epochs])
         self.begun, self.stack = time.perf_counter(), contextlib.ExitStack()
 
@@ -108,14 +109,20 @@ class Run:
         history.say_result(self.progress, self.score, self.paths.modelfile.name)
         memory, gpu = devices.peak_memory(self.device) / 2**30, "GPU " * (self.device.type == "cuda")
         files = ", ".join(path.name for path in self.paths if path.exists())
-        script = {1: "testtrainpart1.py", 2: "testtrainauto.py"}[self.header["part"]]
-        took = f"{history.clock(time.perf_counter() - self.begun)} minutes, {self._rate()}"
+        given = [("outputdir", self.options.outputdir), ("modelfile", self.options.modelfile)]
+        flags = "".join(f" --{name} {shlex.quote(value)}" for name, value in given if name in self.options.flags)
+        script = {1: "testtrainpart1.py", 2: "testtrainauto.py"}[self.metadata["part"]]
+        took = [
+            f"{history.clock(time.perf_counter() - self.begun)} minutes",
+            self._rate(),
+            f"{gpu}memory {memory:.1f} GiB",
+        ]
         where = f"{files} in {self.paths.modelfile.parent}"
-        console.say(f"{took}, peak {gpu}memory {memory:.1f} GiB; {where}; next: python {script}")
+        console.say(f"{', '.join(filter(None, took))}; {where}; next: python {script}{flags}")
 
     def _rate(self) -> str:
         rates = [time["images_per_second"] for time in self.progress.times if time]
-        return f"{rates[-1]:,.0f} paintings/s" if rates else "no epoch"
+        return f"{rates[-1]:,.0f} paintings/s" if rates else ""
 
     def _say(self, words: str, more: str = "") -> None:
         """Print the newest row."""
@@ -126,13 +133,15 @@ class Run:
         finite = all(math.isfinite(value) for value in row.values() if not isinstance(value, str))
         if not finite or self.optimizer.is_stuck():
             raise self._not_finite(row)
-        self.progress.add(row, time, self.score)
+        progress = self.progress.plus(row, time, self.score)
         weights = self.model.state_dict()  # not a plain dict: MNASNet's version is an attribute of it
         weights.update({name: value.cpu() for name, value in weights.items()})
         if not all(value.isfinite().all() for value in weights.values()):
             raise self._not_finite(row)
         if processes.rank() == 0:  # the resume file first: a checkpoint that is missing can be made from it
-            resume.write(self.paths.resume_file, self.identity, self.progress, weights, self.optimizer)
+            resume.write(self.paths.resume_file, self.identity, progress, weights, self.optimizer)
+        self.progress = progress
+        if processes.rank() == 0:
             self._write_rest(weights)
 
     def _not_finite(self, row: dict[str, object]) -> console.UserError:
@@ -142,7 +151,7 @@ class Run:
         """Write what is not there yet: `modelfile` where the newest row is its, and the CSV file."""
         progress, kept = self.progress, self.progress.rows[: self.progress.best + 1]
         if progress.best == len(progress.rows) - 1 and not resume.is_kept(self.paths.modelfile, kept):
-            checkpoints.write(self.paths.modelfile, self.header, weights, kept)
+            checkpoints.write(self.paths.modelfile, self.metadata, weights, kept)
         history.write_csv(self.paths.csv_file, progress.rows, progress.times, self.paths.curves)
 
     def _go_on(self) -> None:
