@@ -94,21 +94,17 @@ def test_an_epoch_replaces_the_pca_only_if_it_is_better(trained, workdir, run):
 
 
 def test_held_out_paintings_are_in_no_part_of_the_training(trained, workdir, run, monkeypatch):
-    seen, fit_pca, discriminant, loss = {}, pca.fit_pca, description.fit_discriminant, wikiart.autoencoder_loss
-    monkeypatch.setattr(pca, "fit_pca", lambda *a: seen.update(pca=a) or fit_pca(*a))
-    monkeypatch.setattr(description, "fit_discriminant", lambda *a: seen.update(style=a) or discriminant(*a))
-    batches = []
-    monkeypatch.setattr(
-        wikiart, "autoencoder_loss", lambda model, images: batches.append(images) or loss(model, images)
-    )
+    fits, batches, loss = [], [], wikiart.autoencoder_loss
+    for room, name in (pca, "fit_pca"), (description, "fit_discriminant"):
+        fit = getattr(room, name)
+        monkeypatch.setattr(room, name, lambda *given, fit=fit: fits.append(given) or fit(*given))
+    monkeypatch.setattr(wikiart, "autoencoder_loss", lambda model, seen: batches.append(seen) or loss(model, seen))
     assert run(trainauto, *trained.flags, *SMALL[:-2], "--validation", 0.4, "--outputdir", ".").status == 0
     dataset = wikiart.WikiArtDataset(trained.folder / "train", 16, cachedir=trained.folder / "cache")
     members, held_out = balance.split(dataset.labels, 0.4, 2326, dataset.fingerprints)
-    assert len(held_out) > 5
-    for arguments in seen.values():
-        assert (
-            torch.equal(arguments[0], dataset.images) and torch.equal(arguments[1], members) and 2326 in arguments[2:]
-        )
+    assert len(held_out) > 5 and len(fits) == 2
+    for images, fitted_to, *more in fits:
+        assert torch.equal(images, dataset.images) and torch.equal(fitted_to, members) and 2326 in more
     whole = {image.numpy().tobytes(): False for image in dataset.images[members]}
     whole |= {image.flip(2).numpy().tobytes(): True for image in dataset.images[members]}
     flipped = [whole[image.numpy().tobytes()] for image in torch.cat(batches).mul(255).round().to(torch.uint8)]
