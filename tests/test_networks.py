@@ -95,20 +95,6 @@ def test_a_network_has_a_logit_per_style_and_all_of_it_learns(architecture, size
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(
-    "architecture, words",
-    [
-        ("three_con", 'unknown architecture "three_con"; did you mean "three_conv"?'),
-        ("fasterrcnn_resnet50_fpn", 'unknown architecture "fasterrcnn_resnet50_fpn"'),
-        ("alexnet", "alexnet does not take images of 20 pixels a side"),
-    ],
-)
-def test_a_network_that_cannot_be_used_is_refused_by_name(architecture, words):
-    with pytest.raises(console.UserError) as caught:
-        wikiart.make_classifier(architecture, 5, 20)
-    assert str(caught.value).startswith(words), caught.value
-
-
 @pytest.mark.parametrize("name", ["residual", "vit_b_16", "convnext_tiny", "swin_t", "swin_v2_t"])
 def test_weight_decay_is_for_the_weights_of_layers_alone(name):
     with torch.device("meta"):
@@ -147,14 +133,6 @@ def test_training_from_scratch_sees_crops_unless_a_network_takes_none_so_small(a
     assert model.crop_side == side
     shapes = [wikiart.classify(model.eval(), torch.rand(1, 3, size, size)).shape for size in (side, image_size)]
     assert shapes == [(1, 3), (1, 3)]
-
-
-def test_a_bug_in_a_network_does_not_decide_what_it_is_trained_on(monkeypatch):
-    calls = iter([None, None])  # as a whole: to find its levels, and their widths
-    real = wikiart.Residual.forward
-    monkeypatch.setattr(wikiart.Residual, "forward", lambda self, images: next(calls) or real(self, images))
-    with pytest.raises(StopIteration):
-        wikiart.make_classifier("residual", 3, 64)
 
 
 @pytest.mark.parametrize("image_size", [16, 31, 32, 33, 42, 43, 64])
