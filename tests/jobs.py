@@ -31,14 +31,17 @@ THREADS = int(os.environ.get("TEST_THREADS", 1))
 SCRIPTS = ["trainpart1", "testtrainpart1", "trainauto", "testtrainauto"]
 
 
-def paint(folder: str | os.PathLike, counts: dict[str, int] = COUNTS, seed: int = 0, side: int = 24) -> Path:
-    """A folder of noise paintings, each style with a brightness of its own."""
+def paint(
+    folder: str | os.PathLike, counts: dict[str, int] = COUNTS, seed: int = 0, side: object = 24, name: str = "{}.png"
+) -> Path:
+    """A folder of noise paintings, each style with a brightness of its own; side: pixels, or height and width."""
     random = np.random.default_rng(seed)
     for number, (style, count) in enumerate(counts.items()):
         (Path(folder) / style).mkdir(parents=True, exist_ok=True)
         for i in range(count):
-            pixels = random.normal(60 + 130 * number / len(counts), 40, (side, side, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(Path(folder) / style / f"{i}.png")
+            pixels = random.normal(60 + 130 * number / len(counts), 40, (*np.broadcast_to(side, 2), 3))
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(Path(folder) / style / name.format(i), quality=92)
     return Path(folder)
 
 

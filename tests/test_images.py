@@ -76,10 +76,10 @@ def test_every_colour_space_becomes_rgb_as_pillow_has_it(tmp_path, name):
     assert is_close(decode(path), by_pillow(path))
 
 
-@pytest.mark.parametrize("size", [(40, 32), (S, S), (9, 50), (50, 9)])
-def test_pixels_are_plain_pillows_up_to_one_grey_level(tmp_path, paint, size):
-    path = paint(tmp_path, {"A": 1}, size) / "A" / "000.jpg"
-    assert is_close(decode(path), by_pillow(path))
+def test_pixels_are_plain_pillows_up_to_one_grey_level(tmp_path, paint):
+    for size in (40, 32), (S, S), (9, 50), (50, 9):
+        path = paint(tmp_path / str(size), {"A": 1}, side=size) / "A" / "000.jpg"
+        assert is_close(decode(path), by_pillow(path))
 
 
 def test_a_large_jpeg_decoded_at_a_reduced_scale_stays_close_to_plain_pillow(tmp_path, paint):

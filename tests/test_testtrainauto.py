@@ -34,12 +34,12 @@ def trained(tmp_path_factory, paint, run):
     """A small autoencoder, its files, and the test paintings measured with it."""
     folder = tmp_path_factory.mktemp("part2")
     paint(folder / "train", TRAINING)
-    for style in TRAINING:  # beside them a black and a white picture, so that a PCA leaves the range of [0, 1]
-        for shade in (0, 255):
-            Image.new("RGB", (40, 32), (shade, shade, shade)).save(folder / "train" / style / f"{shade}.png")
+    ramp = np.tile(np.linspace(0, 255, 40, dtype=np.uint8), (32, 1))
+    for style in TRAINING:  # ramps for training and a step for the test, so that a PCA leaves the range of [0, 1]
+        for name, turn in (("ramp", 1), ("turned", -1)):
+            Image.fromarray(ramp[:, ::turn]).save(folder / "train" / style / f"{name}.png")
     paint(folder / "test", TEST, seed=1)
-    pixels = np.asarray(Image.open(folder / "test" / "Cubism" / "000.jpg"))
-    Image.fromarray(np.where(pixels > 120, 255, 0).astype(np.uint8)).save(folder / "test" / "Cubism" / "000.jpg")
+    Image.fromarray(np.where(ramp > 127, 255, 0).astype(np.uint8)).save(folder / "test" / "Cubism" / "000.jpg")
     out = folder / "out"
     flags = ["--trainingdir", folder / "train", "--testingdir", folder / "test", "--modelfile", out / "autoencoder.pth",
              "--cachedir", folder / "cache", "--device", "cpu", "--batch_size", 9]  # fmt: skip

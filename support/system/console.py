@@ -1,5 +1,6 @@
 """Messages, warnings, errors that the user can fix, and exit statuses."""
 
+import argparse
 import contextlib
 import difflib
 import errno
@@ -27,6 +28,13 @@ class DataError(UserError):
 
 class ImageError(UserError):
     """An image that cannot be decoded."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are UserErrors."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{self.prog}: {message}")
 
 
 def printable(text: object) -> str:

@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -122,3 +122,37 @@ def write_tensors(path: str | os.PathLike, value: object) -> None:
     archive = io.BytesIO()  # torch's own writer hides the reason of a full disk
     torch.save(value, archive)
     write_whole(path, lambda file: file.write(archive.getbuffer()))
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path, own: str = "") -> Iterator[Path]:
+    """A folder beside `out` to fill: it becomes `out` at the end, or is gone after an error.
+
+    An earlier `out` is replaced where it is a folder that holds nothing but files whose names match the pattern `own`;
+    after an error it is as it was. Raises UserError where it holds more or cannot be written.
+    """
+    temporary, old = (out.with_name(f".{out.name}.{ending}") for ending in ("part", "old"))
+    try:
+        _put_back(out, temporary, old)  # what a killed run has left
+        for path in (out, *out.rglob("*")):
+            is_file = os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
+            if is_file and not re.fullmatch(own, path.name):
+                raise UserError(f"{console.quoted(path)} would be lost; expected {console.quoted(out)} new or empty")
+        temporary.mkdir(parents=True)
+        yield temporary
+        if out.exists():
+            out.rename(old)  # Windows renames to no name that is there
+        temporary.rename(out)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"folder {console.quoted(out)} cannot be written: {reason}") from None
+    finally:
+        _put_back(out, temporary, old)
+
+
+def _put_back(out: Path, temporary: Path, old: Path) -> None:
+    """Rename `old` to `out` where that is not there, and remove what is left of `old` and `temporary`."""
+    if old.exists() and not out.exists():
+        old.rename(out)
+    for folder in (temporary, old):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -112,13 +112,6 @@ class Settings(SimpleNamespace):
         return values
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are UserErrors."""
-
-    def error(self, message: str) -> None:
-        raise UserError(f"{self.prog}: {message}")
-
-
 def _check(where: str, values: object, known: dict[str, Setting | dict]) -> None:
     if not isinstance(values, dict):
         raise UserError(f"{where}: got {console.shown(values)}, expected an object of settings")
@@ -172,7 +165,7 @@ def read(
     for a key, flag or value that is unknown or out of range.
     """
     known, switches = SHARED | SECTIONS[section], switches or {}
-    parser = Parser(description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.Parser(description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", metavar="FILE", help="settings file (default: config.json beside the script)")
     for name, setting in known.items():
         text = f"{setting.help}; {setting.expected} (default: {json.dumps(setting.default)})".replace("%", "%%")
