@@ -187,7 +187,7 @@ def test_an_error_of_memory_or_of_the_program_is_no_damage(error, home, monkeypa
         (torch.nn.Module, "__call__", lambda: wikiart.make_classifier("squeezenet1_1", 2, 32)),
         (models, "get_model", lambda: wikiart.load_network(checkpoint | {"architecture": "squeezenet1_1"})),
         (torch, "load", lambda: checkpoints.load(path)),
-        (torch.nn.Module, "load_state_dict", lambda: resume.restore({"model": {}}, NETWORK, None, None, "x")),
+        (torch.nn.Module, "load_state_dict", lambda: resume.restore({"model": {}}, NETWORK, None, "x")),
     ]
     for place, name, act in cases[: 3 if isinstance(error, ArithmeticError) else 5]:  # a damaged file can raise it
         with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:

@@ -6,7 +6,7 @@ import torch
 
 import wikiart
 from support.system import processes
-from support.training import augmentation, balance, batches, optimizer
+from support.training import augmentation, balance, batches, epochs
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -41,7 +41,7 @@ def test_steps_do_not_wait_for_the_gpu(dataset, network):
     device = torch.device("cuda", 0)
     model = wikiart.Autoencoder(32, 8) if network == "autoencoder" else wikiart.make_classifier(network, 3, 32)
     model = model.to(device, memory_format=torch.channels_last)
-    steps = optimizer.make(model, 0.001)
+    optimizer = epochs.Optimizer(model, device)
     loader = batches.Batches(dataset.images, dataset.labels, device)
     for number, (images, labels) in enumerate(loader.batches(batches.full_batches(torch.arange(len(dataset)), 5), 5)):
         torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first one sets things up
@@ -50,9 +50,7 @@ def test_steps_do_not_wait_for_the_gpu(dataset, network):
                 loss = wikiart.autoencoder_loss(model, augmentation.crop_and_flip(images, 32))
             else:
                 loss = wikiart.classifier_loss(model, augmentation.crop_and_flip(images, model.crop_side), labels)
-            loss.backward()
-            steps.step()
-            steps.zero_grad(set_to_none=True)
+            optimizer.step(loss, 0.001)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -1,22 +1,21 @@
-"""The classifiers: their layers, what they see, which names are known, and how their parameters are optimized."""
+"""The classifiers: their layers, what their heads read, which names are known, what is optimized."""
 
 import pytest
 import torch
 from torch import nn
 
 import wikiart
-from support.networks import description
+from support.networks import heads, levels
 from support.system import console
-from support.training import optimizer
+from support.training import epochs
 
 pytestmark = pytest.mark.usefixtures("full_networks")
 
 
 def test_three_conv_is_the_assignments_network_layer_by_layer():
     model = wikiart.make_classifier("three_conv", 27, 64)
-    assert not model.has_statistics
-    assert isinstance(model.scale, nn.Identity)
-    model = nn.Sequential(*model.trunk, model.head)
+    assert isinstance(model.head.standardize, nn.Identity) and model.full_width == model.width == 300
+    model = nn.Sequential(*model.trunk, model.head.linear)
     block = [wikiart.PaddedConv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
     head = [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear, nn.Dropout, nn.ReLU, nn.Linear]
     assert [type(layer) for layer in model] == 3 * block + head
@@ -28,10 +27,6 @@ def test_three_conv_is_the_assignments_network_layer_by_layer():
             assert (layer.kernel_size, layer.padding, layer.stride) == ((2, 2), (2, 2), (1, 1))
             plain = nn.functional.conv2d(images, layer.weight, layer.bias, padding=2)
             assert torch.allclose(layer(images), plain, atol=1e-5)
-            plain = nn.Conv2d(layer.in_channels, 4, 3, stride=2, padding=(1, 3), dilation=2, groups=1)
-            own = wikiart.PaddedConv2d(layer.in_channels, 4, 3, stride=2, padding=(1, 3), dilation=2, groups=1)
-            own.load_state_dict(plain.state_dict())
-            assert torch.allclose(own(images), plain(images), atol=1e-5)
         if isinstance(layer, nn.MaxPool2d):
             assert (layer.kernel_size, layer.padding, layer.stride) == (4, 2, 4)
         images = layer(images)
@@ -42,80 +37,69 @@ def test_three_conv_is_the_assignments_network_layer_by_layer():
     assert sum(p.numel() for p in model.parameters()) == by_hand + (4096 * 300 + 300) + (300 * 27 + 27)
 
 
-def test_residual_tells_palettes_and_textures_apart_without_its_convolutions():
+@torch.no_grad()
+def test_one_head_reads_trunk_and_moments_and_a_fitted_one_correlations_and_statistics_too():
     torch.manual_seed(0)
-    model = wikiart.make_classifier("residual", 300, 64).eval()
-    model.trunk.register_forward_hook(lambda trunk, images, features: torch.zeros_like(features))
+    model = wikiart.make_classifier("residual", 5, 64).eval()
     flat, red = torch.zeros(3, 64, 64), torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, 64, 64)
     rough = (0.25 + 0.2 * torch.randn(64, 64).sign()).expand(3, 64, 64)  # all of it in the flat one's bin of colour
     moved = torch.cat([rough[:, 32:], rough[:, :32]], 1)  # the same brushwork elsewhere
-    with torch.no_grad():
-        model.head.weight.normal_()
-    logits = model(0.5 + 0.25 * torch.stack([flat, red, rough, moved]))  # mean and deviation before measuring
-    apart = torch.cdist(logits, logits)
+    images = 0.5 + 0.25 * torch.stack([flat, red, rough, moved])  # mean and deviation before measuring
+    trunk, maps = levels.run(model.trunk, model.normalize(images), model.levels)
+    moments = [part for m in maps for part in (m.mean((2, 3)), m.flatten(2).std(2, correction=0))]
+    expected = torch.cat([trunk, *moments, *map(levels.correlations, maps[:2])], 1)
+    features, everything = model.features(images), model.all_features(images)
+    assert features.shape[1] == model.width == 256 + 2 * (32 + 64 + 128 + 256)
+    assert torch.equal(everything[:, : model.width], features) and everything.shape[1] == model.full_width
+    assert torch.allclose(everything[:, : expected.shape[1]], expected, atol=2e-3)
+    apart = torch.cdist(*2 * [everything[:, expected.shape[1] :]])  # palettes and textures, without convolutions
     assert min(apart[0, 1], apart[0, 2], apart[1, 2]) > 4 * apart[2, 3]
 
-
-def test_a_new_trunk_learns_without_correlations_and_the_images_statistics_and_a_pretrained_one_with_them():
-    torch.manual_seed(0)
-    model, images = wikiart.make_classifier("residual", 3, 32), torch.rand(6, 3, 32, 32)
-    correlations = 32 * 31 // 2 + 64 * 63 // 2
-    own = model.head.weight[:, -correlations - description.COLOUR_AND_TEXTURE - description.EDGES :]
-    assert not own.any() and model.head.weight[:, -own.shape[1] - 1].all()
-    plain = model(images)
-    with torch.no_grad():
-        own.normal_()
-    assert torch.equal(model(images), plain)
-    wikiart.classifier_loss(model, images, torch.arange(6) % 3).backward()
-    learns = model.head.weight.grad.any(0)
-    assert learns[: -own.shape[1]].any() and not learns[-own.shape[1] :].any()
-    model.is_pretrained = True
-    assert not torch.allclose(model(images), plain)
-    read = model.eval()(images)
-    model.ignore_statistics()
-    assert not own.any() and not torch.allclose(model(images), read)
+    assert torch.equal(model(images), model.head(features))
+    model.fitted = heads.Head(model.full_width, 5).eval()
+    assert torch.equal(model(images), model.fitted(everything))
 
 
-@pytest.mark.parametrize("architecture", ["three_conv", "residual"])
-@pytest.mark.parametrize("size", [16, 33, 70])
-def test_our_networks_take_any_size(architecture, size):
+@torch.no_grad()
+@pytest.mark.parametrize("is_fitted", [True, False])
+def test_a_state_decides_whether_a_network_has_a_fitted_head(is_fitted):
+    """As the README loads a checkpoint, and as the scripts do."""
+    model, other = (wikiart.make_classifier("shufflenet_v2_x0_5", 3, 32).eval() for _ in range(2))
+    images = torch.rand(2, 3, 32, 32)
+    (model if is_fitted else other).fitted = heads.fit(torch.randn(9, model.full_width), torch.arange(9) % 3, 3, True)
+    other.load_state_dict(model.state_dict())
+    assert (other.fitted is not None) == is_fitted and torch.equal(other(images), model(images))
+    learning = {name for name, parameter in other.named_parameters() if parameter.requires_grad}
+    assert learning == {name for name in dict(other.named_parameters()) if not name.startswith("fitted.")}
+    checkpoint = {"part": 1, "architecture": model.architecture, "classes": ["A", "B", "C"], "image_size": 32}
+    loaded = wikiart.load_network(checkpoint | {"model": model.state_dict()})
+    assert (loaded.fitted is not None) == is_fitted and torch.equal(loaded(images), model(images))
+    assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
+    if is_fitted:
+        damaged = model.state_dict() | {"fitted.linear.weight": torch.zeros(3, model.width)}
+        with pytest.raises(console.UserError, match="x: is damaged: its weights do not fit"):
+            wikiart.load_network(checkpoint | {"model": damaged}, "x")
+
+
+@pytest.mark.parametrize(
+    "architecture, size",
+    [(own, size) for own in ("three_conv", "residual") for size in (16, 33, 70)]
+    + [("shufflenet_v2_x0_5", 32), ("squeezenet1_1", 32)],  # the last one ends in a convolution
+)
+def test_a_network_has_a_logit_per_style_and_all_of_it_learns(architecture, size):
     model = wikiart.make_classifier(architecture, 5, size)
+    assert model.training
     logits = model(torch.rand(8, 3, size, size))
     assert logits.shape == (8, 5)
     logits.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "squeezenet1_1"])  # the second ends in a convolution
-def test_torchvisions_networks_have_a_last_layer_sized_to_the_styles(architecture):
-    model = wikiart.make_classifier(architecture, 5, 32)
-    assert model.training and model(torch.rand(2, 3, 32, 32)).shape == (2, 5)
-
-
-@pytest.mark.parametrize(
-    "architecture, words",
-    [
-        ("three_con", 'unknown architecture "three_con"; did you mean "three_conv"?'),
-        ("fasterrcnn_resnet50_fpn", 'unknown architecture "fasterrcnn_resnet50_fpn"'),
-        ("alexnet", "alexnet does not take images of 20 pixels a side"),
-    ],
-)
-def test_a_network_that_cannot_be_used_is_refused_by_name(architecture, words):
-    with pytest.raises(console.UserError) as caught:
-        wikiart.make_classifier(architecture, 5, 20)
-    assert str(caught.value).startswith(words), caught.value
-
-
-# Optimizer
-
-NETWORKS = ["residual", "vit_b_16", "convnext_tiny", "swin_t", "swin_v2_t"]
-
-
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["residual", "vit_b_16", "convnext_tiny", "swin_t", "swin_v2_t"])
 def test_weight_decay_is_for_the_weights_of_layers_alone(name):
     with torch.device("meta"):
         model = wikiart.make_classifier(name, 5, 224)
-    groups = optimizer.make(model, 0.01).param_groups
+    groups = epochs.Optimizer(model, torch.device("cpu")).adamw.param_groups
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)]
     weights = {id(layer.weight) for layer in layers if layer.weight.ndim > 1}
     weights |= {id(m.in_proj_weight) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
@@ -149,14 +133,6 @@ def test_training_from_scratch_sees_crops_unless_a_network_takes_none_so_small(a
     assert model.crop_side == side
     shapes = [wikiart.classify(model.eval(), torch.rand(1, 3, size, size)).shape for size in (side, image_size)]
     assert shapes == [(1, 3), (1, 3)]
-
-
-def test_a_bug_in_a_network_does_not_decide_what_it_is_trained_on(monkeypatch):
-    calls = iter([None, None])  # as a whole: to find its levels, and their widths
-    real = wikiart.Residual.forward
-    monkeypatch.setattr(wikiart.Residual, "forward", lambda self, images: next(calls) or real(self, images))
-    with pytest.raises(StopIteration):
-        wikiart.make_classifier("residual", 3, 64)
 
 
 @pytest.mark.parametrize("image_size", [16, 31, 32, 33, 42, 43, 64])

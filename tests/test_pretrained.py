@@ -14,7 +14,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 import wikiart
 from support.networks import pretrained
 from support.system import console
-from support.training import checkpoints, optimizer
+from support.training import checkpoints, epochs
 
 MOBILENET = Path(jobs.ROOT).parent / "shared" / "mobilenet_v2_imagenet.pth"
 
@@ -198,7 +198,7 @@ def test_a_pretrained_network_keeps_its_first_layers_and_statistics_and_sees_who
     model.load_pretrained(str(tmp_path / "w.pth"))
     assert model.crop_side == 48
     before = copy.deepcopy(model.state_dict())
-    steps = optimizer.make(model.train(), 0.01)
+    steps = epochs.Optimizer(model.train(), torch.device("cpu")).adamw
     for _ in range(2):
         wikiart.classifier_loss(model, torch.rand(6, 3, 32, 32), torch.arange(6) % 3).backward()
         steps.step()

@@ -90,7 +90,7 @@ def test_a_head_fitted_by_two_processes_is_that_of_one(paintings, tmp_path):
         command = flags(paintings, tmp_path / str(number), *more, "--learning_rate", 1e-8)
         done = jobs.start(tmp_path / "log", "trainpart1", *command, processes=number).wait()
         assert done.status == 0, done.err
-        heads.append(jobs.load(tmp_path / str(number) / "wikiart.pth")["model"]["fitted.linear.weight"])
+        heads.append(jobs.load(tmp_path / str(number) / "wikiart.resume.pth")["model"]["fitted.linear.weight"])
     assert heads[0].abs().max() > 0 and torch.allclose(*heads, atol=1e-4)  # the second has also learned for an epoch
 
 
