@@ -18,7 +18,7 @@ from PIL import Image
 import testtrainpart1
 import trainpart1
 import wikiart
-from support.answers import heatmaps, pictures_part1, report
+from support.answers import pictures_part1, report
 from support.paintings import images
 from support.system import devices, plotting
 
@@ -384,14 +384,6 @@ def test_evaluation_and_prediction_say_which_prior(trained, run, tmp_path):
         for found, row in zip(read_table(target).values(), rows, strict=True):
             expected = numbers(row) * (counts if name == "training" else 1)
             assert numbers(found) == pytest.approx(expected / expected.sum(), abs=2e-5)
-
-
-def test_a_network_without_convolutions_gets_a_line_and_no_heatmaps(evaluate, monkeypatch, tmp_path):
-    monkeypatch.undo()  # with figures
-    monkeypatch.setattr(heatmaps, "has_convolutions", lambda model: False)
-    result, *_ = evaluate()
-    (line,) = [line for line in result.out.splitlines() if line.startswith("no heatmaps.png")]
-    assert "residual has no convolutions" in line and not (tmp_path / "heatmaps.png").exists()
 
 
 # Checkpoints
