@@ -73,7 +73,7 @@ def candidates(model: nn.Module, image: Tensor) -> dict[str, object]:
         makers |= {f"{name}_{side}": partial(gradient_maps, model, kind, [side]) for side in sides}
         makers[f"{name}_sum"] = partial(gradient_maps, model, kind, sides)
     occlusion = heatmaps.occlusion_maps
-    return makers | {f"occlusion_{window}": partial(occlusion, model, window=window) for window in (2, 3, 4, 5)}
+    return makers | {f"occlusion_{window}": partial(occlusion, model, window=window) for window in (1, 3, 5)}
 
 
 def grad_cam(features: Tensor, gradients: Tensor) -> Tensor:

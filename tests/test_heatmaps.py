@@ -16,20 +16,19 @@ def test_a_cell_is_the_mean_fall_of_the_squares_that_cover_it(architecture):
     images, labels = torch.rand(2, 3, side, side), torch.tensor([3, 0])
     maps = heatmaps.occlusion_maps(model, images, labels)
     assert maps.shape == (2, cells, cells) and not maps.requires_grad
-    step = side // cells
-    places = cells - window + 1
+    step, reach = side // cells, window // 2
     with torch.no_grad():
-        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            whole, falls = model(image[None]).softmax(1)[0, label], torch.zeros(places, places)
-            for y in range(places):
-                for x in range(places):
+        for image, label, heat in zip(images, labels, maps, strict=True):
+            whole, falls = model(image[None]).softmax(1)[0, label], torch.zeros(cells, cells)
+            for y in range(cells):
+                for x in range(cells):
                     covered = image.clone()
-                    part = covered[:, step * y : step * (y + window), step * x : step * (x + window)]
-                    part[:] = image.mean((1, 2))[:, None, None]
+                    rows, columns = (slice(step * max(0, i - reach), step * (i + reach + 1)) for i in (y, x))
+                    covered[:, rows, columns] = image.mean((1, 2))[:, None, None]
                     falls[y, x] = whole - model(covered[None]).softmax(1)[0, label]
             for y, x in [(0, 0), (5, 6), (11, 1)]:
-                near = falls[max(0, y - window + 1) : y + 1, max(0, x - window + 1) : x + 1]
-                assert torch.allclose(maps[number, y, x], near.mean(), atol=1e-6)
+                near = falls[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+                assert torch.allclose(heat[y, x], near.mean(), atol=1e-6)
 
 
 class RedAgainstBlue(nn.Module):
@@ -50,5 +49,5 @@ def test_the_map_lights_the_patch_that_decides_the_class(side):
     for heat, (y, x) in zip(maps, places, strict=True):
         peak = torch.tensor([heat.argmax() // heatmaps.CELLS, heat.argmax() % heatmaps.CELLS])
         middle = torch.tensor([y, x]) + patch / 2
-        assert ((peak + 0.5) - middle * heatmaps.CELLS / side).abs().max() <= heatmaps.WINDOW / 2
+        assert (peak + 0.5 - middle * heatmaps.CELLS / side).abs().max() <= heatmaps.WINDOW / 2
         assert heat.max() > 0.01

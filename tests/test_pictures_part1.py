@@ -71,7 +71,7 @@ def test_figures_of_hundreds_of_styles_stay_bounded(monkeypatch):
         assert (figure.get_size_inches() * figure.dpi).max() <= 4000
     axes = confusion.axes[0]
     assert not axes.texts and max(len(axes.get_xticks()), len(axes.get_yticks())) <= pictures_part1.NAMED
-    assert len(maps.axes) == 2 * pictures_part1.HEATMAPS + 1
+    assert len(maps.axes) == 2 * pictures_part1.HEATMAPS + 1 and "27 largest of 300" in maps.get_suptitle()
 
 
 def test_heatmaps_show_the_most_confident_right_and_wrong_painting_of_the_largest_styles():

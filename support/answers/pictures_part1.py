@@ -69,7 +69,7 @@ def draw_mistakes(dataset: object, matrix: np.ndarray, probabilities: np.ndarray
         axes.imshow(dataset.images[i].permute(1, 2, 0).numpy())
         axes.set(xticks=[], yticks=[])
         caption = f"{names[labels[i]]} taken for {names[predicted[i]]} {probabilities[i].max():.0%}"
-        axes.set_title(textwrap.fill(caption, 30), fontsize=8, parse_math=False)
+        axes.set_title(textwrap.fill(caption, 32), fontsize=8, parse_math=False)
         name = console.printable(os.path.basename(dataset.paths[i]))
         lines = textwrap.wrap(name, 34, max_lines=2, placeholder="\N{HORIZONTAL ELLIPSIS}")
         axes.set_xlabel("\n".join(lines), fontsize=6, parse_math=False)
@@ -117,6 +117,8 @@ def draw_heatmaps(model: nn.Module, dataset: object, probabilities: np.ndarray, 
     rows = -(-len(chosen) // 2 // groups)
     figure = plotting.new(max(4.4 * groups, 7), 1.45 * rows + 1.3, dpi=120)
     caption = f"Bright: cover this part and {model.architecture} is less sure of its answer; grey: no difference"
+    if (total := len(dataset.labels.unique())) > HEATMAPS:
+        caption += f". The {HEATMAPS} largest of {total} styles"
     figure.suptitle(caption, fontsize=10)
     bar = tqdm(chosen, desc="heatmaps", unit="painting", disable=None, leave=False)
     for place, (label, correct, i) in enumerate(bar):

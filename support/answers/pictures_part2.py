@@ -102,8 +102,8 @@ def _draw_plane(axes: "Axes", plane: np.ndarray, clusters: np.ndarray, size: flo
         axes.scatter(*points.T, s=size, color=colour, marker=MARKERS[number % len(MARKERS)], linewidths=0, alpha=0.7)
         box = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
         axes.text(*np.median(points, 0), str(number), ha="center", va="center", fontsize=8, bbox=box, zorder=3)
-    shown = f"{count} clusters" if count <= MOST else f"The {MOST} largest of {count} clusters"
-    axes.set_title(f"{shown}, each with its number, colour and mark", fontsize=11)
+    title = f"{count} clusters, each with its number, colour and mark"
+    axes.set_title(title if count <= MOST else f"The {MOST} largest of {count} clusters; others grey", fontsize=11)
     axes.set(xlabel="first component", ylabel="second component")
 
 
