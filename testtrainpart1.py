@@ -18,7 +18,7 @@ from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
 import wikiart
-from support.answers import heatmaps, pictures_part1, provenance, report
+from support.answers import pictures_part1, provenance, report
 from support.paintings import artists, duplicates, folders
 from support.system import console, devices, files, plotting, settings
 from support.system.console import DataError, UserError
@@ -88,9 +88,6 @@ def main(argv: list[str] | None = None) -> None:
         "mistakes.png": lambda: pictures_part1.draw_mistakes(dataset, matrix, probabilities),
         "heatmaps.png": lambda: pictures_part1.draw_heatmaps(model, dataset, probabilities, device),
     }
-    if not heatmaps.has_convolutions(model):
-        del pictures["heatmaps.png"]
-        console.say(f"no heatmaps.png: {model.architecture} has no convolutions")
     plotting.write_all(options, pictures)
     console.say(f"wrote {', '.join(['metrics_part1.json', 'predictions.csv', *pictures])} into {options.outputdir}")
 

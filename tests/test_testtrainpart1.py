@@ -19,7 +19,7 @@ from PIL import Image
 import testtrainpart1
 import trainpart1
 import wikiart
-from support.answers import heatmaps, pictures_part1, provenance, report
+from support.answers import pictures_part1, provenance, report
 from support.paintings import images
 from support.system import devices, plotting, settings
 
@@ -418,14 +418,6 @@ def test_the_code_is_this_checkouts_commit_or_none(tmp_path, monkeypatch):
     assert provenance.code_version() is None
     monkeypatch.setenv("PATH", "")
     assert provenance.code_version() is None
-
-
-def test_a_network_without_convolutions_gets_a_line_and_no_heatmaps(evaluate, monkeypatch, tmp_path):
-    monkeypatch.undo()  # with figures
-    monkeypatch.setattr(heatmaps, "has_convolutions", lambda model: False)
-    result, *_ = evaluate()
-    (line,) = [line for line in result.out.splitlines() if line.startswith("no heatmaps.png")]
-    assert "residual has no convolutions" in line and not (tmp_path / "heatmaps.png").exists()
 
 
 # Checkpoints
