@@ -172,11 +172,11 @@ def sheets(paths: Sequence[str], side: int, columns: int) -> Iterator[bytes]:
     """Sprite sheets of the paintings, stretched to `side` pixels: JPEGs of columns x columns of them, row by row."""
     most = columns**2
     with contextlib.closing(images.decode_all(paths, side)) as decoded:
-        bar = tqdm(decoded, "thumbnails", len(paths), unit="painting", disable=None, leave=False)
+        thumbnails = iter(tqdm(decoded, "thumbnails", len(paths), unit="painting", disable=None, leave=False))
         for start in range(0, len(paths), most):
             count = min(most, len(paths) - start)
             tiles = np.full((-(-count // columns) * columns, 3, side, side), 128, np.uint8)
-            for tile, (pixels, _, _) in zip(tiles[:count], bar, strict=False):
+            for tile, (pixels, _, _) in zip(tiles[:count], thumbnails, strict=False):
                 if pixels is not None:
                     tile[:] = np.frombuffer(pixels, np.uint8).reshape(tile.shape)
             rows = tiles.reshape(-1, columns, 3, side, side).transpose(0, 3, 1, 4, 2)
