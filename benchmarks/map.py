@@ -16,10 +16,10 @@ import numpy as np
 
 sys.path.insert(0, str(measure.ROOT / "tests"))
 
-import browser  # noqa: E402
+import browser
 
-from support.answers import map as painting_map  # noqa: E402
-from support.paintings import folders  # noqa: E402
+from support.answers import map as painting_map
+from support.paintings import folders
 
 LIMITS = {"megabytes": "< 40", "seconds": "< 120", "first_picture": "< 3", "frames_far": "> 20", "frames_near": "> 20"}
 PAN = """new Promise(done => {

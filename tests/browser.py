@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ("--headless=new", "--remote-debugging-pipe", "--no-first-run", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
+FLAGS = ("--headless=new", "--remote-debugging-pipe", "--no-first-run", "--no-sandbox", "--disable-gpu")
 # Both pipes are moved out of the way before they are given their numbers.
 START = """import os, sys
 pipes = [os.dup(os.dup(os.dup(int(number)))) for number in sys.argv[1:3]]
@@ -38,7 +38,7 @@ class Browser:
         self.read, answers = os.pipe()
         program = [find(), *FLAGS, f"--user-data-dir={self.home.name}", "about:blank"]
         start = [sys.executable, "-c", START, str(commands), str(answers), *program]
-        self.process = subprocess.Popen(start, pass_fds=(commands, answers), stderr=subprocess.DEVNULL, start_new_session=True)
+        self.process = subprocess.Popen(start, pass_fds=(commands, answers), stderr=subprocess.DEVNULL)
         os.close(commands)
         os.close(answers)
         self.waiting = selectors.DefaultSelector()
@@ -96,7 +96,7 @@ class Browser:
             raise RuntimeError(result["exceptionDetails"])
         return result["result"].get("value")
 
-    def wait_for(self, script: str, timeout: float = 60) -> object:
+    def wait_for(self, script: str, timeout: float = 30) -> object:
         """Wait until an expression in the page is true, and return it."""
         end = time.monotonic() + timeout
         while not (value := self.evaluate(script)):
@@ -115,8 +115,9 @@ class Browser:
         """The window's size, the pixels of the screen per pixel of the page, and the colour scheme."""
         size = {"width": width, "height": height, "deviceScaleFactor": ratio, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.call("Emulation.setEmulatedMedia", features=scheme)
+        wishes = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
+        features = [{"name": name, "value": value} for name, value in wishes.items()]
+        self.call("Emulation.setEmulatedMedia", features=features)
 
     def mouse(self, kind: str, x: float, y: float, **values: object) -> None:
         """A mouse event: kind is Pressed, Moved, Released or Wheel; the left button is down until it is released."""
