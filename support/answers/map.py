@@ -27,17 +27,16 @@ SIDES = (64, 128)  # pixels of a thumbnail: the more paintings, the smaller
 SHEET = 2048  # pixels of a sprite sheet's side; phones refuse images of more than 4096
 NEIGHBOURS = 8
 ROOM = 1.7  # cells of the grid per painting, so that the groups of t-SNE stay apart
-Predictions = dict[str, tuple[str, float]]  # path -> predicted style, its probability
 
 
 def write(
     path: str | os.PathLike, paths: Sequence[str], styles: Sequence[str], spaces: dict[str, np.ndarray],
-    clusters: np.ndarray, predictions: Predictions, seed: int,
+    clusters: np.ndarray, predictions: dict[str, tuple[str, float]], seed: int,
 ) -> None:  # fmt: skip
     """Write the map of N paintings, whole or not at all; of more than `MOST`, the same share of every cluster.
 
     paths, styles: N texts, at least two. spaces: "style" and "content", float [N, D]: the layout shows the first, the
-    paintings nearest to one are searched in both. clusters: int [N].
+    paintings nearest to one are searched in both. clusters: int [N]. predictions: as `read_predictions` has them.
     """
     order, total = by_distance(spaces["style"], clusters), len(paths)
     chosen = np.sort(order[np.linspace(0, total - 1, min(total, MOST)).astype(int)])
@@ -45,10 +44,8 @@ def write(
     spaces = {name: points[chosen] for name, points in spaces.items()}
     side = int(np.clip(math.sqrt(MOST / len(paths)) * SIDES[0] // 16 * 16, *SIDES))  # a multiple of JPEG's blocks
     names, labels = np.unique(styles, return_inverse=True)
-    groups = {
-        "cluster": ([f"Cluster {i}" for i in range(max(clusters) + 1)], clusters),
-        "style": (names.tolist(), labels),
-    }
+    numbers = [f"Cluster {number}" for number in range(max(clusters) + 1)]
+    groups = {"cluster": (numbers, clusters), "style": (names.tolist(), labels)}
     search = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(paths) - 1), algorithm="brute")
     console.say(f"laying out {console.count(len(paths), 'painting')} by likeness (t-SNE)")
     data = {
@@ -61,9 +58,7 @@ def write(
         "artists": [escaped(artists.artist_of(name) or "") for name in paths],
         "predictions": [predictions.get(escaped(name)) for name in paths],
         "cells": spread(likeness(spaces["style"], seed), seed).tolist(),
-        "near": {
-            name: search.fit(points).kneighbors(return_distance=False).tolist() for name, points in spaces.items()
-        },
+        "near": {name: search.fit(points).kneighbors()[1].tolist() for name, points in spaces.items()},
         "groups": {
             kind: {"names": names, "of": of.tolist(), "order": by_distance(spaces["style"], of).tolist()}
             for kind, (names, of) in groups.items()
@@ -98,11 +93,10 @@ def shape(path: str) -> float:
     return 1.0
 
 
-def by_distance(points: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The indices of points [N, D], group by group (int [N]), in each the nearest to its middle first."""
-    middles = np.stack([np.bincount(groups, column) for column in points.T], 1)
-    middles /= np.maximum(np.bincount(groups), 1)[:, None]
-    return np.lexsort((np.square(points - middles[groups]).sum(1), groups))
+def by_distance(points: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """The indices of points [N, D], group by group (of: int [N]), in each the nearest to its middle first."""
+    middles = np.stack([np.bincount(of, column) for column in points.T], 1) / np.maximum(np.bincount(of), 1)[:, None]
+    return np.lexsort((np.square(points - middles[of]).sum(1), of))
 
 
 def likeness(points: np.ndarray, seed: int) -> np.ndarray:
@@ -116,8 +110,8 @@ def likeness(points: np.ndarray, seed: int) -> np.ndarray:
 def spread(plane: np.ndarray, seed: int) -> np.ndarray:
     """Points [N, 2] moved apart, then to the cells of a grid: int [N, 2], no two the same, near where they were."""
     sides = np.maximum(np.ptp(plane, 0), np.ptp(plane) * 0.1 + 1e-12)
-    points = plane * math.sqrt(ROOM * len(plane) / np.prod(sides))
-    points += np.random.default_rng(seed).normal(0, 1e-3, points.shape)  # parts equal ones
+    noise = np.random.default_rng(seed).normal(0, 1e-3, plane.shape)  # parts equal points
+    points = plane * math.sqrt(ROOM * len(plane) / np.prod(sides)) + noise
     for _ in range(50):
         pairs = cKDTree(points).query_pairs(1.0, output_type="ndarray")
         apart = points[pairs[:, 0]] - points[pairs[:, 1]]
@@ -149,8 +143,8 @@ def sheets(paths: Sequence[str], side: int, columns: int) -> Iterator[bytes]:
             yield sheet.getvalue()
 
 
-def read_predictions(path: str | os.PathLike) -> Predictions:
-    """What part 1's predictions.csv tells; nothing where that cannot be read."""
+def read_predictions(path: str | os.PathLike) -> dict[str, tuple[str, float]]:
+    """Path -> predicted style and its probability, of part 1's predictions.csv; empty where that cannot be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, csv.Error):
         rows = csv.DictReader(Path(path).read_text(encoding="utf-8").splitlines(keepends=True))
         return {row["path"]: (row["predicted"], float(row["probability"])) for row in rows}
