@@ -11,13 +11,14 @@ if __name__ == "__main__":
 
 import contextlib
 import os
+import time
 
 import torch
 from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
 import wikiart
-from support.answers import heatmaps, pictures_part1, report
+from support.answers import heatmaps, pictures_part1, provenance, report
 from support.paintings import artists, duplicates, folders
 from support.system import console, devices, files, plotting, settings
 from support.system.console import DataError, UserError
@@ -43,7 +44,8 @@ SWITCHES = {
 @console.script
 def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint, then evaluate it on the test folder, or name the images of --predict."""
-    options = settings.read("classifier", __doc__, argv, SWITCHES)
+    started = time.perf_counter()
+    options = settings.read("classifier", __doc__, argv, SWITCHES, training=False)
     if not options.predict and (options.csv is not None or options.prior):
         raise UserError("--csv and --prior need --predict; the evaluation writes predictions.csv and shows both priors")
     check_outputs(options)
@@ -65,16 +67,13 @@ def main(argv: list[str] | None = None) -> None:
 
     metrics = report.evaluate(labels, logits.numpy(), counts)
     metrics["prior"] = report.evaluate_priors(labels, logits, checkpoint)
-    report.print_metrics(metrics)
     known, copies = duplicates.known_paintings(dataset, checkpoint)
-    if known.any():
-        rest = None if known.all() else report.evaluate(labels[~known], logits.numpy()[~known], counts)
-        if rest:
-            console.say(f"without them: accuracy {rest['accuracy']:.1%}, macro F1 {rest['macro_f1']:.1%}")
-        metrics |= duplicates.report(copies, rest)
-    if by_artist := artists.by_artist(dataset.paths, logits.argmax(1).numpy() == labels, checkpoint["artists"]):
-        metrics["by_artist"] = by_artist
-        report.print_artists(by_artist)
+    rest = report.evaluate(labels[~known], logits.numpy()[~known], counts) if 0 < known.sum() < len(labels) else None
+    metrics |= duplicates.report(copies, rest)
+    right = logits.argmax(1).numpy() == labels
+    metrics["by_artist"] = artists.by_artist(dataset.paths, right, checkpoint["artists"])
+    metrics["run"] = provenance.run_block(options, checkpoint, device, started)
+    report.print_metrics(metrics)
 
     probabilities = logits.softmax(1).numpy()
     files.write_json(options.output("metrics_part1.json"), metrics)
@@ -82,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     report.write_table(options.output("predictions.csv"), classes, dataset.paths, probabilities, styles)
 
     title = f"{checkpoint['architecture']}, epoch {checkpoint['epoch']}: {len(labels):,} test paintings\n"
-    title += f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
+    title += report.summary(metrics)
     matrix = confusion_matrix(labels, probabilities.argmax(1), labels=range(len(classes)))
     pictures = {
         "confusion_matrix.png": lambda: pictures_part1.draw_confusion(matrix, classes, title),
@@ -122,8 +121,8 @@ def predict(
     """
     classes, trained = checkpoint["classes"], report.log_priors(checkpoint)[0]
     prior = options.prior or trained
-    meaning = report.PRIORS.get(prior, f"rare styles raised to {checkpoint['settings']['smote_target']}")
-    console.say(f"prior: {prior} ({meaning}{', as trained' if prior == trained else ''})")
+    meaning = report.PRIORS.get(prior, f"rare styles raised to {checkpoint['settings']['smote_target']} paintings")
+    console.say(f"predicting with {meaning}{' (as in training)' if prior == trained else ''}")
     paths, given = batches.given_images(options.predict)
     names, rows = [], []
     with contextlib.closing(batches.from_files(paths, checkpoint["image_size"], options.batch_size)) as loader:

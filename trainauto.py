@@ -19,7 +19,7 @@ from support.networks import description, pca
 from support.paintings import duplicates
 from support.system import console, devices, processes, settings
 from support.system.console import DataError
-from support.training import augmentation, balance, batches, checkpoints, history, resume, runs
+from support.training import augmentation, balance, batches, checkpoints, resume, runs
 
 
 @console.script
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         balance.check_styles(dataset.counts)
     thumbnails = duplicates.grey_fingerprints(dataset.images)
-    copies = duplicates.groups(thumbnails, dataset.fingerprints.tolist())
+    copies = duplicates.groups_of(dataset, thumbnails)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, copies)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
     model = wikiart.Autoencoder(options.image_size, options.latent_dim)
@@ -42,33 +42,31 @@ def main(argv: list[str] | None = None) -> None:
     size = f"{options.image_size} x {options.image_size} pixels"
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
-    contents = checkpoints.describe(options, 2, dataset, thumbnails)
-    with runs.Run(options, model, device, contents, "validation_mse") as run:
+    metadata = checkpoints.metadata(options, 2, dataset, thumbnails)
+    with runs.Run(options, model, device, metadata, "validation_mse") as run:
         if run.is_finished():
             return
         loader = batches.Batches(dataset.images, dataset.labels, device)
-        if not run.is_begun:
+        if not run.progress.rows:
             if processes.rank() == 0:
                 components = pca.fit_pca(dataset.images, members, options.latent_dim, options.seed)
                 style = description.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
                 model.start_from(components, style)
             processes.copy_from_first(model)
             metrics = validate(model.eval(), loader, held_out, options.batch_size)
-            console.say(f"fitted a PCA and a discriminant to start from  {history.in_words(metrics)}".rstrip())
-            run.begin(metrics)
+            run.add("start", metrics, "fitted a PCA and a discriminant to start from")
         for epoch in run.epochs():
-            order = balance.index_order("none", dataset.labels, members, None, options.seed, epoch)
-            for images, _ in run.batches(loader, order):
+            order = balance.index_order("none", dataset.labels, members, None, options.seed, epoch.number)
+            for images, _ in epoch.batches(loader, order, options.batch_size):
                 whole = augmentation.crop_and_flip(images, options.image_size)  # half of them flipped
                 with devices.autocast(device):
-                    loss = wikiart.autoencoder_loss(run.network, whole)
-                run.step(loss)
-            run.end_epoch(validate(model, loader, held_out, options.batch_size))
+                    loss = wikiart.autoencoder_loss(epoch.network, whole)
+                epoch.step(loss)
+            run.end_epoch(epoch, validate(model, loader, held_out, options.batch_size))
 
-    lines = {"training_loss": "training", "validation_mse": "validation"}
-    panels = {"mean squared error of pixels in [0, 1]": lines}
-    title = f"Training of the autoencoder on {len(members):,} paintings"
-    history.write_curves(options, run.curves.name, run.start, run.history, panels, title)
+        lines = {"training_loss": "training", "validation_mse": "validation"}
+        panels = {"mean squared error of pixels in [0, 1]": lines}
+        run.finish(panels, f"Training of the autoencoder on {len(members):,} paintings")
 
 
 @torch.no_grad()

@@ -12,14 +12,14 @@ if __name__ == "__main__":
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import wikiart
-from support.networks import features
+from support.networks import features, heads
 from support.paintings import duplicates
 from support.system import console, devices, processes, settings
 from support.system.console import DataError
-from support.training import augmentation, balance, batches, checkpoints, history, resume, runs
+from support.training import augmentation, balance, batches, checkpoints, resume, runs
 
 FINE_TUNING = 0.05  # share of the learning rate at which pretrained layers learn, and the head fitted to them
 
@@ -36,48 +36,53 @@ def main(argv: list[str] | None = None) -> None:
         balance.check_styles(dataset.counts)
     duplicates.warn_of_contradictions(dataset.paths, dataset.labels, dataset.fingerprints)
     thumbnails = duplicates.grey_fingerprints(dataset.images)
-    copies = duplicates.groups(thumbnails, dataset.fingerprints.tolist())
+    copies = duplicates.groups_of(dataset, thumbnails)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, copies)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
-    model = model.set_classes(len(dataset.classes)).to(device, memory_format=torch.channels_last)
+    model.head = model.new_head(len(dataset.classes))
+    model.to(device, memory_format=torch.channels_last)
     say_network(model)
 
-    contents = checkpoints.describe(options, 1, dataset, thumbnails)
+    metadata = checkpoints.metadata(options, 1, dataset, thumbnails)
     peak_factor = FINE_TUNING if options.pretrained else 1.0
-    with runs.Run(options, model, device, contents, "validation_loss", peak_factor) as run:
+    with runs.Run(options, model, device, metadata, "validation_loss", peak_factor, model.has_statistics) as run:
         if run.is_finished():
             return
         plan = make_plan(options, dataset, members) if options.imbalance == "smote" else None
         loader = batches.Batches(dataset.images, dataset.labels, device, plan)
-        if not options.pretrained and not run.is_begun:
+        if not options.pretrained and not run.progress.rows:
             model.normalize.fit(dataset.images, members)
-        elif not run.is_begun:
-            fit_head(model, loader, members, options.imbalance, dataset.pixel_file)
-            metrics = validate(model, loader, held_out, len(dataset.classes), options.batch_size)
-            console.say(f"fitted the head to the trunk's features  {history.in_words(metrics)}".rstrip())
-            run.begin(metrics)
+        elif not run.progress.done():
+            inputs, labels = fitting_data(model, loader, members, dataset.pixel_file)
+            if not run.progress.rows:
+                model.fitted = fit_head(model, inputs, labels, options.imbalance)
+                run.add("fitted", validate(model, loader, held_out, options.batch_size), "fitted the head")
+            if options.epochs:  # a start that suits the trunk (Kumar et al., 2022, arXiv:2202.10054)
+                start = fit_head(model, inputs[:, : model.width], labels, options.imbalance)
+                model.head.load_state_dict(start.state_dict())
+
+        model.fitted = None  # from here on the head that is trained answers
         for epoch in run.epochs():
-            if not options.pretrained:
-                model.ignore_statistics()  # until the head is fitted
-            order = balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch)
-            for images, labels in run.batches(loader, order):  # sets the learning rate, shows the progress
+            order = balance.index_order(options.imbalance, dataset.labels, members, plan, options.seed, epoch.number)
+            for images, labels in epoch.batches(loader, order, options.batch_size):  # sets the learning rate
                 images = augmentation.crop_and_flip(images, model.crop_side)
                 with devices.autocast(device):
-                    loss = wikiart.classifier_loss(run.network, images, labels)
-                run.step(loss)  # backward pass and optimizer
-            if epoch == options.epochs and model.has_statistics:
-                fit_head(model, loader, members, options.imbalance)
-            run.end_epoch(validate(model, loader, held_out, len(dataset.classes), options.batch_size))
+                    loss = wikiart.classifier_loss(epoch.network, images, labels)
+                epoch.step(loss)  # backward pass and optimizer
+            run.end_epoch(epoch, validate(model, loader, held_out, options.batch_size))
+        if run.is_fit_due():
+            # On whole paintings, a logistic regression is a better last layer than gradient steps on crops.
+            model.fitted = fit_head(model, *fitting_data(model, loader, members), options.imbalance)
+            run.add("fitted", validate(model, loader, held_out, options.batch_size), "fitted the head")
 
-    panels = {
-        "cross-entropy": {
-            "training_loss": f"training (augmented, label smoothing, {options.imbalance})",
-            "validation_loss": "validation (plain)" + model.has_statistics * ", the head fitted after the last epoch",
-        },
-        "share of the held-out paintings": {"accuracy": "accuracy", "macro_f1": "macro F1"},
-    }
-    title = f"Training of {options.architecture} on {len(members):,} paintings"
-    history.write_curves(options, run.curves.name, run.start, run.history, panels, title)
+        panels = {
+            "cross-entropy": {
+                "training_loss": f"training (augmented, label smoothing, {options.imbalance})",
+                "validation_loss": "validation (plain)",
+            },
+            "share of the held-out paintings": {"validation_accuracy": "accuracy", "validation_macro_f1": "macro F1"},
+        }
+        run.finish(panels, f"Training of {options.architecture} on {len(members):,} paintings")
 
 
 def check_settings(options: settings.Settings) -> None:
@@ -113,33 +118,33 @@ def make_plan(options: settings.Settings, dataset: wikiart.WikiArtDataset, membe
     return plan
 
 
-def fit_head(
-    model: wikiart.Classifier, loader: batches.Batches, members: Tensor, imbalance: str, pixel_file: str | None = None
-) -> None:
-    """Fit the head to the trunk's features of whole paintings, SMOTE's synthetic ones included.
+def fitting_data(
+    model: wikiart.Classifier, loader: batches.Batches, members: Tensor, pixel_file: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """What a head is fitted to: `all_features` of whole paintings, float32 [M, F], and labels; SMOTE's come last.
 
-    With "weighted_sampler" all styles have the same weight. After training, a logistic regression on whole paintings is
-    a better last layer than gradient steps on crops; before fine-tuning, it is a start that fits the trunk (Kumar et
-    al., 2022, arXiv:2202.10054). pixel_file: see `features.compute`.
+    pixel_file: see `features.compute`.
     """
     taken = torch.cat([members, torch.arange(len(loader.images), len(loader))])
     console.say(f"fitting the head to {len(taken):,} paintings")
-    found = features.compute(model, loader, taken, pixel_file)
-    if processes.rank() == 0:
-        features.fit_head(model, found, loader.labels.cpu()[taken], balanced=imbalance == "weighted_sampler")
-    processes.copy_from_first(nn.ModuleList([model.scale, model.head]))
+    return features.compute(model, loader, taken, pixel_file), loader.labels.cpu()[taken]
 
 
-def validate(
-    model: wikiart.Classifier, loader: batches.Batches, held_out: Tensor, styles: int, batch_size: int
-) -> dict[str, float]:
+def fit_head(model: wikiart.Classifier, inputs: Tensor, labels: Tensor, imbalance: str) -> heads.Head:
+    """A logistic regression, on the model's device; with "weighted_sampler" all styles have the same weight."""
+    classes = model.head.linear.out_features
+    head = heads.fit(inputs, labels, classes, imbalance == "weighted_sampler", model.has_statistics)
+    return head.to(model.normalize.mean.device)
+
+
+def validate(model: wikiart.Classifier, loader: batches.Batches, held_out: Tensor, batch_size: int) -> dict[str, float]:
     """Cross-entropy (no label smoothing), accuracy and macro F1 of the held-out paintings; empty if there are none.
 
     Macro F1 is the mean over the styles that have held-out paintings.
     """
     if not len(held_out):
         return {}
-    device = loader.device
+    device, styles = loader.device, model.head.linear.out_features
     confusion, loss = torch.zeros(styles**2, device=device), torch.zeros((), device=device)  # rows: true styles
     for images, labels in loader.batches(held_out, batch_size):
         logits = wikiart.classify(model, images)
@@ -150,8 +155,8 @@ def validate(
     f1 = (2 * correct / (actual + predicted).clamp(min=1))[actual > 0]
     return {
         "validation_loss": processes.total(loss).item() / len(held_out),
-        "accuracy": correct.sum().item() / len(held_out),
-        "macro_f1": f1.mean().item(),
+        "validation_accuracy": correct.sum().item() / len(held_out),
+        "validation_macro_f1": f1.mean().item(),
     }
 
 

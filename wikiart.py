@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from support.networks import description, levels, pretrained
+from support.networks.heads import Head
 from support.paintings import cache
 from support.paintings.folders import find_images
 from support.system import console
@@ -165,7 +166,6 @@ class Residual(nn.Sequential):
         return super().forward(images).mean((2, 3))
 
 
-SCALE_EPS = 1e-4  # a tenth of the typical variance of one statistic: rare colours and patterns are amplified less
 OWN_TRUNKS = {"residual": Residual, "three_conv": ThreeConv}
 LABEL_SMOOTHING = 0.1
 CROP = 0.75  # share of a painting's side that one step of training from scratch sees
@@ -197,80 +197,74 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A trunk, statistics beside it, and a linear head: float [B, 3, S, S] in [0, 1] -> logits [B, classes].
+    """A trunk and a linear head: float [B, 3, S, S] in [0, 1] -> logits [B, classes].
 
-    trunk: normalized images -> features [B, width]. The statistics are the mean and standard deviation of every channel
-    at the trunk's earlier levels, which carry style (Huang and Belongie, 2017, arXiv:1703.06868), the correlations of
-    channels at the two finest levels, and the image's palette, texture and strokes. While a trunk is trained from
-    random weights, the head reads only the first of these; once it is fitted (`support/networks/features.py`) it reads
-    them all.
-    `three_conv` stays the assignment's network and has no statistics, and since its hidden units see where things are,
-    it trains on whole paintings. `crop_side`: the side in pixels of the crops that a network trains on.
+    trunk: normalized images -> features [B, W]. Two heads can read them, and each has its own input:
+    `head` reads `features`, the trunk's and the moments of its levels; gradients through it train the trunk.
+    `fitted`, where there is one, reads `all_features`, also correlations and histograms, and gives the logits instead;
+    it is fitted to a trunk that stays as it is (`support/networks/heads.py`), since a trunk that trains beside such
+    statistics learns less.
+    `three_conv` stays the assignment's network: heads read its hidden units alone, as they are, and since these see
+    where things are, it trains on whole paintings. `crop_side`: side in pixels of the crops that a network trains on.
     """
 
     def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
         super().__init__()
-        self.architecture, self.image_size = architecture, image_size
+        self.architecture, self.image_size, self.frozen_norms = architecture, image_size, []
         self.has_statistics = not isinstance(trunk, ThreeConv)
-        self.is_pretrained, self.frozen_norms = False, []
-        self.normalize, self.trunk, self.scale = Normalize(), trunk, nn.Identity()
+        self.normalize, self.trunk = Normalize(), trunk
         self.eval()
         blank = torch.zeros(1, 3, image_size, image_size)
         self.levels = levels.find(trunk, blank) if self.has_statistics else []
         with torch.no_grad():
-            widths = [part.shape[1] for part in self._parts(blank)]
-            self.width, width = widths[0], sum(widths)  # without and with the statistics
-            self.unread = sum(widths[1 + len(self.levels) :])  # statistics that training from scratch leaves out
+            self.width, self.full_width = self.features(blank).shape[1], self.all_features(blank).shape[1]
         crop_side = min(image_size, max(SMALLEST, round(CROP * image_size)))  # enlarged by as much as the whole is
-        self.crop_side = crop_side if self.has_statistics and self._takes(crop_side, width) else image_size
-        if self.has_statistics:
-            self.scale = nn.BatchNorm1d(width, eps=SCALE_EPS, affine=False)
-            self.scale.running_var.fill_(1e-3)  # so that the running variance converges in a few steps
-        self.head = nn.Linear(width, classes)
-        self.ignore_statistics()
+        self.crop_side = crop_side if self.has_statistics and self._takes(crop_side) else image_size
+        self.head, self.fitted = self.new_head(classes), None
         self.train()
 
-    def features(self, images: Tensor) -> Tensor:
-        """What the head sees, before it is scaled, float [B, F]: the trunk's features, moments, and other statistics.
+    def new_head(self, classes: int) -> Head:
+        """A head with random weights that reads `features`."""
+        return Head(self.width, classes, self.has_statistics)
 
-        In train mode the others are 0 unless the trunk is pretrained: it learns more if the head cannot rely on them.
+    def features(self, images: Tensor) -> Tensor:
+        """The trunk's features, and mean and standard deviation of every channel at its levels: float [B, width].
+
+        The latter carry style (Huang and Belongie, 2017, arXiv:1703.06868).
         """
-        return torch.cat(self._parts(images), 1)
+        features, maps = levels.run(self.trunk, self.normalize(images), self.levels)
+        return torch.cat([features, *map(levels.moments, maps)], 1)
+
+    def all_features(self, images: Tensor) -> Tensor:
+        """`features`, correlations of channels at the two finest levels, histograms of the image: [B, full_width].
+
+        They are `levels.correlations`, `description.colour_and_texture` and `description.edges`.
+        """
+        images = self.normalize(images)
+        features, maps = levels.run(self.trunk, images, self.levels)
+        parts = [features, *map(levels.moments, maps), *map(levels.correlations, maps[:2])]
+        if self.has_statistics:
+            parts += [description.colour_and_texture(images), description.edges(images)]
+        return torch.cat(parts, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images)) if self.fitted is None else self.fitted(self.all_features(images))
 
     @torch.no_grad()
-    def _takes(self, side: int, width: int) -> bool:
-        """Whether images of that side have `width` features, too: some networks take one size alone."""
+    def _takes(self, side: int) -> bool:
+        """Whether images of that side have as many features: some networks take one size alone."""
         try:
-            return self.features(torch.zeros(1, 3, side, side)).shape[1] == width
+            return self.features(torch.zeros(1, 3, side, side)).shape[1] == self.width
         except (RuntimeError, AssertionError):  # memory is enough: a larger image has passed
             return False
 
-    def _parts(self, images: Tensor) -> list[Tensor]:
-        """The trunk's features, the moments of each level, and the other statistics."""
-        images = self.normalize(images)
-        features, maps = levels.run(self.trunk, images, self.levels)
-        if not self.has_statistics:
-            return [features]
-        if self.training and not self.is_pretrained:
-            others = [images.new_zeros(len(images), self.unread)]
-        else:
-            others = [*map(levels.correlations, maps[:2]), description.style(images), description.strokes(images)]
-        return [features, *map(levels.moments, maps), *others]
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.scale(self.features(images)))
-
-    def set_classes(self, classes: int) -> "Classifier":
-        """Take a new head, with random weights, for this number of classes; returns the network, as `train` does."""
-        self.head = nn.Linear(self.head.in_features, classes)
-        self.ignore_statistics()
-        return self
-
-    @torch.no_grad()
-    def ignore_statistics(self) -> None:
-        """Zero the head's weights of the statistics that training from scratch leaves out; a fitted head reads them."""
-        if self.has_statistics:
-            self.head.weight[:, -self.unread :] = 0
+    def load_state_dict(self, state_dict: dict[str, Tensor], *args: object, **kwargs: object) -> object:
+        """As of any module; the network has a fitted head afterwards if the state has one."""
+        self.fitted = None
+        if any(name.startswith("fitted.") for name in state_dict):
+            head = Head(self.full_width, self.head.linear.out_features, self.has_statistics)
+            self.fitted = head.to(self.normalize.mean.device).requires_grad_(False).eval()
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def load_pretrained(self, source: bool | str) -> None:
         """Take the trunk and its normalization from torchvision's weights (True) or a file (its path).
@@ -281,7 +275,7 @@ class Classifier(nn.Module):
         for name in ("normalize", "trunk"):
             own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
             pretrained.load(self.get_submodule(name), self.architecture, own)
-        self.crop_side, self.is_pretrained = self.image_size, True
+        self.crop_side = self.image_size
         self.frozen_norms = pretrained.freeze(self.trunk)
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -375,24 +369,24 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = Correction(), Correction()
         self.register_buffer("mean", torch.full((values,), 0.5))
         self.register_buffer("components", torch.zeros(latent_dim, values))  # all of them: the PCA is a yardstick, too
-        self.register_buffer("scales", torch.ones(latent_dim - self.style_dim))
-        self.register_buffer("style_mean", torch.zeros(description.COMBINED))
-        self.register_buffer("style_axes", torch.zeros(self.style_dim, description.COMBINED))
+        self.register_buffer("content_std", torch.ones(latent_dim - self.style_dim))
+        self.register_buffer("style_mean", torch.zeros(description.ALL_STATISTICS))
+        self.register_buffer("style_axes", torch.zeros(self.style_dim, description.ALL_STATISTICS))
 
     def start_from(self, pca: "PCA", discriminant: tuple[Tensor, Tensor]) -> None:
         """Take a PCA of pixels in [0, 1], its codes scaled to a variance of 1, and mean and axes of a discriminant."""
         count = int((pca.explained_variance_ > 1e-6).sum())  # few or equal paintings have few directions
         self.mean.copy_(torch.from_numpy(pca.mean_))
         self.components[:count] = torch.from_numpy(pca.components_[:count])
-        spread = torch.from_numpy(pca.explained_variance_[:count]).sqrt()[: len(self.scales)]
-        self.scales[: len(spread)] = spread
+        spread = torch.from_numpy(pca.explained_variance_[:count]).sqrt()[: len(self.content_std)]
+        self.content_std[: len(spread)] = spread
         self.style_mean.copy_(discriminant[0])
         self.style_axes.copy_(discriminant[1])
 
     def encode(self, images: Tensor) -> Tensor:
         """Float [B, 3, S, S] in [0, 1] -> latents, float32 [B, latent_dim]: style, then content."""
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 is too coarse for differences from a mean
-            style = F.linear(description.combined(images) - self.style_mean, self.style_axes)
+            style = F.linear(description.all_statistics(images) - self.style_mean, self.style_axes)
         return torch.cat([style, self.content(images)], 1)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -407,11 +401,13 @@ class Autoencoder(nn.Module):
         """The part of the latents that is decoded: float [B, 3, S, S] in [0, 1] -> float32 [B, content numbers]."""
         corrected = images + self.encoder(images)
         with torch.autocast(images.device.type, enabled=False):
-            return F.linear(corrected.flatten(1) - self.mean, self.components[: len(self.scales)]) / self.scales
+            return (
+                F.linear(corrected.flatten(1) - self.mean, self.components[: len(self.content_std)]) / self.content_std
+            )
 
     def _decode(self, content: Tensor) -> Tensor:
         with torch.autocast(content.device.type, enabled=False):
-            linear = F.linear(content * self.scales, self.components[: len(self.scales)].T) + self.mean
+            linear = F.linear(content * self.content_std, self.components[: len(self.content_std)].T) + self.mean
         side = math.isqrt(len(self.mean) // 3)
         linear = linear.view(-1, 3, side, side)
         return linear + self.decoder(linear)
@@ -429,7 +425,7 @@ def embed(model: Autoencoder, images: Tensor) -> Tensor:
     The content of the latents, each number times the spread of its component in pixels: in the latents as they are,
     fine details count as much as light and dark.
     """
-    return (model.content(images) + model.content(images.flip(3))) / 2 * model.scales
+    return (model.content(images) + model.content(images.flip(3))) / 2 * model.content_std
 
 
 def load_network(checkpoint: dict[str, object], where: str = "checkpoint") -> nn.Module:

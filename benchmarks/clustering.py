@@ -18,7 +18,7 @@ import measure
 import numpy as np
 import torch
 
-from support.answers.ward import cut, ward_linkage
+from support.answers.ward import cut_tree, ward_linkage
 
 COUNTS = [1_000, 5_000, 20_000, 81_444]
 NUMBERS, CLUSTERS = 128, 27
@@ -66,7 +66,7 @@ def measure_one(way: str, count: int, numbers: int, device: torch.device) -> dic
     points = middles[random.integers(CLUSTERS, size=count)] + 2 * random.normal(size=(count, numbers))
     found = []
     taken = measure.seconds(lambda: found.append(WAYS[way](points, device)), device)
-    sizes = np.bincount(cut(found[0], CLUSTERS)).tolist()
+    sizes = np.bincount(cut_tree(found[0], CLUSTERS)).tolist()
     return {"seconds": taken, "peak_mib": measure.peak_mib(), "height": found[0][:, 2].sum(), "sizes": sizes}
 
 

@@ -93,7 +93,8 @@ def train_and_test(
         trainee.epoch(loader, order[:wanted], whole=True)
     pixel_file = training.pixel_file if arguments.pretrained else None
     if trainee.model.has_statistics:
-        trainpart1.fit_head(trainee.model, loader, members, imbalance, pixel_file)
+        data = trainpart1.fitting_data(trainee.model, loader, members, pixel_file)
+        trainee.model.fitted = trainpart1.fit_head(trainee.model, *data, imbalance)
     loader, everything = batches.Batches(test.images, test.labels, device), torch.arange(len(test))
     logits = [
         wikiart.classify(trainee.model, images, flips=True)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import wikiart  # noqa: E402
 from support.system import devices, settings  # noqa: E402
-from support.training import augmentation, batches, runs  # noqa: E402
+from support.training import augmentation, batches, epochs  # noqa: E402
 
 COURSE_COUNTS = [
     449, 18, 15, 688, 721, 268, 91, 390, 246, 1127, 163, 198, 2269, 246, 212, 373, 41, 413, 80, 244, 946, 1712, 369,
@@ -157,10 +157,8 @@ class Trainee:
         else:
             model = wikiart.Autoencoder(options.image_size, 128)
             torch.nn.init.normal_(model.components, std=0.01)  # zeros would stop all gradients
-        self.model = model.to(device, memory_format=torch.channels_last)
-        contents = {"part": 1, "counts": {}, "fingerprints": torch.zeros(0, dtype=torch.int64)}
-        self.run = runs.Run(options, self.model, device, contents, "validation_loss")
-        self.run.network = self.model
+        self.model, self.options, self.device = model.to(device, memory_format=torch.channels_last), options, device
+        self.optimizer = epochs.Optimizer(self.model, device)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The loss of the training scripts, augmentation included."""
@@ -174,16 +172,20 @@ class Trainee:
     def steps(self, images: Tensor, labels: Tensor, count: int) -> None:
         """`count` steps on one batch that never changes."""
         self.model.train()
-        self.run.losses = torch.zeros((), device=images.device)
+        epoch = self.new_epoch()
         for _ in range(count):
-            self.run.step(self.loss(images, labels))
+            epoch.step(self.loss(images, labels))
 
     def epoch(self, loader: batches.Batches, order: Tensor, whole: bool = False) -> None:
         """The loop of the training scripts over `order`: the second of ten epochs, or the `whole` schedule."""
-        self.run.ends, self.run.epoch = ([1], 1) if whole else ([10], 2)
-        self.run.epoch_begun = time.perf_counter()
-        for images, labels in self.run.batches(loader, order):
-            self.run.step(self.loss(images, labels))
+        epoch = self.new_epoch(1, 1) if whole else self.new_epoch()
+        for images, labels in epoch.batches(loader, order, self.options.batch_size):
+            epoch.step(self.loss(images, labels))
+
+    def new_epoch(self, number: int = 2, count: int = 10) -> epochs.Epoch:
+        """An epoch of a training with one schedule."""
+        peak = self.options.learning_rate
+        return epochs.Epoch(number, count, self.model, self.optimizer, self.device, peak, [count])
 
 
 def steps_that_take(seconds_wanted: float, trainee: Trainee, images: Tensor, labels: Tensor, most: int) -> int:

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import wikiart
 from support.paintings import folders, images
 from support.system import devices, settings
-from support.training import balance, batches
+from support.training import augmentation, balance, batches
 
 CASES = [
     ("residual", "none"),
@@ -219,14 +219,14 @@ def measure_case(
         order = balance.index_order(imbalance, dataset.labels, members, None, options.seed, turn)
         trainee.epoch(paintings, order)
 
-    def augmentation() -> None:
+    def augment() -> None:
         with torch.no_grad(), devices.autocast(device):
             for _ in range(count):
                 trainee.model.normalize(augmentation.crop_and_flip(images, trainee.model.crop_side))
 
     works = {"real": real, "one batch": lambda: trainee.steps(images, labels, count)}
     if network == "residual":
-        works["augmentation"] = augmentation
+        works["augmentation"] = augment
     times = measure.in_turns(works, arguments.rounds, device)
     step = statistics.median(times["one batch"]) / count
     figures = {

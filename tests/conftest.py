@@ -1,16 +1,14 @@
 """What the tests share: a painter of tiny data sets, a runner of scripts in this process, and the real paintings."""
 
-import colorsys
 import os
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import ModuleType
 
 import jobs
-import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
 
 import wikiart
 from support.system import devices, plotting
@@ -73,36 +71,10 @@ def no_figures(request, monkeypatch):
         monkeypatch.setattr(plotting, "write", jobs.write_nothing)
 
 
-def picture(style: int, number: int, size: tuple[int, int], seed: int = 0) -> Image.Image:
-    """A noisy picture with shapes: its hue belongs to the style, everything else to chance."""
-    random = np.random.default_rng([seed, style, number])
-    hue = style * 0.381966 % 1
-    ground = 255 * np.array(colorsys.hsv_to_rgb(hue, 0.8, 0.5 + 0.3 * random.random()))
-    noise = random.normal(0, 20, (size[1], size[0], 3))
-    image = Image.fromarray((ground + noise).clip(0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(image)
-    for _ in range(3):
-        x, y, r = random.integers(0, size[0]), random.integers(0, size[1]), random.integers(2, 9)
-        color = tuple(int(255 * c) for c in colorsys.hsv_to_rgb((hue + 0.1) % 1, 0.6, random.random()))
-        (draw.ellipse if style % 2 else draw.rectangle)((x - r, y - r, x + r, y + r), fill=color)
-    return image
-
-
 @pytest.fixture(scope="session")
 def paint():
-    """paint(folder, {style: number}, size, seed) makes one folder per style with that many JPEGs.
-
-    The position in `counts` decides how the pictures look, in any folder; `seed` varies them.
-    """
-
-    def paint(folder: Path, counts: dict[str, int], size: tuple[int, int] = (40, 32), seed: int = 0) -> Path:
-        for place, (style, count) in enumerate(counts.items()):
-            (folder / style).mkdir(parents=True, exist_ok=True)
-            for number in range(count):
-                picture(place, number, size, seed).save(folder / style / f"{number:03d}.jpg", quality=92)
-        return folder
-
-    return paint
+    """jobs.paint with JPEGs, whose names are 000.jpg, 001.jpg, ..."""
+    return partial(jobs.paint, name="{:03d}.jpg")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 import wikiart
-from support.system import devices, plotting
+from support.system import devices, plotting, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTS = {"Baroque": 13, "Cubism": 8, "Ukiyo_e": 5}
@@ -31,14 +31,17 @@ THREADS = int(os.environ.get("TEST_THREADS", 1))
 SCRIPTS = ["trainpart1", "testtrainpart1", "trainauto", "testtrainauto"]
 
 
-def paint(folder: str | os.PathLike, counts: dict[str, int] = COUNTS, seed: int = 0, side: int = 24) -> Path:
-    """A folder of noise paintings, each style with a brightness of its own."""
+def paint(
+    folder: str | os.PathLike, counts: dict[str, int] = COUNTS, seed: int = 0, side: object = 24, name: str = "{}.png"
+) -> Path:
+    """A folder of noise paintings, each style with a brightness of its own; side: pixels, or height and width."""
     random = np.random.default_rng(seed)
     for number, (style, count) in enumerate(counts.items()):
         (Path(folder) / style).mkdir(parents=True, exist_ok=True)
         for i in range(count):
-            pixels = random.normal(60 + 130 * number / len(counts), 40, (side, side, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(Path(folder) / style / f"{i}.png")
+            pixels = random.normal(60 + 130 * number / len(counts), 40, (*np.broadcast_to(side, 2), 3))
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(Path(folder) / style / name.format(i), quality=92)
     return Path(folder)
 
 
@@ -72,10 +75,20 @@ def call(script: str | ModuleType, *flags: object) -> Done:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             module = importlib.import_module(script) if isinstance(script, str) else script
-            module.main([str(flag) for flag in flags])
+            module.main(arguments_of(module.__name__, flags))
         except SystemExit as end:
             status = end.code or 0
     return Done(status, out.getvalue(), err.getvalue())
+
+
+def arguments_of(script: str, flags: Sequence[object]) -> list[str]:
+    """The flags as texts; a test script is not given those of training alone (`--name value`), which it refuses."""
+    texts, given = [str(flag) for flag in flags], []
+    while texts:
+        is_refused = script.startswith("test") and texts[0] in {f"--{name}" for name in settings.TRAINING}
+        given += [] if is_refused else texts[:1]
+        del texts[: 1 + is_refused]
+    return given
 
 
 class Running:
@@ -163,7 +176,7 @@ def start(output: Path, script: str, *flags: object, processes: int = 1, plant: 
     for rank in range(processes):
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
         environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-        own = [str(flag).replace("{rank}", str(rank)) for flag in flags]
+        own = [text.replace("{rank}", str(rank)) for text in arguments_of(script, flags)]
         arguments = (script, own, environment, str(output), kind, plant)
         started.append(context.Process(target=_child, args=arguments))
         started[-1].start()

@@ -38,7 +38,7 @@ def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     pixels = np.clip(128 + 30 * codes @ random.randn(30, 768), 0, 255).astype(np.uint8)
     images = torch.from_numpy(pixels).view(-1, 3, 16, 16)
     model = wikiart.Autoencoder(16, latent_dim).eval()
-    style = torch.rand(description.COMBINED), torch.randn(model.style_dim, description.COMBINED)
+    style = torch.rand(description.ALL_STATISTICS), torch.randn(model.style_dim, description.ALL_STATISTICS)
     members = torch.arange(3, count + 3)  # three are held out
     model.start_from(pca.fit_pca(images, members, latent_dim, seed=0), style)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     assert np.allclose(pictures.flatten(1).numpy(), pixels - centred + centred @ used.T @ used, atol=0.01)
     content = latents[3:, model.style_dim :]
     assert count == 1 or torch.allclose(content.std(0)[: len(axes)], torch.ones(len(used)), atol=0.01)
-    expected = (description.combined(images / 255) - style[0]) @ style[1].T
+    expected = (description.all_statistics(images / 255) - style[0]) @ style[1].T
     assert torch.allclose(latents[:, : model.style_dim], expected, atol=1e-4)
     assert np.allclose(model.components.numpy().T @ model.components.numpy(), axes.T @ axes, atol=0.01)  # the yardstick
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import unicodedata
+from functools import partial
 
 import jobs
 import numpy as np
@@ -63,29 +64,19 @@ def test_a_changed_sample_leaves_the_dataset_alone_and_the_mapping_is_read_only(
     assert line.split()[1].startswith("r--")
 
 
-def test_a_cache_that_cannot_be_mapped_is_one_clear_error(folder, tmp_path, monkeypatch):
-    wikiart.WikiArtDataset(folder, 16, cachedir=tmp_path / "cache")
-
-    def refuse(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(np, "memmap", refuse)
-    number = errno.ENOMEM  # as a limit on the address space does
-    with pytest.raises(console.UserError, match=r"cannot be mapped .* memory; a smaller image_size needs less$"):
-        wikiart.WikiArtDataset(folder, 16, cachedir=tmp_path / "cache")
-    number = errno.ENOENT
-    with pytest.raises(console.UserError, match=r"cannot be mapped into memory: No such file or directory$"):
+@pytest.mark.parametrize("number, words", [
+    (errno.ENOMEM, "memory; a smaller image_size needs less"), (errno.ENOENT, "memory: No such file or directory"),
+])  # fmt: skip
+def test_a_cache_that_cannot_be_mapped_is_one_clear_error(folder, tmp_path, monkeypatch, number, words):
+    monkeypatch.setattr(np, "memmap", partial(jobs.fail, number))
+    with pytest.raises(console.UserError, match=f"cannot be mapped .* {words}$"):
         wikiart.WikiArtDataset(folder, 16, cachedir=tmp_path / "cache")
 
 
-def test_a_pickle_holds_no_pixels(tmp_path):
-    (tmp_path / "p" / "A").mkdir(parents=True)
-    jobs.paint(tmp_path / "p", {"A": 1})
-    for i in range(999):
-        os.link(tmp_path / "p" / "A" / "0.png", tmp_path / "p" / "A" / f"painting-{i}.png")
-    dataset = wikiart.WikiArtDataset(tmp_path / "p", 32, cachedir=tmp_path / "cache")
+def test_a_pickle_holds_no_pixels(folder, tmp_path):
+    dataset = wikiart.WikiArtDataset(folder, 256, cachedir=tmp_path / "cache")
     data = pickle.dumps(dataset)
-    assert len(data) < 1000 * (16 + 10 + len(dataset.paths[0]) + 20) < dataset.images.nbytes / 10  # labels and paths
+    assert len(data) < 5000 < dataset.images.nbytes / 100  # names, labels and paths
     assert torch.equal(pickle.loads(data).images, dataset.images)
 
 
@@ -97,13 +88,6 @@ def test_two_workers_of_any_kind_give_the_same_items(folder, tmp_path, monkeypat
     loader = DataLoader(dataset, batch_size=4, num_workers=2, multiprocessing_context=context)
     images, labels = (torch.cat(column) for column in zip(*loader, strict=True))
     assert torch.equal(images, dataset.images) and torch.equal(labels, dataset.labels)
-    if method == "fork":  # a training step, as in a notebook
-        model = wikiart.make_classifier("three_conv", len(dataset.classes), S)
-        before = model.state_dict()["trunk.0.weight"].clone()
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        wikiart.classifier_loss(model, images / 255, labels).backward()
-        optimizer.step()
-        assert not torch.equal(model.state_dict()["trunk.0.weight"], before)
 
 
 def test_the_readmes_lines_run(tmp_path, monkeypatch):

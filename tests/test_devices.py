@@ -1,5 +1,8 @@
 """Device, precision and random seeds."""
 
+import contextlib
+import sys
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -30,26 +33,40 @@ def test_device_auto_is_cuda_or_else_the_cpu(capsys):
 @pytest.mark.parametrize(("build", "why"), [(None, "it is a build for the CPU"), ("13.0", "driver may be too old")])
 def test_a_gpu_that_torch_cannot_use_is_a_warning(monkeypatch, tmp_path, capsys, build, why):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    driver = tmp_path / "nvidiactl"
-    monkeypatch.setattr(devices, "NVIDIA_DRIVER", str(driver))
+    monkeypatch.setattr(devices, "NVIDIA_DRIVER", str(tmp_path / "nvidiactl"))
     monkeypatch.setattr(torch.version, "cuda", build)
     assert devices.start(read()).type == "cpu" and not capsys.readouterr().err
-    driver.touch()
+    (tmp_path / "nvidiactl").touch()
     assert devices.start(read()).type == "cpu" and why in capsys.readouterr().err
-    assert devices.start(read("--device", "cpu")).type == "cpu" and not capsys.readouterr().err  # as was asked
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert devices.start(read()).type == "cpu" and not capsys.readouterr().err
+    for flags in ([], ["--device", "cpu"]):  # as was asked
+        assert devices.start(read(*flags)).type == "cpu" and not capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("batch_size", "warns"), [(30, True), (32, False)])
-def test_few_paintings_per_process_are_a_warning(monkeypatch, capsys, batch_size, warns):
+@pytest.fixture
+def two_processes(monkeypatch):
+    """This process is the first of two, and the other is not waited for."""
     for name in processes.TORCHRUN:
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in "init_process_group", "all_reduce":
         monkeypatch.setattr(torch.distributed, name, lambda _: None)
+
+
+@pytest.mark.parametrize(("batch_size", "warns"), [(30, True), (32, False)])
+def test_few_paintings_per_process_are_a_warning(two_processes, capsys, batch_size, warns):
     devices.start(read("--device", "cpu", "--batch_size", batch_size))
     assert ("15 paintings per step and process" in capsys.readouterr().err) == warns
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [("--batch_size", 63, "shared evenly by 2"), ("--batch_size", 2, "at least 2"),
+     ("--device", "cuda:0", 'got "cuda:0" for 2 processes')],
+)  # fmt: skip
+def test_what_several_processes_cannot_share_is_one_line(workdir, refused, two_processes, flag, value, words):
+    line = refused(trainpart1, "--device", "cpu", flag, value)
+    assert line.startswith(f"{flag}: ") and words in line
 
 
 def test_the_seed_fixes_what_torch_draws(capsys):
@@ -60,19 +77,6 @@ def test_the_seed_fixes_what_torch_draws(capsys):
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     seeds = [devices.random_seed(*part) for part in [(0,), (1,), (1, 2), (2, 1), (1, 2, 3), (2**32 - 1, 5)]]
     assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**64 for seed in seeds)
-
-
-@pytest.mark.parametrize(
-    ("count", "flag", "value", "words"),
-    [("3", "--batch_size", 64, "shared evenly by 3"), ("2", "--batch_size", 2, "at least 2"),
-     ("2", "--device", "cuda:0", 'got "cuda:0" for 2 processes')],
-)  # fmt: skip
-def test_what_several_processes_cannot_share_is_one_line(workdir, refused, monkeypatch, count, flag, value, words):
-    for name in processes.TORCHRUN:
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("WORLD_SIZE", count)
-    line = refused(trainpart1, "--device", "cpu", flag, value)
-    assert line.startswith(f"{flag}: ") and words in line
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
@@ -100,11 +104,9 @@ def test_a_gpu_gets_the_fastest_precision_that_it_has(monkeypatch, capsys, name,
 
 def can_fake_cuda() -> bool:
     """Older versions of torch, built for CUDA, need a driver to fill even a fake tensor."""
-    try:
-        with FakeTensorMode():
-            return bool(torch.empty(1, device="cuda").uniform_().is_cuda)
-    except RuntimeError:
-        return False
+    with contextlib.suppress(RuntimeError), FakeTensorMode():
+        return bool(torch.empty(1, device="cuda").uniform_().is_cuda)
+    return False
 
 
 @pytest.mark.skipif(not can_fake_cuda(), reason="this version of torch has no fake CUDA tensors without a driver")
@@ -118,14 +120,17 @@ def test_nothing_leaves_the_gpu_between_a_batch_and_its_loss(network, monkeypatc
             model = wikiart.Autoencoder(32, 8) if network == "autoencoder" else wikiart.make_classifier(network, 3, 32)
         images, labels = torch.empty(8, 3, 32, 32, device=cuda), torch.empty(8, dtype=torch.int64, device=cuda)
         if network == "autoencoder":
-            found = [
-                wikiart.autoencoder_loss(model, augmentation.crop_and_flip(images, 32)),
-                wikiart.embed(model, images),
-            ]
-            found.append(model.decode(model.encode(images)))
+            loss = wikiart.autoencoder_loss(model, augmentation.crop_and_flip(images, 32))
+            results = [loss, wikiart.embed(model, images), model.decode(model.encode(images))]
         else:
             loss = wikiart.classifier_loss(model, augmentation.crop_and_flip(images, 24), labels)
-            found = [loss, wikiart.classify(model.eval(), images, flips=True)]
-        assert all(value.device == cuda for value in found)
+            results = [loss, wikiart.classify(model.eval(), images, flips=True)]
+        assert all(value.device == cuda for value in results)
         with pytest.raises(RuntimeError, match="device"):
             wikiart.classifier_loss(torch.nn.Flatten(), images, labels.cpu())
+
+
+def test_peak_memory_is_in_bytes(monkeypatch):
+    assert 2**26 < devices.peak_memory(torch.device("cpu")) < 2**40  # torch alone takes more than 64 MB
+    monkeypatch.setitem(sys.modules, "resource", None)  # Windows
+    assert devices.peak_memory(torch.device("cpu")) == 0

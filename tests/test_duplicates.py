@@ -2,6 +2,7 @@
 
 import io
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jobs
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps
 
 import wikiart
 from support.paintings import duplicates, images
-from support.system import console
+from support.system import console, files
 from support.training import balance
 
 SIDE = 96
@@ -28,11 +29,11 @@ def scene(seed: int) -> Image.Image:
 
 
 def decoded(pictures: list[Image.Image], quality: int = 90) -> torch.Tensor:
-    files = []
+    saved = []
     for picture in pictures:
-        files.append(io.BytesIO())
-        picture.save(files[-1], "JPEG", quality=quality)
-    return torch.from_numpy(np.stack([images.decode_image(file, 64)[0] for file in files]))
+        saved.append(io.BytesIO())
+        picture.save(saved[-1], "JPEG", quality=quality)
+    return torch.from_numpy(np.stack([images.decode_image(file, 64)[0] for file in saved]))
 
 
 def cropped(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
@@ -62,8 +63,8 @@ def prints():
 @pytest.mark.parametrize("kind", COPIES)
 def test_copies_are_found_and_nothing_else(prints, kind):
     copies = duplicates.grey_fingerprints(decoded([COPIES[kind](picture) for picture in SCENES], 60))
-    found, mirrored = duplicates.near_duplicates(copies, prints)
-    assert found.tolist() == [[i, i] for i in range(len(SCENES))]
+    pairs, mirrored = duplicates.near_duplicates(copies, prints)
+    assert pairs.tolist() == [[i, i] for i in range(len(SCENES))]
     assert mirrored.tolist() == [kind.startswith("mirrored")] * len(SCENES)
 
 
@@ -77,8 +78,8 @@ def test_symmetric_paintings_are_no_mirrored_copies():
     halves = decoded(SCENES[:20])
     prints = duplicates.grey_fingerprints(torch.cat([halves[..., :32], halves[..., :32].flip(3)], 3))
     assert len(duplicates.near_duplicates(prints)[0]) == 0  # also not with themselves
-    found, mirrored = duplicates.near_duplicates(prints, prints)
-    assert found.tolist() == [[i, i] for i in range(20)] and not mirrored.any()
+    pairs, mirrored = duplicates.near_duplicates(prints, prints)
+    assert pairs.tolist() == [[i, i] for i in range(20)] and not mirrored.any()
     bars = decoded(SCENES)
     bars[..., :22], bars[..., -22:] = 0, 0  # all columns look alike, and like mirror images; only the latter is noticed
     assert not duplicates.near_duplicates(duplicates.grey_fingerprints(bars))[1].any()
@@ -87,10 +88,10 @@ def test_symmetric_paintings_are_no_mirrored_copies():
 def test_a_frame_does_not_make_paintings_alike():
     framed = decoded(SCENES[:20])
     framed[:, :, :6], framed[:, :, -6:], framed[:, :, :, :6], framed[:, :, :, -6:] = 0, 0, 0, 0
-    found = duplicates.grey_fingerprints(framed)
-    assert (found @ found.T).fill_diagonal_(0).max() > 0.9  # a plain threshold would take them for copies
-    assert len(duplicates.near_duplicates(found)[0]) == 0
-    assert len(duplicates.near_duplicates(found, found)[0]) == 20
+    prints = duplicates.grey_fingerprints(framed)
+    assert (prints @ prints.T).fill_diagonal_(0).max() > 0.9  # a plain threshold would take them for copies
+    assert len(duplicates.near_duplicates(prints)[0]) == 0
+    assert len(duplicates.near_duplicates(prints, prints)[0]) == 20
 
 
 def test_a_flat_image_resembles_nothing():
@@ -100,23 +101,11 @@ def test_a_flat_image_resembles_nothing():
     assert duplicates.unpack(duplicates.pack(prints)).eq(0).all()
 
 
-def test_a_fingerprint_is_made_of_block_means():
-    made = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
-    prints = duplicates.grey_fingerprints(made)
-    assert prints.shape == (5, 256) and prints.dtype == torch.float32
-    grey = np.stack([np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"), float) for image in made])
-    blocks = grey.reshape(5, 16, 4, 16, 4).mean((2, 4)).reshape(5, 256)
-    np.testing.assert_allclose(prints @ prints.T, np.corrcoef(blocks), atol=0.01)
-    assert duplicates.grey_fingerprints(made[:, :, :19, :17]).shape == (5, 256)
-
-
 def test_blocks_give_the_same_pairs_as_one_product(prints, monkeypatch):
-    kinds = ["crop 1%", "mirrored"] * 13
-    copies = [COPIES[kind](picture) for kind, picture in zip(kinds, SCENES[:25], strict=False)]
+    copies = [COPIES[kind](picture) for kind, picture in zip(["crop 1%", "mirrored"] * 13, SCENES[:26], strict=True)]
     everything = torch.cat([prints, duplicates.grey_fingerprints(decoded(copies)), prints[:3]])
     whole, mirrored = duplicates.near_duplicates(everything)
-    assert {(i, 60 + i) for i in range(25)} | {(i, 85 + i) for i in range(3)} <= set(map(tuple, whole.tolist()))
-    assert (whole[:, 0] < whole[:, 1]).all()
+    assert {(i, 60 + i) for i in range(26)} | {(i, 86 + i) for i in range(3)} <= set(map(tuple, whole.tolist()))
     both = duplicates.near_duplicates(everything, everything)[0].tolist()
     assert sorted(whole.tolist()) == sorted([i, j] for i, j in both if i < j)
     monkeypatch.setattr(duplicates, "BLOCK", 300)
@@ -128,50 +117,60 @@ def test_blocks_give_the_same_pairs_as_one_product(prints, monkeypatch):
 
 def test_packing_keeps_correlations(prints):
     again = duplicates.unpack(packed := duplicates.pack(prints))
-    assert packed.dtype == torch.int8 and packed.shape == (60, 256)
+    assert packed.dtype == torch.int8 and packed.abs().amax(1).eq(127).all()
     torch.testing.assert_close(again @ again.T, prints @ prints.T, atol=3e-3, rtol=0)
 
 
 def test_groups_join_copies_of_copies_and_equal_keys(prints):
     turned = prints.view(-1, 16, 16).flip(2).flatten(1)
     everything = torch.cat([prints[:3], turned[:2], prints[:1], prints[20:24]])
-    found = duplicates.groups(everything, [7, 1, 2, 3, 4, 5, 6, 8, 7, 9], "abcdefghia").tolist()
-    assert found == [0, 1, 2, 0, 1, 0, 3, 4, 0, 0]
+    groups = duplicates.groups(everything, [7, 1, 2, 3, 4, 5, 6, 8, 7, 9], "abcdefghia").tolist()
+    assert groups == [0, 1, 2, 0, 1, 0, 3, 4, 0, 0]
+
+
+def test_a_datasets_groups_are_computed_once(copied, tmp_path, monkeypatch):
+    dataset = wikiart.WikiArtDataset(copied, 64, cachedir=tmp_path / "cache")
+    thumbnails, compared, real = duplicates.grey_fingerprints(dataset.images), [], duplicates.groups
+    monkeypatch.setattr(duplicates, "groups", lambda *given: compared.append(1) or real(*given))
+    groups = duplicates.groups_of(dataset, thumbnails)
+    assert len(groups.unique()) == 40 and groups.dtype == torch.int64
+    assert torch.equal(duplicates.groups_of(dataset, thumbnails), groups) and len(compared) == 1
+    (file,) = (tmp_path / "cache").glob("*.*.json")
+    file.write_text(file.read_text()[:9])  # damaged
+    monkeypatch.setattr(files, "write_json", Mock(side_effect=console.UserError))  # and cannot be replaced
+    dataset.fingerprints = dataset.fingerprints.roll(1)  # other paintings, whose file is another
+    duplicates.groups_of(dataset, thumbnails)
+    dataset.fingerprints = dataset.fingerprints.roll(-1)
+    assert torch.equal(duplicates.groups_of(dataset, thumbnails), groups) and len(compared) == 3
 
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory):
-    """A folder of paintings with a resized, a cropped and a mirrored copy each, one of them in the other style."""
+    """A folder of paintings with a resized, a cropped and a mirrored copy each, some of them in the other style."""
     folder = tmp_path_factory.mktemp("copied") / "train"
-    for style in "ab":
-        (folder / style).mkdir(parents=True)
     for i, picture in enumerate(SCENES[:40]):
         for kind in "quality 60", "resize", "crop 1%", "mirrored crop":
             style = "ab"[(i + (kind == "resize" and i > 30)) % 2]
+            (folder / style).mkdir(parents=True, exist_ok=True)
             COPIES[kind](picture).save(folder / style / f"{i}_{kind}.jpg", quality=85)
     return folder
 
 
 @pytest.fixture
 def split(monkeypatch):
-    """split(script, folder, *flags): paths of the training script's paintings and which are held out, bool [N]."""
-    found, real = {}, {"split": balance.split, "dataset": wikiart.WikiArtDataset}
+    """split(script, folder, *flags): the training script's dataset and which paintings are held out, bool [N]."""
+    real, seen = balance.split, {}
 
     def stop(*given):
-        found["held_out"] = real["split"](*given)[1].tolist()
+        seen["held_out"] = real(*given)[1]
         raise console.UserError("this is enough")
-
-    def read(*given, **named):
-        found["dataset"] = real["dataset"](*given, **named)
-        return found["dataset"]
-
-    monkeypatch.setattr(balance, "split", stop)
-    monkeypatch.setattr(wikiart, "WikiArtDataset", read)
 
     def split(script, folder, *flags):
         assert jobs.call(script, *jobs.flags(folder, folder.parent / "out", *flags)).err.endswith("this is enough\n")
-        return found["dataset"], torch.tensor([i in found["held_out"] for i in range(len(found["dataset"]))])
+        dataset = wikiart.WikiArtDataset(folder, 16, cachedir=folder.parent / "cache")
+        return dataset, torch.isin(torch.arange(len(dataset)), seen["held_out"])
 
+    monkeypatch.setattr(balance, "split", stop)
     return split
 
 
@@ -192,35 +191,34 @@ def test_no_near_duplicate_of_a_real_painting_is_on_the_other_side(name, real_pa
     folder = real_paintings.parent / name / "train"
     if not folder.is_dir():
         pytest.skip(f"needs the real paintings in ../shared/{name}")
-    dataset, held_out = split("trainpart1", folder, "--validation", 0.1, "--seed", 2326, "--image_size", 128)
+    _, held_out = split("trainpart1", folder, "--validation", 0.1, "--seed", 2326, "--image_size", 128)
+    dataset = wikiart.WikiArtDataset(folder, 128, cachedir=folder.parent / "cache")
     pairs, mirrored = duplicates.near_duplicates(duplicates.grey_fingerprints(dataset.images))
     assert mirrored.any() and not mirrored.all()
     assert torch.equal(held_out[pairs[:, 0]], held_out[pairs[:, 1]])
 
 
 def test_evaluation_learns_which_test_paintings_are_known(prints, capsys):
+    def fingerprints(images_):
+        return torch.tensor([images.fingerprint(image.numpy()) for image in images_])
+
     training = decoded(SCENES[:20])
+    paths = [f"A/{i}.jpg" for i in range(20)]
     checkpoint = {
-        "fingerprints": torch.tensor([images.fingerprint(image.numpy()) for image in training]),
-        "thumbnails": duplicates.pack(prints[:20]),
-        "paths": [f"A/{i}.jpg" for i in range(20)],
-    }
-    copies = decoded([cropped(SCENES[7], 0.02, 0.02, 0.02, 0.02), ImageOps.mirror(SCENES[9])])
+        "fingerprints": fingerprints(training), "thumbnails": duplicates.pack(prints[:20]), "paths": paths
+    }  # fmt: skip
+    copies = decoded([COPIES["crop 3%"](SCENES[7]), ImageOps.mirror(SCENES[9])])
     test = torch.cat([decoded(SCENES[30:34]), training[5:6], copies])
-    dataset = SimpleNamespace(
-        paths=[f"test/{i}.jpg" for i in range(7)],
-        images=test,
-        fingerprints=torch.tensor([images.fingerprint(image.numpy()) for image in test]),
-    )
-    known, found = duplicates.known_paintings(dataset, checkpoint)
+    paths = [f"test/{i}.jpg" for i in range(7)]
+    dataset = SimpleNamespace(paths=paths, images=test, fingerprints=fingerprints(test))
+    known, copies = duplicates.known_paintings(dataset, checkpoint)
     assert known.tolist() == [False] * 4 + [True] * 3
     expected = [("test/4.jpg", "A/5.jpg", "identical"), ("test/5.jpg", "A/7.jpg", "near"),
                 ("test/6.jpg", "A/9.jpg", "mirrored")]  # fmt: skip
-    assert [tuple(copy[key] for key in ("path", "training", "likeness")) for copy in found] == expected
+    assert [tuple(copy[key] for key in ("path", "training", "likeness")) for copy in copies] == expected
     said = capsys.readouterr().err
     assert said.startswith("warning: test paintings that look like training paintings: 3 (1 identical): ")
-    for path, known, likeness in expected:
-        assert f'"{path}" looks like "{known}" ({likeness})' in said
+    assert all(f'"{path}" looks like "{known}" ({likeness})' in said for path, known, likeness in expected)
 
 
 def test_identical_images_in_two_styles_are_named(capsys):

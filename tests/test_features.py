@@ -277,7 +277,7 @@ def test_before_the_last_epoch_the_head_does_not_read_the_images_statistics(scra
     read, honest = [], trainpart1.validate
 
     def note(model, *arguments):
-        read.append(bool(model.head.weight[:, -description.STROKES :].any()))
+        read.append(bool(model.head.weight[:, -description.EDGES :].any()))
         return honest(model, *arguments)
 
     monkeypatch.setattr(trainpart1, "validate", note)

@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import jobs
 import numpy as np
@@ -77,7 +78,7 @@ def test_every_colour_space_becomes_rgb_as_pillow_has_it(tmp_path, name):
 
 def test_pixels_are_plain_pillows_up_to_one_grey_level(tmp_path, paint):
     for size in (40, 32), (S, S), (9, 50), (50, 9):
-        path = paint(tmp_path / str(size), {"A": 1}, size) / "A" / "000.jpg"
+        path = paint(tmp_path / str(size), {"A": 1}, side=size) / "A" / "000.jpg"
         assert is_close(decode(path), by_pillow(path))
 
 
@@ -88,20 +89,16 @@ def test_a_large_jpeg_decoded_at_a_reduced_scale_stays_close_to_plain_pillow(tmp
     assert difference.mean() < 1.5 and difference.max() < 25
 
 
-SCAN, PART_SCAN = b"\xff\xda\0\x0c\3\1\0\2\x11\3\x11\0\x3f\0", b"\xff\xda\0\x08\1\1\0\0\x3f\0"
-
-
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_a_jpeg_beyond_pillows_limit_is_read_if_a_reduced_scale_brings_it_below(tmp_path, monkeypatch, mode):
     picture = Image.linear_gradient("L").resize((640, 480)).convert("RGB").convert(mode)
     small, large = save(tmp_path, "s.jpg", picture, exif=TURNED), save(tmp_path, "l.jpg", picture.resize((5000, 200)))
     several, png = save(tmp_path, "p.jpg", picture, progressive=True), save(tmp_path, "p.png", picture.convert("L"))
-    (tmp_path / "parts.jpg").write_bytes(Path(small).read_bytes().replace(SCAN, PART_SCAN))
     expected = decode(small)
     assert is_close(expected, by_pillow(small), 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # the limit is twice this
     assert np.array_equal(decode(small), expected)
-    for path, size in [(large, 128), (several, S), (png, S)] + [(tmp_path / "parts.jpg", S)] * (mode == "RGB"):
+    for path, size in [(large, 128), (several, S), (png, S)]:
         with pytest.raises(ImageError, match="exceeds limit of 200000"):
             decode(path, size)
 
@@ -146,62 +143,35 @@ def png(size, depth, kind, row, *chunks, after=b""):
 
 
 KEYS = {  # depth, colour type, a row of 16 pixels, the transparent value, and the greys of the row's quarters
-    "1 bit": (1, 0, b"\xf0\xf0", [0], [255] * 4),
-    "2 bits": (2, 0, b"\x00\x55\xaa\xff", [1], [0, 255, 170, 255]),
-    "4 bits": (4, 0, b"\x00\x00\x33\x33\x99\x99\xff\xff", [3], [0, 255, 153, 255]),
-    "8 bits": (8, 0, bytes([0] * 4 + [3] * 4 + [9] * 4 + [200] * 4), [3], [0, 255, 9, 200]),
-    "16 bits": (16, 0, np.repeat([0, 257, 32896, 65535], 4).astype(">u2").tobytes(), [32896], [0, 1, 255, 255]),
-    "16 bits, to 4095": (
-        16,
-        0,
-        np.repeat([0, 512, 65535, 4000], 4).astype(">u2").tobytes(),
-        [65535],
-        [0, 32, 255, 249],
-    ),
-    "16 bits, to 255": (16, 0, np.repeat([0, 10, 0, 250], 4).astype(">u2").tobytes(), [0], [255, 10, 255, 250]),
-    "16 bits, all": (16, 0, np.repeat([7] * 4, 4).astype(">u2").tobytes(), [7], [255] * 4),
-    "16 bits, colour": (
-        16,
-        2,
-        np.repeat([515, 257, 30840, 0], 12).astype(">u2").tobytes(),
-        [257] * 3,
-        [2, 255, 120, 0],
-    ),
+    2: (0, b"\x00\x55\xaa\xff", [1], [0, 255, 170, 255]),
+    4: (0, b"\x00\x00\x33\x33\x99\x99\xff\xff", [3], [0, 255, 153, 255]),
+    8: (0, bytes([0] * 4 + [3] * 4 + [9] * 4 + [200] * 4), [3], [0, 255, 9, 200]),
+    16: (0, np.repeat([0, 512, 65535, 4000], 4).astype(">u2").tobytes(), [65535], [0, 32, 255, 249]),
+    48: (2, np.repeat([515, 258, 30840, 0], 12).astype(">u2").tobytes(), [258] * 3, [2, 255, 120, 0]),
 }
 
 
-@pytest.mark.parametrize("name", KEYS)
-def test_the_transparent_value_of_a_png_of_any_depth_shows_white(tmp_path, name):
-    depth, kind, row, key, greys = KEYS[name]
-    (tmp_path / "k.png").write_bytes(
-        png((16, 16), depth, kind, row, chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)))
-    )
+@pytest.mark.parametrize("bits", KEYS)
+def test_the_transparent_value_of_a_png_of_any_depth_shows_white(tmp_path, bits):
+    kind, row, key, greys = KEYS[bits]
+    data = png((16, 16), min(bits, 16), kind, row, chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)))
+    (tmp_path / "k.png").write_bytes(data)
     pixels = decode(tmp_path / "k.png")
     assert pixels[:, 0, ::4].tolist() == [greys] * 3 and (pixels == pixels[:, :1]).all()
 
 
-TEXTS = {
-    "zTXt": lambda text: chunk(b"zTXt", b"a\0\0" + zlib.compress(text, 1)),
-    "iTXt": lambda text: chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(text, 1)),
-    "iCCP": lambda text: chunk(b"iCCP", b"a\0\0" + zlib.compress(text, 1)),
-}
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_a_large_text_or_profile_of_a_png_costs_no_image_and_hides_no_damage(tmp_path, name):
+@pytest.mark.parametrize("name, head", [(b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")])
+def test_a_large_text_or_profile_of_a_png_costs_no_image_and_hides_no_damage(tmp_path, name, head):
     path, row = tmp_path / "t.png", b"\x09" * 48
-    for size, reason in (1 << 21, ""), (1 << 26 | 1, "too large"):
-        text = TEXTS[name](bytes(size))
+    for size, is_read in (1 << 21, True), (1 << 26 | 1, False):
+        text = chunk(name, head + zlib.compress(bytes(size), 1))
         for data in png((16, 16), 8, 2, row, text), png((16, 16), 8, 2, row, after=text):
             path.write_bytes(data)
-            if reason:
-                with pytest.raises(ImageError, match=reason):
-                    decode(path)
-            else:
+            if is_read:
                 assert color(path) == [9, 9, 9]
                 path.write_bytes(data.replace(b"IDAT", b"IDAT\xff"))
-                with pytest.raises(ImageError):
-                    decode(path)
+            with pytest.raises(ImageError, match=None if is_read else "too large"):
+                decode(path)
 
 
 def test_the_first_frame_and_the_content_count(tmp_path):
@@ -219,57 +189,40 @@ def test_a_format_that_starts_another_program_is_refused(tmp_path):
 # 16 and 32 bits, floats
 
 
-RAMPS = {  # values along a row, and the greys that they stand for
-    "16 bits": (np.array([0, 257, 32896, 65535], np.uint16), [0, 1, 128, 255]),
-    "16 bits, to 4095": (np.array([0, 512, 2048, 4000], np.uint16), [0, 32, 128, 249]),
-    "16 bits, to 255": (np.array([0, 10, 128, 250], np.uint16), [0, 10, 128, 250]),
-    "16 bits, to 16383": (np.array([0, 1500, 3000, 12000], np.uint16), [0, 23, 47, 187]),
-    "16 bits, all but black": (np.array([0, 0, 1, 1], np.uint16), [0, 0, 1, 1]),
-    "32 bits, to 255": (np.array([0, 10, 128, 255], np.int32), [0, 10, 128, 255]),
-    "32 bits, to 65535": (np.array([0, 257, 32896, 65535], np.int32), [0, 1, 128, 255]),
-    "32 bits, large": (np.array([0, 10**8, 10**9, 2 * 10**9], np.int32), [0, 13, 128, 255]),
-    "32 bits, small": (np.array([0, 1, 2, 4], np.int32), [0, 64, 128, 255]),
-    "32 bits, negative": (np.array([-100, -50, 0, 100], np.int32), [0, 64, 128, 255]),
-    "float, to 1": (np.array([0, 0.25, 0.5, 0.75], np.float32), [0, 64, 128, 191]),
-    "float, to 255": (np.array([0, 64, 128, 200], np.float32), [0, 64, 128, 200]),
-    "float, just above 1": (np.array([0, 0.6, 0.9, 1.2], np.float32), [0, 128, 191, 255]),
-    "float, negative": (np.array([-1, -0.5, 0, 1], np.float32), [0, 64, 128, 255]),
-    "float, large": (np.array([0, 1e20, 1e30, 1e38], np.float32), [0, 0, 0, 255]),
-}
-
-
-@pytest.mark.parametrize("name", RAMPS)
-def test_more_than_eight_bits_are_scaled_by_their_range(tmp_path, name):
-    values, greys = RAMPS[name]
-    path = save(tmp_path, "deep.tif", Image.fromarray(np.tile(values.repeat(4), (16, 1))))
+@pytest.mark.parametrize("kind, values, greys", [
+    ("u2", [0, 257, 32896, 65535], [0, 1, 128, 255]),
+    ("u2", [0, 512, 2048, 4000], [0, 32, 128, 249]),  # 12 bits
+    ("u2", [0, 0, 1, 1], [0, 0, 1, 1]),
+    ("i4", [0, 257, 32896, 65535], [0, 1, 128, 255]),
+    ("i4", [-100, -50, 0, 100], [0, 64, 128, 255]),
+    ("f4", [0, 0.25, 0.5, 0.75], [0, 64, 128, 191]),
+    ("f4", [0, 0.6, 0.9, 1.2], [0, 128, 191, 255]),  # just above 1
+])  # fmt: skip
+def test_more_than_eight_bits_are_scaled_by_their_range(tmp_path, kind, values, greys):
+    path = save(tmp_path, "deep.tif", Image.fromarray(np.tile(np.array(values, kind).repeat(4), (16, 1))))
     pixels = decode(path)
     assert (pixels == pixels[:1, :1]).all() and is_close(pixels[0, 0, ::4], np.array(greys))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_floats_that_are_not_finite_are_left_out_by_name(tmp_path, capfd, value):
+def test_floats_that_are_not_finite_are_left_out_by_name(tmp_path, value):
     pixels = np.full((9, 9), 0.5, np.float32)
-    save(tmp_path, "p/A/good.tif", Image.fromarray(pixels))
     pixels[3, 3] = value
-    save(tmp_path, "p/A/bad.tif", Image.fromarray(pixels))
-    assert len(wikiart.WikiArtDataset(tmp_path / "p", S, cachedir=tmp_path / "cache")) == 1
-    assert capfd.readouterr().err.endswith('A/bad.tif" is left out: its pixel values are not finite\n')
+    with pytest.raises(ImageError, match="its pixel values are not finite"):
+        decode(save(tmp_path, "bad.tif", Image.fromarray(pixels)))
 
 
 # Orientation
 
 
-def white_left_half(folder, name, *more, kind=3, value=b"\6\0"):
-    """A picture 32 wide and 24 high with an orientation (kind, value) and more EXIF tags (tag, type, count, value)."""
-    entries, extra = sorted([(274, kind, 1 if kind != 2 else len(value), value), *more]), b""
-    block = b"II*\0" + struct.pack("<IH", 8, len(entries))
-    for tag, kind, count, value in entries:
-        place = struct.pack("<I", 8 + 2 + 12 * len(entries) + 4 + len(extra))
-        block += struct.pack("<HHI", tag, kind, count) + (value.ljust(4, b"\0") if len(value) <= 4 else place)
-        extra += value if len(value) > 4 else b""
-    pixels = np.zeros((24, 32, 3), np.uint8)
-    pixels[:, :16] = 255
-    return save(folder, name, Image.fromarray(pixels), exif=b"Exif\0\0" + block + bytes(4) + extra, quality=95)
+def exif(*tags):
+    """An EXIF block of tags: number, type, count and at most 4 bytes."""
+    entries = b"".join(struct.pack("<HHI4s", *tag) for tag in sorted(tags))
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+
+
+TURNED = exif((274, 3, 1, b"\6"))
+WHITE_LEFT_HALF = Image.fromarray(np.tile(np.uint8([255] * 16 + [0] * 16)[:, None], (24, 1, 3)))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -287,135 +240,59 @@ def test_the_exif_orientation_is_applied(tmp_path, orientation):
         assert is_close(decode(path), by_pillow(path))
 
 
-BAD_TAGS = {
-    "a rational as text": (282, 2, 8, b"72 dpi.\0"),
-    "a negative short": (259, 8, 1, struct.pack("<h", -1)),
-    "strip offsets as text": (273, 2, 8, b"offsets\0"),
-    "a folder of tags as text": (34665, 2, 8, b"offsets\0"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_TAGS)
-def test_a_bad_exif_tag_costs_neither_the_image_nor_its_orientation(tmp_path, name):
-    pixels = decode(white_left_half(tmp_path, "o.jpg", BAD_TAGS[name]))
+@pytest.mark.parametrize("tag", [(282, 2, 4, b"72\0"), (259, 8, 1, b"\xff\xff")])
+def test_a_bad_exif_tag_costs_neither_the_image_nor_its_orientation(tmp_path, tag):
+    """A rational as text, a negative short: Pillow cannot write such tags again."""
+    pixels = decode(save(tmp_path, "o.jpg", WHITE_LEFT_HALF, exif=exif((274, 3, 1, b"\6"), tag), quality=95))
     assert pixels[:, :6].min() > 240 and pixels[:, 10:].max() < 15  # turned: the left is now the top
 
 
-@pytest.mark.parametrize("kind, value", [(2, b"upright\0"), (8, b"\xff\xff"), (3, b"\x09\0")])
+@pytest.mark.parametrize("kind, value", [(2, b"u\0"), (8, b"\xff\xff"), (3, b"\x09\0")])
 def test_an_image_with_a_bad_orientation_is_read_as_it_is_with_a_warning(tmp_path, capfd, kind, value):
-    white_left_half(tmp_path / "p", "A/o.jpg", kind=kind, value=value)
+    save(tmp_path / "p", "A/o.jpg", WHITE_LEFT_HALF, exif=exif((274, kind, 1, value)), quality=95)
     (pixels, _) = wikiart.WikiArtDataset(tmp_path / "p", S, cachedir=tmp_path / "cache")[0]
     assert pixels[:, :, :6].min() > 240 and pixels[:, :, 10:].max() < 15
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("warning: ") and 'A/o.jpg" is read without its EXIF orientation: ' in line
 
 
-# Colour profiles, written by hand: ICC.1:2001-04, s15Fixed16 numbers and tables of 8 bits
+# Colour profiles
 
 
-def profile(space, tags):
-    """An ICC profile of a device space ("RGB ", "CMYK"), its tags by signature."""
-    pcs = b"Lab " if b"A2B0" in tags else b"XYZ "
-    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(79), **tags}
-    table, body, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
-    for name, data in tags.items():
-        table += name + struct.pack(">II", start + len(body), len(data))
-        body += data + bytes(-len(data) % 4)
-    kind = b"prtr" if space == b"CMYK" else b"mntr"
-    white = struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
-    head = struct.pack(">I", start + len(body)) + bytes(4) + b"\x02\x40\0\0" + kind + space + pcs + bytes(12) + b"acsp"
-    return (head + bytes(28) + white).ljust(128, b"\0") + table + body
+def profile(name):
+    """An sRGB profile with red and green swapped, and another name, of 13 letters."""
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    icc = icc.replace(b"rXYZ", b"-XYZ").replace(b"gXYZ", b"rXYZ").replace(b"-XYZ", b"gXYZ")
+    return icc.replace("sRGB built-in".encode("utf-16-be"), name.ljust(13).encode("utf-16-be"))
 
 
-def xyz(values):
-    return b"XYZ " + bytes(4) + b"".join(struct.pack(">i", round(65536 * value)) for value in values)
+SWAPPED = profile("swapped")
 
 
-def matrix_profile(primaries, gamma):
-    """An RGB profile from its primaries' XYZ values under D50 and a gamma."""
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(256 * gamma))
-    tags = {b"wtpt": xyz((0.9642, 1.0, 0.8249)), **{bytes([name]) + b"TRC": curve for name in b"rgb"}}
-    return profile(
-        b"RGB ", tags | {name + b"XYZ": xyz(v) for name, v in zip((b"r", b"g", b"b"), primaries, strict=True)}
-    )
+@pytest.mark.parametrize("name", ["p.png", "p.tif", "p.webp", "alpha.png"])
+def test_a_profile_decodes_to_the_srgb_colours_that_it_stands_for(tmp_path, name):
+    image = Image.new("RGBA" if name == "alpha.png" else "RGB", (9, 9), (180, 120, 90))
+    got = color(save(tmp_path, name, image, icc_profile=SWAPPED, **({"lossless": True} if "webp" in name else {})))
+    assert is_close(np.array(got), np.array([120, 180, 90]), 2)
 
 
-SRGB = np.array([[0.4361, 0.2225, 0.0139], [0.3851, 0.7169, 0.0971], [0.1431, 0.0606, 0.7141]])  # rows: R, G, B in XYZ
-WIDE = {  # published primaries, adapted to D50, and gamma
-    "Adobe RGB": (np.array([[0.6097, 0.3111, 0.0195], [0.2053, 0.6257, 0.0609], [0.1492, 0.0632, 0.7446]]), 563 / 256),
-    "Display P3": (np.array([[0.5151, 0.2412, -0.0011], [0.2920, 0.6922, 0.0419], [0.1571, 0.0666, 0.7841]]), 2.2),
-}
-D50 = np.array([0.9642, 1.0, 0.8249])
+def test_a_profile_that_is_srgb_damaged_or_unfitting_changes_nothing(tmp_path):
+    image = Image.new("RGB", (9, 9), (180, 120, 90))
+    for icc in profile("sRGB"), b"junk", SWAPPED[:200], SWAPPED[:130] + b"\xff" * 200:
+        assert color(save(tmp_path, "a.png", image, icc_profile=icc)) == [180, 120, 90]
+    assert color(save(tmp_path, "grey.png", Image.new("L", (9, 9), 77), icc_profile=SWAPPED)) == [77] * 3
+    linear = color(save(tmp_path, "a.png", image, icc_profile=profile("Linear sRGB")))  # its name has sRGB in it
+    assert is_close(np.array(linear), np.array([120, 180, 90]), 2)
 
 
-def to_srgb(xyz):
-    """XYZ under D50 as sRGB values from 0 to 255 (IEC 61966-2-1)."""
-    linear = (xyz @ np.linalg.inv(SRGB)).clip(0, 1)
-    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-
-
-COLORS = [(128, 128, 128), (180, 120, 90), (90, 130, 60), (60, 70, 150), (200, 190, 120)]
-
-
-@pytest.mark.parametrize("name", WIDE)
-@pytest.mark.parametrize("given", COLORS)
-def test_a_profile_decodes_to_the_srgb_colours_that_it_stands_for(tmp_path, name, given):
-    primaries, gamma = WIDE[name]
-    expected = to_srgb((np.array(given) / 255) ** gamma @ primaries)
-    image, icc = Image.new("RGB", (9, 9), given), matrix_profile(primaries, gamma)
-    for file in "p.png", "p.tif", "p.webp":
-        got = color(save(tmp_path, file, image, icc_profile=icc, **({"lossless": True} if file == "p.webp" else {})))
-        assert is_close(np.array(got), expected, 2), (got, expected)
-    got = color(save(tmp_path, "alpha.png", image.convert("RGBA"), icc_profile=icc))
-    assert is_close(np.array(got), expected, 2)
-    if given != (128, 128, 128):  # without the profile, colours would be others
-        assert not is_close(np.array(given), expected, 2)
-
-
-def test_a_cmyk_scan_decodes_by_its_profile(tmp_path):
-    """The corners of a table of 2 x 2 x 2 x 2 Lab colours; a full cyan is not Pillow's (0, 255, 255)."""
-    inks = {(255, 0, 0, 0): (60, -20, -30), (0, 255, 0, 0): (48, 50, -3), (0, 0, 255, 0): (85, -5, 60)}
-    table = bytes(
-        byte for i in range(16) for byte in (lambda lab: (round(2.55 * lab[0]), 128 + lab[1], 128 + lab[2]))(
-            inks.get(tuple(255 * (i >> shift & 1) for shift in (3, 2, 1, 0)), (100, 0, 0) if i == 0 else (0, 0, 0))
-        )
-    )  # fmt: skip
-    ramp = bytes(range(256))
-    unit = b"".join(struct.pack(">i", 65536 * (i % 4 == 0)) for i in range(9))
-    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + unit + 4 * ramp + table + 3 * ramp
-    icc = profile(b"CMYK", {b"A2B0": lut, b"wtpt": xyz(D50)})
-    for ink, (lightness, a, b) in [*inks.items(), ((0, 0, 0, 0), (100, 0, 0))]:
-        f = (lightness + 16) / 116 + np.array([a / 500, 0, -b / 200])
-        expected = to_srgb(np.where(f > 6 / 29, f**3, (f - 4 / 29) * 3 * (6 / 29) ** 2) * D50)
-        for name in "scan.jpg", "scan.tif":
-            path = save(tmp_path, name, Image.new("CMYK", (16, 16), ink), icc_profile=icc)
-            assert is_close(np.array(color(path)), expected, 4), (ink, color(path), expected)
-
-
-def test_an_srgb_a_damaged_and_an_unfitting_profile_change_nothing(tmp_path):
-    image = Image.new("RGB", (9, 9), COLORS[1])
-    srgb, wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), matrix_profile(*WIDE["Adobe RGB"])
-    for icc in srgb, b"junk", wide[:200], wide[:130] + b"\xff" * 200, profile(b"RGB ", {}), profile(b"CMYK", {}):
-        assert color(save(tmp_path, "a.png", image, icc_profile=icc)) == list(COLORS[1])
-    assert color(save(tmp_path, "grey.png", Image.new("L", (9, 9), 77), icc_profile=wide)) == [77] * 3
-
-
-def test_linear_srgb_is_converted_whatever_its_name_has_in_it(tmp_path):
-    name = struct.pack(">I", 12) + b"Linear sRGB\0" + bytes(72)
-    icc = matrix_profile(SRGB, 1.0).replace(struct.pack(">I", 5) + b"test\0" + bytes(79), name)
-    assert ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(icc))).strip() == "Linear sRGB"
-    got = color(save(tmp_path, "a.png", Image.new("RGB", (9, 9), (60, 60, 60)), icc_profile=icc))
-    assert is_close(np.array(got), to_srgb(np.full(3, 60 / 255) @ SRGB), 2) and got[0] > 120
+def test_a_cmyk_profile_is_applied_to_the_inks(tmp_path, monkeypatch):
+    modes = []
+    monkeypatch.setattr(ImageCms, "buildTransform", lambda *given: modes.append(given[2:]))
+    decode(save(tmp_path, "scan.jpg", Image.new("CMYK", (9, 9)), icc_profile=profile("CMYK")))
+    assert modes == [("CMYK", "RGB")]
 
 
 # Broken files: named, left out, and the rest goes on
-
-
-def make_bomb(path, good):
-    """A header that claims 900 million pixels."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    path.write_bytes(data + struct.pack(">I", 0) + b"IDAT" + bytes(4))
 
 
 BROKEN = {
@@ -424,7 +301,7 @@ BROKEN = {
     "empty": lambda path, good: path.write_bytes(b""),
     "dangling": lambda path, good: path.symlink_to("nowhere.jpg"),
     "pipe": lambda path, good: os.mkfifo(path),
-    "bomb": make_bomb,
+    "bomb": lambda path, good: path.write_bytes(png((30_000, 30_000), 1, 0, b"")),
 }
 
 
@@ -435,6 +312,7 @@ def test_a_broken_image_is_named_in_a_warning_and_left_out(tmp_path, capfd, kind
     BROKEN[kind](folder / "A" / "1b.jpg", good.read_bytes())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # Python 3.12
         for _ in range(2):  # decoded, and from the cache
             dataset = wikiart.WikiArtDataset(folder, S, cachedir=tmp_path / "cache")
             names = [os.path.relpath(path, folder) for path in dataset.paths]
@@ -458,18 +336,10 @@ def test_a_pipe_that_is_named_itself_is_not_waited_for(tmp_path):
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried")])
 @pytest.mark.parametrize("place, name", [(Image.Image, "transpose"), (ImageFile.ImageFile, "load")])
 def test_an_image_is_not_left_out_for_want_of_memory(error, place, name, tmp_path, monkeypatch, refused):
-    exif = Image.Exif()
-    exif[274] = 6
-    for style in "A", "B":
-        (tmp_path / "p" / style).mkdir(parents=True)
-        Image.new("RGB", (40, 30)).save(tmp_path / "p" / style / "0.jpg", exif=exif)
-    monkeypatch.setattr(place, name, lambda *_, **__: raising(error))
+    path = save(tmp_path, "p/A/0.jpg", Image.new("RGB", (40, 30)), exif=TURNED)
+    monkeypatch.setattr(place, name, Mock(side_effect=error))
     line = refused(trainpart1, *jobs.flags(tmp_path / "p", tmp_path / "out"))
-    assert line.startswith(f'out of memory while "{tmp_path / "p" / "A" / "0.jpg"}" is decoded; a smaller'), line
-
-
-def raising(error: Exception) -> None:
-    raise error
+    assert line.startswith(f'out of memory while "{path}" is decoded; a smaller'), line
 
 
 def test_half_broken_goes_on_and_more_is_an_error(workdir, refused, paint):
@@ -483,26 +353,19 @@ def test_half_broken_goes_on_and_more_is_an_error(workdir, refused, paint):
     assert not (workdir / "out").exists()
 
 
-TURNED = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"  # orientation 6
+def encoded(name, image, **options):
+    file = io.BytesIO()
+    image.save(file, Image.registered_extensions()[os.path.splitext(name)[1]], **options)
+    return file.getvalue()
 
 
-def seeds():
-    """Small files of several formats and modes, by name."""
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8))
-    icc = matrix_profile(*WIDE["Adobe RGB"])
-    kinds = {
-        "a.jpg": (noise, {"icc_profile": icc, "exif": TURNED}), "b.jpg": (noise.convert("CMYK"), {}),
-        "c.png": (noise, {"icc_profile": icc}), "d.png": (noise.quantize(16), {"transparency": 3}),
-        "e.webp": (noise.convert("RGBA"), {}), "f.gif": (noise.quantize(16), {}), "g.bmp": (noise, {}),
-        "h.tif": (noise, {}), "i.tif": (noise.convert("F"), {}),
-    }  # fmt: skip
-    for name, (image, options) in kinds.items():
-        file = io.BytesIO()
-        image.save(file, Image.registered_extensions()[os.path.splitext(name)[1]], **options)
-        yield name, file.getvalue()
-
-
-SEEDS = dict(seeds())
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8))
+SEEDS = {  # small files of several formats and modes
+    "a.jpg": (NOISE, {"icc_profile": SWAPPED, "exif": TURNED}), "b.jpg": (NOISE.convert("CMYK"), {}),
+    "c.png": (NOISE, {"icc_profile": SWAPPED}), "d.png": (NOISE.quantize(16), {"transparency": 3}),
+    "e.webp": (NOISE.convert("RGBA"), {}), "f.gif": (NOISE.quantize(16), {}), "g.bmp": (NOISE, {}),
+    "h.tif": (NOISE, {}), "i.tif": (NOISE.convert("F"), {}),
+}  # fmt: skip
 CHANGE = st.tuples(
     st.floats(0, 1), st.sampled_from(["set", "insert", "drop", "cut"]), st.binary(min_size=1, max_size=8)
 )
@@ -512,7 +375,8 @@ CHANGE = st.tuples(
 @settings(max_examples=150, deadline=None, database=None, derandomize=True)
 @given(st.sampled_from(list(SEEDS)), st.lists(CHANGE, min_size=1, max_size=4), st.booleans())
 def test_any_damage_gives_pixels_or_a_reason(tmp_path_factory, name, changes, in_header):
-    data = bytearray(SEEDS[name])
+    image, options = SEEDS[name]
+    data = bytearray(encoded(name, image, **options))
     for share, way, value in changes:
         place = int(share * min(len(data), 300 if in_header else len(data)))
         if way == "cut":
@@ -612,7 +476,7 @@ def test_a_changed_folder_is_decoded_anew_and_the_old_cache_removed(
 
 
 @pytest.mark.parametrize("suffix", [".uint8", ".json"])
-@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b""), lambda p: os.truncate(p, 9)])
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: os.truncate(path, 9)])
 def test_a_damaged_cache_is_made_anew(folder, load, tmp_path, suffix, damage):
     first = load(folder).images.clone()
     (file,) = (tmp_path / "cache").glob(f"*{suffix}")

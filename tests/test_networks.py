@@ -60,7 +60,7 @@ def test_a_new_trunk_learns_without_correlations_and_the_images_statistics_and_a
     torch.manual_seed(0)
     model, images = wikiart.make_classifier("residual", 3, 32), torch.rand(6, 3, 32, 32)
     correlations = 32 * 31 // 2 + 64 * 63 // 2
-    own = model.head.weight[:, -correlations - description.STYLE - description.STROKES :]
+    own = model.head.weight[:, -correlations - description.COLOUR_AND_TEXTURE - description.EDGES :]
     assert not own.any() and model.head.weight[:, -own.shape[1] - 1].all()
     plain = model(images)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from support.training import history
 
 pytestmark = pytest.mark.figures
 
-ROWS = [{"epoch": i, "training_loss": 1 / i, "accuracy": 0.1 * i} for i in (1, 2, 3)]
+ROWS = [{"epoch": i, "kind": "epoch", "training_loss": 1 / i, "accuracy": 0.1 * i} for i in (1, 2, 3)]
 PANELS = {"loss": {"training_loss": "training", "validation_loss": "never measured"}, "share": {"accuracy": "accuracy"}}
 
 
@@ -31,22 +31,11 @@ def test_a_users_matplotlib_settings_do_not_matter(tmp_path):
 
 
 def test_a_figure_that_fails_is_seen_after_the_training_is_kept(tmp_path, monkeypatch):
-    real, paintings = plotting.write, jobs.paint(tmp_path / "train", {"Baroque": 9, "Cubism": 4})
-
-    def write(path, figure):
-        if path.name == "training_part1.png":
-            raise RuntimeError("a bug")
-        real(path, figure)
-
-    monkeypatch.setattr(plotting, "write", write)
-    with pytest.raises(RuntimeError, match="a bug"):
+    paintings = jobs.paint(tmp_path / "train", {"Baroque": 9, "Cubism": 4})
+    monkeypatch.setattr(plotting, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
         jobs.call("trainpart1", *jobs.flags(paintings, tmp_path, "--architecture", "three_conv"))
-    assert (tmp_path / "wikiart.pth").exists() and not (tmp_path / "training_part1.png").exists()
-
-
-def test_a_figure_has_a_bounded_size(tmp_path):
-    for width, height, dpi in (5, 4, 100), (500, 4, 8), (4, 800, 5):
-        assert plotting.new(width, height, 100).dpi == pytest.approx(dpi)
+    assert (tmp_path / "wikiart.pth").exists()
 
 
 def test_an_error_does_not_keep_other_figures_from_being_written(tmp_path):
@@ -119,15 +108,15 @@ def test_a_font_that_is_missing_is_named_once_and_none_is_looked_for_without_nee
     assert drawn(tmp_path, "Caf\xe9 \u0416\u03a9 $x", "\u65e5") and capsys.readouterr().err == ""
 
 
-def test_any_name_is_drawn(tmp_path, recwarn):
+def test_any_name_is_drawn_in_a_figure_of_bounded_size(tmp_path, recwarn):
     assert plotting.caption("Ukiyo_e") == "Ukiyo e" and plotting.caption("a\nb\x1b[31m").isprintable()
     assert len(plotting.caption("x" * 200)) == 40 and plotting.caption("x" * 40) == "x" * 40
-    figure = plotting.new(2, 2, 50)
+    figure = plotting.new(400, 2, 50)
     figure.suptitle("\N{KANGXI RADICAL ONE}", parse_math=False)
     plotting.write(tmp_path / "a.png", figure)
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
     with Image.open(tmp_path / "a.png") as image:
-        assert (image.format, image.size) == ("PNG", (100, 100))
+        assert (image.format, image.size) == ("PNG", (4000, 20))
 
 
 def test_curves_show_what_was_measured():
@@ -136,14 +125,7 @@ def test_curves_show_what_was_measured():
     assert line.get_label() == "training"
     assert np.allclose(line.get_xydata(), [[row["epoch"], row["training_loss"]] for row in ROWS])
     assert (left.get_ylabel(), right.get_ylabel()) == ("loss", "share")
-    (only,) = history.draw([{"epoch": 1, "training_loss": 1.0}], PANELS, "A title").axes  # nothing was held out
-    before = history.draw([{"epoch": 0, "accuracy": 0.5}, *ROWS], PANELS, "A title").axes
+    (only,) = history.draw([{"epoch": 1, "kind": "epoch", "training_loss": 1.0}], PANELS, "A title").axes
+    before = history.draw([{"epoch": 0, "kind": "start", "accuracy": 0.5}, *ROWS], PANELS, "A title").axes
     assert [axes.get_xlabel() for axes in before] == ["epoch", "epoch (0: before training)"]
     assert only.get_ylabel() == "loss" and [tick for tick in only.get_xticks() if tick % 1] == []
-
-
-def test_an_epoch_is_one_printed_line(capsys):
-    row = {"epoch": 2, "learning_rate": 0.1, "training_loss": 0.51234567, "macro_f1": 0.25}
-    history.say_epoch(row, 9, 1234.5, 75, "  -> wikiart.pth")
-    line = "epoch 2/9  training loss 0.5123  macro f1 25.0%  1,234 paintings/s  1:15 left  -> wikiart.pth\n"
-    assert capsys.readouterr().out == line

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 import unicodedata
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "data" / "wikiart" / "prepare.py"
+SCRIPT = jobs.ROOT / "data" / "wikiart" / "prepare.py"
 COUNTS = {"Baroque": 20, "Pop Art's": 10, "Живопись": 5}  # a plain name, one with a space and a quote, a non-Latin one
 
 
@@ -28,36 +28,43 @@ def prepare():
     return module
 
 
-def paint(path, seed):
-    """A small picture that only this seed paints, kept without loss."""
+def paint(path, seed, crop=0.0, mirror=False):
+    """A smooth picture that only this seed paints; `crop` leaves a share off each side, as another photograph would."""
+    small = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((100, 120), Image.Resampling.BICUBIC)
+    image = ImageOps.mirror(image) if mirror else image
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(path)
+    image.crop((100 * crop, 120 * crop, 100 - 100 * crop, 120 - 120 * crop)).save(path, quality=70)
 
 
 @pytest.fixture
 def source(tmp_path):
-    """A folder of three styles, every picture another one."""
+    """A folder of three styles, every picture another one; a style's name may be in both forms of Unicode."""
     folder = tmp_path / "source"
     for number, (style, count) in enumerate(COUNTS.items()):
         for i in range(count):
-            paint(folder / style / f"painting {i:02d}.png", 1000 * number + i)
+            form = unicodedata.normalize("NFD" if i % 2 else "NFC", style)
+            paint(folder / form / f"painting {i:02d}.jpg", 1000 * number + i)
     return folder
 
 
 def layout(out):
     """Side -> the paths below it, each of which has to be a relative link to a picture."""
-    for path in out.rglob("*"):
-        if not path.is_dir():
-            assert path.is_symlink() and path.is_file()
-            assert not os.path.isabs(os.readlink(path))
-    return {
-        side: sorted(str(p.relative_to(out / side)) for p in (out / side).rglob("*.*") if p.is_file())
-        for side in ("train", "test")
-    }
+    links = [path for path in sorted(out.rglob("*")) if not path.is_dir()]
+    assert all(path.is_symlink() and path.is_file() and not os.path.isabs(os.readlink(path)) for path in links)
+    sides = {"train": [], "test": []}
+    for link in links:
+        side, *path = link.relative_to(out).parts
+        sides[side].append("/".join(path))
+    return sides
+
+
+def side_of(out):
+    return {Path(path).name: side for side, paths in layout(out).items() for path in paths}
 
 
 def per_style(paths):
-    return {style: sum(Path(path).parts[0] == style for path in paths) for style in COUNTS}
+    return Counter(unicodedata.normalize("NFC", path.split("/")[0]) for path in paths)
 
 
 def test_split_is_stratified_seeded_and_whole(prepare, source, tmp_path, capsys):
@@ -65,16 +72,14 @@ def test_split_is_stratified_seeded_and_whole(prepare, source, tmp_path, capsys)
     for name, options in {"a": [], "b": [], "c": ["--seed", "7"], "d": ["--test_share", "0.4"]}.items():
         prepare.main([str(source), str(tmp_path / name), *options])
         sides[name] = layout(tmp_path / name)
-    size = prepare.settings.read_config(ROOT / "data" / "wikiart" / "config.json")["image_size"]
-    assert size == prepare.COMPARED_SIZE
-    everything = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
+    assert prepare.settings.read_config(SCRIPT.with_name("config.json"))["image_size"] == prepare.COMPARED_SIZE
     for each in sides.values():
-        assert sorted(each["train"] + each["test"]) == everything
+        assert per_style(each["train"] + each["test"]) == COUNTS
     assert per_style(sides["a"]["test"]) == {"Baroque": 2, "Pop Art's": 1, "Живопись": 1}
     assert per_style(sides["d"]["test"]) == {"Baroque": 8, "Pop Art's": 4, "Живопись": 2}
     assert sides["a"] == sides["b"] != sides["c"]
     out = capsys.readouterr().out
-    assert f'"{source}": 35 images, 3 styles' in out
+    assert f'"{source}": 35 images, 3 styles' in out and "styles without an image: 0\n" in out
     assert f'"{tmp_path / "a" / "train"}": 31 links, 3 styles' in out
     assert f'"{tmp_path / "a" / "test"}": 4 links, 3 styles' in out
     (tmp_path / "elsewhere").mkdir()
@@ -83,31 +88,22 @@ def test_split_is_stratified_seeded_and_whole(prepare, source, tmp_path, capsys)
     assert layout(tmp_path / "elsewhere" / "a") == sides["a"]  # relative links: both can move together
 
 
-def test_identical_images_stand_once_and_contradictions_nowhere(prepare, source, tmp_path, capsys):
+def test_copies_stand_once_and_contradictions_and_broken_images_nowhere(prepare, source, tmp_path, capsys):
     for i in range(20):  # every picture of the style twice: a draw that forgot to compare would put some on both sides
-        paint(source / "Baroque" / f"copy {i:02d}.png", i)
-    shutil.copy(source / "Pop Art's" / "painting 03.png", source / "Живопись" / "also here.png")
+        paint(source / "Baroque" / f"copy {i:02d}.jpg", i)
+    shutil.copy(source / "Pop Art's" / "painting 03.jpg", source / "Живопись" / "also here.jpg")
+    whole = (source / "Pop Art's" / "painting 00.jpg").read_bytes()
+    (source / "Baroque" / "broken.jpg").write_bytes(b"no picture at all")
+    (source / "Baroque" / "half.jpg").write_bytes(whole[: len(whole) // 2])
     prepare.main([str(source), str(tmp_path / "out"), "--test_share", "0.5"])
     sides = layout(tmp_path / "out")
-    every = [Path(path) for path in sides["train"] + sides["test"]]
-    assert sum(path.parts[0] == "Baroque" for path in every) == 20
-    assert not {"also here.png"} & {path.name for path in every}
-    assert Path("Pop Art's/painting 03.png") not in every
-    out = capsys.readouterr().out
+    assert per_style(sides["train"] + sides["test"]) == {"Baroque": 20, "Pop Art's": 9, "Живопись": 5}
+    assert not {"also here.jpg", "broken.jpg", "half.jpg"} & side_of(tmp_path / "out").keys()
+    out, err = capsys.readouterr()
     assert "copies of another image of their style: 20 (" in out
-    assert 'identical in two styles: 2 ("Pop Art\'s/painting 03.png"; "Живопись/also here.png")' in out
-
-
-def test_undecodable_images_are_named_and_left_out(prepare, source, tmp_path, capsys):
-    (source / "Baroque" / "broken.jpg").write_bytes(b"no picture at all")
-    whole = (source / "Baroque" / "painting 01.png").read_bytes()
-    (source / "Baroque" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    prepare.main([str(source), str(tmp_path / "out")])
-    printed = capsys.readouterr()
-    for name in ("broken.jpg", "cut.png"):
-        assert sum(f'{name}" is left out: ' in line for line in printed.err.splitlines()) == 1
-        assert not list((tmp_path / "out").rglob(name))
-    assert 'cannot be decoded: 2 ("Baroque/broken.jpg"; "Baroque/cut.png")' in printed.out
+    assert 'identical in two styles: 2 ("Pop Art\'s/painting 03.jpg"; "Живопись/also here.jpg")' in out
+    assert 'cannot be decoded: 2 ("Baroque/broken.jpg"; "Baroque/half.jpg")' in out
+    assert [err.count(f'{name}" is left out: ') for name in ("broken.jpg", "half.jpg")] == [1, 1]
 
 
 def write_lists(folder, train, test):
@@ -120,48 +116,43 @@ def write_lists(folder, train, test):
 
 
 def test_lists_with_copies_conflicts_and_a_style_for_test_alone(prepare, source, tmp_path, capsys):
-    shutil.copy(source / "Baroque" / "painting 00.png", source / "Baroque" / "twin.png")
-    baroque = [f"Baroque/painting {i:02d}.png" for i in range(6)]
-    options = write_lists(
-        tmp_path, baroque[:4] + ["Baroque/painting 05.png", "Baroque/gone.png"], baroque[3:] + ["Baroque/twin.png"]
-    )
-    with open(tmp_path / "test.csv", "a") as file:
-        file.write("Живопись/painting 00.png,2\n")
-    prepare.main([str(source), str(tmp_path / "out"), *options])
-    assert layout(tmp_path / "out") == {"train": baroque[1:3], "test": [*baroque[3:], "Baroque/twin.png"]}
+    shutil.copy(source / "Baroque" / "painting 00.jpg", source / "Baroque" / "twin.jpg")
+    paint(source / "Baroque" / "mirrored.jpg", 5, mirror=True)
+    baroque = [f"Baroque/painting {i:02d}.jpg" for i in range(6)]
+    train = [*baroque[:4], baroque[5], "Baroque/mirrored.jpg", "Baroque/gone.jpg"]
+    test = [*baroque[3:], "Baroque/twin.jpg", "Живопись/painting 00.jpg"]
+    prepare.main([str(source), str(tmp_path / "out"), *write_lists(tmp_path, train, test)])
+    assert layout(tmp_path / "out") == {"train": baroque[1:3], "test": [*baroque[3:], "Baroque/twin.jpg"]}
     out = capsys.readouterr().out
-    assert 'copies of another image of their style: 1 ("Baroque/painting 00.png")' in out
-    assert 'in both lists, taken for test: 2 ("Baroque/painting 03.png"; "Baroque/painting 05.png")' in out
-    assert 'no training image of their style: 1 ("Живопись/painting 00.png")' in out
+    assert 'copies of another image of their style: 1 ("Baroque/painting 00.jpg")' in out
+    assert 'near-duplicates of test images: 1 ("Baroque/mirrored.jpg")' in out
+    assert 'in both lists, taken for test: 2 ("Baroque/painting 03.jpg"; "Baroque/painting 05.jpg")' in out
+    assert 'no training image of their style: 1 ("Живопись/painting 00.jpg")' in out
     assert "styles without an image: 2 (" in out
-    assert 'train.csv: missing files: 1 ("Baroque/gone.png")' in out
+    assert 'train.csv: missing files: 1 ("Baroque/gone.jpg")' in out
     assert "left out, in no list: 28 (" in out
 
 
 def test_rows_find_files_whose_accents_were_garbled(prepare, source, tmp_path, capsys):
-    rows = ["Baroque/joaqu\xe3\xadn-beach.png", "Baroque/cafe\u0301.png", "Baroque/dürer.png"]
-    files = ["Baroque/joaquπ¡n-beach.png", "Baroque/caf\xe9.png", "Baroque/dürer.png"]
+    rows = ["Baroque/joaqu\xe3\xadn-beach.jpg", "Baroque/cafe\u0301.jpg", "Baroque/dürer.jpg"]
+    files = ["Baroque/joaquπ¡n-beach.jpg", "Baroque/caf\xe9.jpg", "Baroque/dürer.jpg"]
     for i, file in enumerate(files):
         paint(source / file, 9000 + i)
-    options = write_lists(tmp_path, rows, ["Baroque/painting 01.png"])
+    options = write_lists(tmp_path, rows, ["Baroque/painting 01.jpg"])
     prepare.main([str(source), str(tmp_path / "out"), *options])
     assert layout(tmp_path / "out")["train"] == sorted(files)
     assert "matched by their letters without accents: 2 (" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        ("Baroque/painting 00.png\n", 'train.csv: line 1: got "Baroque/painting 00.png", expected path,class index'),
-        ("Baroque/painting 00.png,0\n\npath,class\n", 'train.csv: line 3: got "path,class"'),
-        ("Baroque/gone.png,0\n", "train.csv: none of its 1 images is in SOURCE"),
-    ],
-)
-def test_bad_lists(prepare, source, tmp_path, refused, rows, said):
-    options = write_lists(tmp_path, [], ["Baroque/painting 01.png"])
-    (tmp_path / "train.csv").write_text(rows)
-    assert said in refused(prepare, source, tmp_path / "out", *options)
-    assert not (tmp_path / "out").exists()
+def test_bad_lists(prepare, source, tmp_path, refused):
+    options = write_lists(tmp_path, [], ["Baroque/painting 01.jpg"])
+    for rows, said in (
+        ("Baroque/painting 00.jpg\n", 'line 1: got "Baroque/painting 00.jpg", expected path,class index'),
+        ("Baroque/painting 00.jpg,0\n\npath,class\n", 'line 3: got "path,class"'),
+        ("Baroque/gone.jpg,0\n", "none of its 1 images is in SOURCE"),
+    ):
+        (tmp_path / "train.csv").write_text(rows)
+        assert f"train.csv: {said}" in refused(prepare, source, tmp_path / "out", *options)
 
 
 def test_bad_arguments(prepare, source, tmp_path, refused):
@@ -177,41 +168,17 @@ def test_bad_arguments(prepare, source, tmp_path, refused):
     assert "prepare.py: " in refused(prepare, source)
     assert "is inside SOURCE" in refused(prepare, source, source / "out")
     for i in range(2):
-        paint(tmp_path / "few" / f"style {i}" / "a.png", i)
+        paint(tmp_path / "few" / f"style {i}" / "a.jpg", i)
     assert "too few" in refused(prepare, tmp_path / "few", out)
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))
 
 
-def test_out_must_be_new_or_empty(prepare, source, tmp_path, refused):
-    out = tmp_path / "out"
-    paint(out / "mine.png", 1)
-    assert "is not empty" in refused(prepare, source, out)
-    assert "cannot be written: Not a directory" in refused(prepare, source, out / "mine.png")
-    assert [path.name for path in out.iterdir()] == ["mine.png"]
-    (out / "mine.png").unlink()
-    prepare.main([str(source), str(out)])
-    assert len(layout(out)["train"]) == 31
-
-
-def photo(path, seed, crop=0.0, mirror=False):
-    """A smooth picture that only this seed paints; `crop` cuts a share off each side, as another photograph would."""
-    small = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
-    image = Image.fromarray(small).resize((100, 120), Image.Resampling.BICUBIC)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = ImageOps.mirror(image) if mirror else image
-    image.crop((100 * crop, 120 * crop, 100 - 100 * crop, 120 - 120 * crop)).save(path, quality=70)
-
-
-def side_of(out):
-    return {Path(path).name: side for side, paths in layout(out).items() for path in paths}
-
-
 def test_near_duplicates_stay_on_one_side(prepare, tmp_path, capsys):
     source = tmp_path / "source"
     for i in range(30):
-        photo(source / "Baroque" / f"a{i}.jpg", i)
-        photo(source / ("Baroque" if i % 2 else "Rococo") / f"b{i}.jpg", i, crop=0.02, mirror=i % 3 == 0)
+        paint(source / "Baroque" / f"a{i}.jpg", i)
+        paint(source / ("Baroque" if i % 2 else "Rococo") / f"b{i}.jpg", i, crop=0.02, mirror=i % 3 == 0)
     for seed in range(3):
         out = tmp_path / f"out {seed}"
         prepare.main([str(source), str(out), "--test_share", "0.5", "--seed", str(seed)])
@@ -221,35 +188,12 @@ def test_near_duplicates_stay_on_one_side(prepare, tmp_path, capsys):
     assert "near-duplicates of each other, kept on one side: 60 (" in capsys.readouterr().out
 
 
-def test_a_style_in_two_unicode_forms_is_one_style(prepare, tmp_path, capsys):
-    for i in range(10):
-        paint(tmp_path / "source" / unicodedata.normalize("NFD" if i % 2 else "NFC", "Café") / f"{i}.png", i)
-        paint(tmp_path / "source" / "Baroque" / f"{10 + i}.png", 10 + i)
-    prepare.main([str(tmp_path / "source"), str(tmp_path / "out"), "--test_share", "0.1"])
-    sides = side_of(tmp_path / "out")
-    assert [sides[f"{i}.png"] for i in range(10)].count("test") == 1
-    printed = capsys.readouterr().out
-    assert "18 links, 2 styles" in printed and "styles without an image: 0\n" in printed
-
-
-def test_lists_train_on_no_near_duplicate_of_a_test_image(prepare, tmp_path, capsys):
-    for i in range(6):
-        photo(tmp_path / "source" / "Baroque" / f"a{i}.jpg", i)
-    photo(tmp_path / "source" / "Baroque" / "copy.jpg", 4, crop=0.02)
-    photo(tmp_path / "source" / "Baroque" / "mirrored.jpg", 5, mirror=True)
-    rows = [f"Baroque/a{i}.jpg" for i in range(6)]
-    options = write_lists(tmp_path, [*rows[:3], "Baroque/copy.jpg", "Baroque/mirrored.jpg"], rows[3:])
-    prepare.main([str(tmp_path / "source"), str(tmp_path / "out"), *options])
-    assert layout(tmp_path / "out") == {"train": rows[:3], "test": rows[3:]}
-    assert 'near-duplicates of test images: 2 ("Baroque/copy.jpg"; "Baroque/mirrored.jpg")' in capsys.readouterr().out
-
-
 def test_no_artist_is_on_both_sides(prepare, tmp_path, capsys):
     random, source = np.random.default_rng(0), tmp_path / "source"
     for i in range(60):
         style = list(COUNTS)[random.integers(3)]
-        paint(source / style / f"artist{random.integers(15)}_{i}.png", i)
-        paint(source / style / f"nameless {i}.png", 100 + i)
+        paint(source / style / f"artist{random.integers(15)}_{i}.jpg", i)
+        paint(source / style / f"nameless {i}.jpg", 100 + i)
     prepare.main([str(source), str(tmp_path / "out"), "--by", "artist", "--test_share", "0.3"])
     sides, artists = side_of(tmp_path / "out"), {}
     for name, side in sides.items():
@@ -266,7 +210,7 @@ def test_every_styles_share_is_near_for_whole_groups(prepare, seed):
     groups = np.minimum(random.geometric(0.06, 400) - 1, 60)
     main = random.integers(5, size=61)  # most artists paint mostly in one style
     styles = np.where(random.random(400) < 0.8, main[groups], random.integers(5, size=400))
-    files = [f"{style}/{i}.png" for i, style in enumerate(styles)]
+    files = [f"{style}/{i}.jpg" for i, style in enumerate(styles)]
     groups = np.unique(groups, return_inverse=True)[1]
     sides = prepare.sides_by_split(files, groups, 0.2, seed)
     assert sides == prepare.sides_by_split(files, groups, 0.2, seed)
@@ -282,11 +226,10 @@ FULL = OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize(
-    ("place", "call", "error"),
-    [(Path, "symlink_to", FULL), (Path, "symlink_to", KeyboardInterrupt()), (Path, "rename", FULL)],
+    ("call", "error"), [("symlink_to", FULL), ("symlink_to", KeyboardInterrupt()), ("rename", FULL)]
 )
-def test_whole_or_not_at_all(prepare, source, tmp_path, monkeypatch, capsys, place, call, error):
-    before, calls, real = sorted(tmp_path.rglob("*")), [], getattr(place, call)
+def test_whole_or_not_at_all(prepare, source, tmp_path, monkeypatch, capsys, call, error):
+    before, calls, real = sorted(tmp_path.rglob("*")), [], getattr(Path, call)
 
     def fails_midway(*arguments, **options):
         calls.append(1)
@@ -295,33 +238,39 @@ def test_whole_or_not_at_all(prepare, source, tmp_path, monkeypatch, capsys, pla
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(place, call, fails_midway)
+        patch.setattr(Path, call, fails_midway)
         patch.setattr(os, "link", partial(jobs.fail, 28))
         prepare.main([str(source), str(tmp_path / "out")])
     assert stop.value.code == (2 if error is FULL else 130)
     assert ("cannot be written: No space left" in capsys.readouterr().err) == (error is FULL)
     assert sorted(tmp_path.rglob("*")) == before
     # What a killed run left is not in the way of the next, nor in its result.
-    paint(tmp_path / ".out.part" / "train" / "Baroque" / "left over.png", 1)
+    paint(tmp_path / ".out.part" / "train" / "Baroque" / "left over.jpg", 1)
     prepare.main([str(source), str(tmp_path / "out")])
     assert len(layout(tmp_path / "out")["train"]) == 31
     assert not (tmp_path / ".out.part").exists()
 
 
+def test_out_must_be_new_or_empty(prepare, source, tmp_path, refused):
+    out = tmp_path / "out"
+    paint(out / "mine.jpg", 1)
+    assert f'"{out / "mine.jpg"}" would be lost; expected "{out}" new or empty' in refused(prepare, source, out)
+    assert "mine.jpg" in refused(prepare, source, out / "mine.jpg")
+    assert [path.name for path in out.iterdir()] == ["mine.jpg"]
+    (out / "mine.jpg").unlink()
+    prepare.main([str(source), str(out)])
+    assert len(layout(out)["train"]) == 31
+
+
 def test_where_symlinks_are_not_allowed_they_are_hard_links(prepare, source, tmp_path, monkeypatch):
-    """As on Windows, which besides renames to no name that is there."""
+    """As on Windows, which besides renames to no name that is there and spawns its workers."""
     real = Path.rename
+    pickled = lambda function, items: map(pickle.loads(pickle.dumps(function)), items)  # noqa: E731
+    monkeypatch.setitem(sys.modules, prepare.__name__, prepare)
+    monkeypatch.setattr(prepare.workers, "parallel_map", pickled)
     monkeypatch.setattr(Path, "symlink_to", partial(jobs.fail, 22))
     monkeypatch.setattr(Path, "rename", lambda path, to: jobs.fail(17) if to.exists() else real(path, to))
     (tmp_path / "out").mkdir()
     prepare.main([str(source), str(tmp_path / "out")])
-    made = [path for path in (tmp_path / "out").rglob("*.png") if path.stat().st_nlink == 2]
+    made = [path for path in (tmp_path / "out").rglob("*.jpg") if path.stat().st_nlink == 2]
     assert len(made) == sum(COUNTS.values()) and not any(path.is_symlink() for path in made)
-
-
-def test_worker_processes_can_be_spawned(prepare, source, monkeypatch):
-    """What they get can then be pickled."""
-    monkeypatch.setitem(sys.modules, prepare.__name__, prepare)
-    pickled = lambda function, items: map(pickle.loads(pickle.dumps(function)), items)  # noqa: E731
-    monkeypatch.setattr(prepare.workers, "parallel_map", pickled)
-    assert len(prepare.read_images(source, ["Baroque/painting 00.png"])) == 1

@@ -19,7 +19,8 @@ from PIL import Image
 import trainpart1
 import wikiart
 from support.system import console, files, processes
-from support.training import batches, checkpoints, history, runs
+from support.training import batches, checkpoints, history
+from support.training.epochs import Epoch
 
 EPOCHS = 3
 CASES = {  # where nothing is held out, the checkpoint is that of the last epoch
@@ -52,7 +53,7 @@ def refused(done: jobs.Done, *words: str) -> bool:
 
 def saved_epochs(out: Path) -> int:
     """How many epochs the resume file holds."""
-    return sum(len(jobs.load(path)["history"]) for path in out.glob("*.resume.pth"))
+    return sum(jobs.load(path)["progress"]["rows"][-1]["epoch"] for path in out.glob("*.resume.pth"))
 
 
 def csv_rows(out: Path) -> list[dict[str, str]]:
@@ -65,10 +66,12 @@ def ending(done: jobs.Done, out: Path) -> tuple[dict[str, object], list[str]]:
     assert (done.status, done.err) == (0, "")
     assert {path.suffix for path in out.iterdir()} <= {".pth", ".csv", ".lock", ".png"}
     rows = csv_rows(out)
+    rows = [row for row in rows if row["kind"] == "epoch"]
     assert [int(row["epoch"]) for row in rows] == list(range(1, saved_epochs(out) + 1))
     assert all(value for row in rows for value in row.values())
     (file,) = (path for path in out.glob("*.pth") if "resume" not in path.name)
-    return jobs.load(file), re.findall(r"^(epoch .*)  [\d,]+ paintings/s", done.out, re.MULTILINE)
+    pattern = r"^(epoch .*?|fitted the head.*?)(?:  [\d,]+ paintings/s.*)?$"
+    return jobs.load(file), re.findall(pattern, done.out, re.MULTILINE)
 
 
 def check_ending(done: jobs.Done, out: Path, before: int, expected: tuple[dict[str, object], list[str]]) -> None:
@@ -88,15 +91,15 @@ def uninterrupted(paintings, tmp_path_factory):
         if case not in made:
             out = tmp_path_factory.mktemp(case)
             made[case] = ending(jobs.call(CASES[case][0], *flags(paintings, out, *CASES[case][1:])), out)
-            assert len(made[case][1]) == EPOCHS
+            assert len(made[case][1]) == EPOCHS + (case == "weighted")  # three_conv and the autoencoder fit no head
         return made[case]
 
     return uninterrupted
 
 
 PIECES = {
-    "step": runs.Run, "average_statistics": processes, "write_tensors": files, "write_csv": history,
-    "say_epoch": history,
+    "step": Epoch, "average_statistics": processes, "write_tensors": files, "write_csv": history,
+    "clock": history,
 }  # fmt: skip
 
 
@@ -147,15 +150,16 @@ def test_resumed_equals_uninterrupted(case, paintings, uninterrupted, tmp_path, 
 @pytest.mark.parametrize("case", ["weighted", "auto"])
 def test_a_finished_run_says_so_and_changes_nothing(case, paintings, tmp_path, monkeypatch):
     script, *more = CASES[case]
-    checkpoint, _ = ending(jobs.call(script, *flags(paintings, tmp_path, *more)), tmp_path)
+    ending(jobs.call(script, *flags(paintings, tmp_path, *more)), tmp_path)
+    name = {"weighted": "wikiart.pth", "auto": "autoencoder.pth"}[case]
     before = jobs.contents(tmp_path)
     for epochs in EPOCHS, EPOCHS - 1:
         with monkeypatch.context() as patch:
-            patch.setattr(wikiart.Normalize, "measure", None)  # nothing is prepared that is not needed
+            patch.setattr(wikiart.Normalize, "fit", None)  # nothing is prepared that is not needed
             patch.setattr(batches, "Batches", None)
             done = jobs.call(script, *flags(paintings, tmp_path, *more, "--epochs", epochs))
         assert (done.status, done.err) == (0, "") and "epoch 1/" not in done.out
-        assert f"finished: {EPOCHS} epochs trained" in done.out and f"is epoch {checkpoint['epoch']}" in done.out
+        assert f"finished: {EPOCHS} epochs trained; {name} holds " in done.out
         assert "nothing is changed; a larger --epochs trains further, --fresh starts a new run" in done.out
         assert jobs.contents(tmp_path) == before
 
@@ -166,8 +170,8 @@ def test_a_run_killed_before_its_figure_draws_it_afterwards(case, paintings, tmp
     script, *more = CASES[case]
     drawn = []
 
-    monkeypatch.setattr(history, "draw", lambda rows, *_: drawn.append(len(rows) - 1))
-    for epochs, moment, count in (1, "say_epoch", 1), (2, "say_epoch", 1), (3, "write_csv", 2):  # 2: not the row of 3
+    monkeypatch.setattr(history, "draw", lambda rows, *_: drawn.append(rows[-1]["epoch"]))
+    for epochs, moment, count in (1, "clock", 1), (2, "clock", 1), (3, "write_csv", 2):  # 2: not the row of 3
         command = flags(paintings, tmp_path, *more, "--epochs", epochs)
         stop_at(monkeypatch, moment, count, partial(jobs.call, script, *command))
         assert drawn == list(range(1, epochs))
@@ -188,28 +192,35 @@ def scripted(monkeypatch):
 
         def validate(*_: object) -> dict[str, float]:
             value = next(found)
-            return {"validation_loss": 1 - value, "accuracy": value, "macro_f1": value}
+            return {"validation_loss": 1 - value, "validation_accuracy": value, "validation_macro_f1": value}
 
         monkeypatch.setattr(trainpart1, "validate", validate)
 
     return scripted
 
 
-@pytest.mark.parametrize("third, fourth, kept", [(0.2, 0.4, 1), (0.7, 0.6, 3)])
-def test_more_epochs_train_further_and_keep_the_best(third, fourth, kept, paintings, tmp_path, scripted):
-    scripted(0.5, 0.3, third, fourth)
+@pytest.mark.parametrize("values, kept", [((0.5, 0.4, 0.2, 0.4, 0.3), (2, 2)), ((0.5, 0.4, 0.7, 0.6, 0.6), (4, 3))])
+def test_more_epochs_train_further_from_the_trained_head_and_keep_the_best(
+    values, kept, paintings, tmp_path, scripted, monkeypatch
+):
+    scripted(0.3, *values)  # of epoch 1, 2, the head fitted after it, 3, 4, the head fitted after it
+    resume_file, heads, step = tmp_path / "wikiart.resume.pth", [], Epoch.step
     assert part1(paintings, tmp_path, "--epochs", 2).status == 0
-    first = jobs.load(tmp_path / "wikiart.pth")
+    first, before = jobs.load(tmp_path / "wikiart.pth"), jobs.load(resume_file)
+    note = lambda epoch, loss: heads.append(epoch.network.head.linear.weight.clone()) or step(epoch, loss)  # noqa: E731
+    monkeypatch.setattr(Epoch, "step", note)
     done = part1(paintings, tmp_path, "--epochs", 4)
+    assert torch.equal(heads[0], before["model"]["head.linear.weight"])
+    assert not torch.equal(heads[0], before["model"]["fitted.linear.weight"][:, : heads[0].shape[1]])
     assert done.status == 0 and "going on after epoch 2 of 4" in done.out
     assert "2 more epochs after the last one planned: the learning rate rises again and falls to zero" in done.out
     assert re.findall(r"^epoch (\d)/4", done.out, re.MULTILINE) == ["3", "4"]
-    rates = [float(row["learning_rate"]) for row in csv_rows(tmp_path)]
+    rates = [float(row["learning_rate"]) for row in csv_rows(tmp_path) if row["kind"] == "epoch"]
     assert len(rates) == 4 and 0 < rates[1] == rates[3] < rates[0] == rates[2]
-    checkpoint, state = jobs.load(tmp_path / "wikiart.pth"), jobs.load(tmp_path / "wikiart.resume.pth")
-    assert checkpoint["epoch"] == kept and [row["epoch"] for row in state["history"]] == [1, 2, 3, 4]
-    assert checkpoint["history"] == state["history"][:kept]
-    assert kept > 1 or jobs.same(checkpoint, first)
+    checkpoint, rows = jobs.load(tmp_path / "wikiart.pth"), jobs.load(resume_file)["progress"]["rows"]
+    assert [row["epoch"] for row in rows] == [1, 2, 2, 3, 4, 4]
+    assert (checkpoint["history"], checkpoint["epoch"]) == (rows[: kept[0]], kept[1])
+    assert kept[1] > 2 or jobs.same(checkpoint, first)
 
 
 @pytest.mark.parametrize("more", [0, 1])
@@ -217,30 +228,35 @@ def test_more_epochs_train_further_and_keep_the_best(third, fourth, kept, painti
 def test_an_interrupted_run_may_end_before_the_last_epoch_planned(case, more, paintings, tmp_path, monkeypatch):
     """With the next epoch, or at once, after the one that is saved; both fit the head, and can be interrupted."""
     script, *settings = CASES[case]
+    fits = case == "weighted"  # three_conv and the autoencoder have no head to fit
 
     def call(epochs: int) -> jobs.Done:
         return jobs.call(script, *flags(paintings, tmp_path, *settings, "--epochs", epochs))
 
-    stop_at(monkeypatch, "say_epoch", 2, partial(call, 4))
-    planned = [row["learning_rate"] for row in csv_rows(tmp_path)]
+    stop_at(monkeypatch, "clock", 2, partial(call, 4))
+    planned = csv_rows(tmp_path)
     assert refused(call(1), "planned for 4 epochs and has finished 2: epochs is 1, expected 2 or more")
-    before, (saved,) = jobs.load(next(tmp_path.glob("*.resume.pth"))), tmp_path.glob("*.resume.pth")
-    stop_at(monkeypatch, "write_tensors", 1, partial(call, 2 + more))
-    assert jobs.same(jobs.load(saved), before)
+    (saved,) = tmp_path.glob("*.resume.pth")
+    before = jobs.load(saved)
+    if more or fits:
+        stop_at(monkeypatch, "write_tensors", 1, partial(call, 2 + more))
+        assert jobs.same(jobs.load(saved), before)
     done = call(2 + more)
     assert "the run ends before epoch 4, which was planned: the learning rate does not fall to zero" in done.out
     checkpoint, said = ending(done, tmp_path)
     rows, state = csv_rows(tmp_path), jobs.load(saved)
-    assert len(said) == 1 and said[0].startswith(f"epoch {2 + more}/{2 + more}  ") and state["ends"] == [2 + more]
-    assert [row["learning_rate"] for row in rows[:2]] == planned and float(rows[-1]["learning_rate"]) > 1e-4
-    changed = [name for name, value in state["model"].items() if not torch.equal(value, before["model"][name])]
-    fits = case == "weighted"  # three_conv and the autoencoder have no head to fit
-    assert more or {name.split(".")[0] for name in changed} == ({"head", "scale"} if fits else set())
-    assert not fits or state["model"]["head.weight"][:, -1].any()  # a statistic that only a fitted head reads
+    assert len(said) == more + fits and rows[: len(planned)] == planned
+    assert float([row for row in rows if row["kind"] == "epoch"][-1]["learning_rate"]) > 1e-4
+    changed = {name.split(".")[0] for name, value in state["model"].items() if name not in before["model"]}
+    assert changed == ({"fitted"} if fits else set())
+    assert more or all(torch.equal(value, state["model"][name]) for name, value in before["model"].items())
     assert checkpoint["epoch"] < 2 + more or jobs.same(checkpoint["model"], state["model"])
     files = jobs.contents(tmp_path)
-    assert "finished: " in call(2 + more).out and "finished: " in call(1).out and jobs.contents(tmp_path) == files
-    assert "the learning rate rises again" in call(4).out and jobs.load(saved)["ends"] == [2 + more, 4]
+    assert "finished: " in call(2 + more).out and jobs.contents(tmp_path) == files
+    if more or fits:  # else nothing is written, and the run is still one that was planned for 4
+        assert state["progress"]["ends"] == [2 + more] and "finished: " in call(1).out
+        assert "the learning rate rises again" in call(4).out
+        assert jobs.load(saved)["progress"]["ends"] == [2 + more, 4]
 
 
 def test_a_run_stopped_before_its_first_epoch_can_be_planned_anew(paintings, tmp_path, monkeypatch):
@@ -274,18 +290,18 @@ def test_killed_in_an_added_epoch(paintings, tmp_path, monkeypatch):
     stop_at(monkeypatch, "average_statistics", 2, partial(part1, paintings, tmp_path / "parts", "--epochs", 4))
     parts = ending(part1(paintings, tmp_path / "parts", "--epochs", 4), tmp_path / "parts")
     assert jobs.same(parts[0], whole[0]) and parts[1] == whole[1][1:]
-    states = [jobs.load(tmp_path / name / "wikiart.resume.pth") | {"times": None} for name in ("whole", "parts")]
-    assert jobs.same(*states)
+    states = [jobs.load(tmp_path / name / "wikiart.resume.pth") for name in ("whole", "parts")]
+    assert jobs.same(*(spoilt(state, "progress", "times", value=None) for state in states))
 
 
 def test_fresh_starts_anew_and_loses_nothing_before_its_first_epoch(paintings, tmp_path, scripted, monkeypatch):
-    scripted(0.9, 0.8, 0.7)
+    scripted(0.9, 0.8, 0.7, 0.6)
     assert part1(paintings, tmp_path, "--seed", 7).status == 0
     before = jobs.contents(tmp_path)
     done = stop_at(monkeypatch, "average_statistics", 1, partial(part1, paintings, tmp_path, "--fresh"))
     assert "no epoch is saved" in done.err and jobs.contents(tmp_path) == before
     scripted(0.1)  # worse than what the old run reached
-    done = stop_at(monkeypatch, "say_epoch", 1, partial(part1, paintings, tmp_path, "--fresh"))
+    done = stop_at(monkeypatch, "clock", 1, partial(part1, paintings, tmp_path, "--fresh"))
     assert "epoch 1 is saved; the same command without --fresh goes on from there" in done.err
     checkpoint = jobs.load(tmp_path / "wikiart.pth")
     assert (checkpoint["settings"]["seed"], checkpoint["epoch"], len(csv_rows(tmp_path))) == (2326, 1, 1)
@@ -304,7 +320,7 @@ def test_fresh_killed_between_its_two_files(paintings, uninterrupted, tmp_path, 
 
 def interrupted(paintings: Path, out: Path, monkeypatch) -> Path:
     """A run of part 1 that was stopped after its second epoch; returns its resume file."""
-    stop_at(monkeypatch, "say_epoch", 2, partial(part1, paintings, out))
+    stop_at(monkeypatch, "clock", 2, partial(part1, paintings, out))
     return out / "wikiart.resume.pth"
 
 
@@ -329,20 +345,31 @@ def test_another_run_is_refused(paintings, tmp_path, monkeypatch):
     assert "going on after epoch 2" in part1(tmp_path / "moved", out).out
 
 
+def spoilt(good: dict, *path: str, value: object) -> dict:
+    """A state with one value, that at the end of a path of keys, replaced."""
+    name, *rest = path
+    return good | {name: spoilt(good[name], *rest, value=value) if rest else value}
+
+
+def reversed_moments(good: dict) -> dict[int, object]:
+    return dict(enumerate(reversed(good["optimizer"]["moments"].values())))
+
+
 DAMAGE = {
     "text": (lambda good: "text", "is not a resume file"),
-    "version 1": (lambda good: {key: good[key] for key in ("run", "history", "model", "moments")},
+    "version 1": (lambda good: {"run": good["run"], "model": good["model"]},
                   f"written by another version of this project (1, expected {checkpoints.VERSION})"),
-    "no model": (lambda good: good | {"model": {}}, "is damaged"),
-    "rows of something": (lambda good: good | {"history": [1, 2]}, "is damaged"),
-    "rows of times": (lambda good: good | {"times": [1, 2]}, "is damaged"),
-    "texts": (lambda good: good | {"start": {"validation_loss": "0"}}, "is damaged"),
-    "moments": (lambda good: good | {"moments": {0: "text"}}, "is damaged: "),
-    "shapes of moments": (lambda good: good | {"moments": dict(enumerate(reversed(good["moments"].values())))},
+    "no model": (lambda good: spoilt(good, "model", value={}), "is damaged"),
+    "rows": (lambda good: spoilt(good, "progress", "rows", value=[1, 2]), "is damaged"),
+    "times": (lambda good: spoilt(good, "progress", "times", value=[1, 2]), "is damaged"),
+    "texts": (lambda good: spoilt(good, "progress", "ends", value=["3"]), "is damaged"),
+    "more": (lambda good: spoilt(good, "progress", "more", value=1), "is damaged"),
+    "moments": (lambda good: spoilt(good, "optimizer", "moments", value={0: "text"}), "is damaged: "),
+    "shapes of moments": (lambda good: spoilt(good, "optimizer", "moments", value=reversed_moments(good)),
                           "is damaged: "),
     "shapes": (lambda good: good | {"model": {k: v[:1] if v.ndim else v for k, v in good["model"].items()}},
                "is damaged"),
-    "setting": (lambda good: good | {"run": good["run"] | {"seed": torch.zeros(3)}}, "another run: seed was Tensor"),
+    "setting": (lambda good: spoilt(good, "run", "seed", value=torch.zeros(3)), "another run: seed was Tensor"),
 }  # fmt: skip
 
 

@@ -13,10 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {  # a folder may import those before it, and inside a folder a room those before it
     "system": ["signals", "processes", "console", "files", "locks", "settings", "devices", "workers", "plotting"],
     "paintings": ["formats", "folders", "images", "cache", "artists", "duplicates"],
-    "training": ["balance", "batches", "augmentation", "checkpoints", "history", "optimizer", "resume", "runs"],
-    "networks": ["pretrained", "levels", "description", "pca", "features"],
-    "answers": ["report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar"],
-}
+    "training": [
+        "balance", "batches", "augmentation", "checkpoints", "progress", "history", "epochs", "resume", "runs"
+    ],
+    "networks": ["pretrained", "levels", "description", "pca", "features", "heads"],
+    "answers": [
+        "provenance", "report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar"
+    ],
+}  # fmt: skip
 ORDER = [room for rooms in FLOORS.values() for room in rooms]
 ROOMS = sorted(path for path in (ROOT / "support").rglob("*.py") if path.name != "__init__.py")
 SCRIPTS = [ROOT / f"{name}.py" for name in ("trainpart1", "testtrainpart1", "trainauto", "testtrainauto")]

@@ -34,12 +34,12 @@ def trained(tmp_path_factory, paint, run):
     """A small autoencoder, its files, and the test paintings measured with it."""
     folder = tmp_path_factory.mktemp("part2")
     paint(folder / "train", TRAINING)
-    for style in TRAINING:  # beside them a black and a white picture, so that a PCA leaves the range of [0, 1]
-        for shade in (0, 255):
-            Image.new("RGB", (40, 32), (shade, shade, shade)).save(folder / "train" / style / f"{shade}.png")
+    ramp = np.tile(np.linspace(0, 255, 40, dtype=np.uint8), (32, 1))
+    for style in TRAINING:  # ramps for training and a step for the test, so that a PCA leaves the range of [0, 1]
+        for name, turn in (("ramp", 1), ("turned", -1)):
+            Image.fromarray(ramp[:, ::turn]).save(folder / "train" / style / f"{name}.png")
     paint(folder / "test", TEST, seed=1)
-    pixels = np.asarray(Image.open(folder / "test" / "Cubism" / "000.jpg"))
-    Image.fromarray(np.where(pixels > 120, 255, 0).astype(np.uint8)).save(folder / "test" / "Cubism" / "000.jpg")
+    Image.fromarray(np.where(ramp > 127, 255, 0).astype(np.uint8)).save(folder / "test" / "Cubism" / "000.jpg")
     out = folder / "out"
     flags = ["--trainingdir", folder / "train", "--testingdir", folder / "test", "--modelfile", out / "autoencoder.pth",
              "--cachedir", folder / "cache", "--device", "cpu", "--batch_size", 9]  # fmt: skip
@@ -49,12 +49,13 @@ def trained(tmp_path_factory, paint, run):
     testing = run(testtrainauto, *flags, "--outputdir", out, "--clusters", 4)
     assert testing.status == 0, testing.err
     checkpoint = checkpoints.read(out / "autoencoder.pth", 2)
+    metrics = json.loads((out / "metrics_auto.json").read_text())
     with open(out / "clusters.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return SimpleNamespace(
         folder=folder, out=out, flags=flags, testing=testing, checkpoint=checkpoint, rows=rows,
-        metrics=json.loads((out / "metrics_auto.json").read_text()),
-        found=np.array([int(row["cluster"]) for row in rows]),
+        metrics=metrics, run=metrics.pop("run"),
+        clusters=np.array([int(row["cluster"]) for row in rows]),
         test=wikiart.WikiArtDataset(folder / "test", 16, cachedir=folder / "cache"),
         model=wikiart.load_network(checkpoint),
     )  # fmt: skip
@@ -68,7 +69,7 @@ def pixels_of(dataset):
 def spaces(trained):
     """The spaces, float64 [N, D], made in other ways than the script's."""
     images = trained.test.images.float() / 255
-    combined = torch.cat([description.style(4 * images - 2), 2 * description.strokes(4 * images - 2)], 1)
+    combined = torch.cat([description.colour_and_texture(4 * images - 2), 2 * description.edges(4 * images - 2)], 1)
     weights = trained.checkpoint["model"]
     latents = ((combined - weights["style_mean"]) @ weights["style_axes"].T).double().numpy()
     assert latents.shape == (14, 3)
@@ -81,12 +82,12 @@ def spaces(trained):
     training = pixels_of(wikiart.WikiArtDataset(trained.folder / "train", 16, cachedir=trained.folder / "cache"))
     components = np.linalg.svd(training - training.mean(0), full_matrices=False)[2][:6]
     return {
-        "latents": latents,
+        "style": latents,
         "content": content,
         "pixels": (pixels_of(trained.test) - training.mean(0)) @ components.T,
-        "plane": PCA(2).fit_transform(latents),
+        "style_plane": PCA(2).fit_transform(latents),
         "colour": np.sqrt(histograms),
-        "statistics": description.style(4 * images - 2).double().numpy(),
+        "statistics": description.colour_and_texture(4 * images - 2).double().numpy(),
         "pca": (training.mean(0), components),
     }
 
@@ -109,27 +110,29 @@ def test_every_space_is_clustered_and_measured_in_the_same_way(trained, spaces):
         "nmi": sklearn_metrics.normalized_mutual_info_score, "homogeneity": sklearn_metrics.homogeneity_score,
         "completeness": sklearn_metrics.completeness_score,
     }  # fmt: skip
-    assert list(trained.metrics["spaces"]) == ["latents", "content", "pixels", "plane", "colour", "statistics"]
+    assert list(trained.metrics["spaces"]) == ["style", "content", "pixels", "style_plane", "colour", "statistics"]
     for name, scores in trained.metrics["spaces"].items():
         found = AgglomerativeClustering(4).fit_predict(spaces[name])
         assert list(scores) == [*measures, "silhouette"]
         for figure, measure in measures.items():
             assert scores[figure] == pytest.approx(measure(styles, found)), (name, figure)
         assert scores["silhouette"] == pytest.approx(sklearn_metrics.silhouette_score(spaces[name], found), abs=2e-3)
-    shape = {name: trained.metrics[name] for name in ("images", "latent_dim", "content_numbers", "clusters")}
-    assert shape == {"images": 14, "latent_dim": 6, "content_numbers": 3, "clusters": 4}
-    assert list(trained.metrics) == ["mse", "psnr", "pca_mse", *shape, "spaces"]  # each figure once
+    shape = {name: trained.metrics[name] for name in ("images", "content_numbers", "clusters")}
+    assert shape == {"images": 14, "content_numbers": 3, "clusters": 4}
+    assert list(trained.metrics) == ["mse", "psnr", "pca_mse", *shape, "spaces", "also_in_training"]  # each figure once
+    assert (trained.run["latent_dim"], trained.run["epoch"]) == (6, trained.checkpoint["epoch"])
+    assert trained.run["settings"]["learning_rate"] == 0.004 and trained.run["training_paintings"] == 36
 
 
 def test_the_csv_holds_our_clusters_and_plane(trained, spaces):
     assert [row["path"] for row in trained.rows] == trained.test.paths
     assert {style: [row["style"] for row in trained.rows].count(style) for style in TEST} == TEST
-    points = spaces["latents"]
-    assert sklearn_metrics.adjusted_rand_score(AgglomerativeClustering(4).fit_predict(points), trained.found) == 1
-    sizes = np.bincount(trained.found)
+    points = spaces["style"]
+    assert sklearn_metrics.adjusted_rand_score(AgglomerativeClustering(4).fit_predict(points), trained.clusters) == 1
+    sizes = np.bincount(trained.clusters)
     assert len(sizes) == 4 and list(sizes) == sorted(sizes, reverse=True)
     plane = np.array([[float(row["pc1"]), float(row["pc2"])] for row in trained.rows])
-    assert np.allclose(np.abs(plane), np.abs(spaces["plane"]), atol=0.01)  # the sign is anyone's
+    assert np.allclose(np.abs(plane), np.abs(spaces["style_plane"]), atol=0.01)  # the sign is anyone's
 
 
 def test_the_pca_is_the_training_paintings_and_clipped_like_ours(trained, spaces):
@@ -151,20 +154,27 @@ def test_the_training_folder_of_the_test_changes_nothing(trained, workdir, paint
     flags = [*trained.flags, "--trainingdir", trainingdir, "--outputdir", "out", "--clusters", 4]
     result = run(testtrainauto, *flags)
     assert result.status == 0, result.err
-    assert result.out.splitlines()[-9:-1] == trained.testing.out.splitlines()[-9:-1]
-    for name in ("clusters.csv", "metrics_auto.json"):
-        assert (workdir / "out" / name).read_bytes() == (trained.out / name).read_bytes(), name
+    assert result.out.splitlines()[-10:-1] == trained.testing.out.splitlines()[-10:-1]
+    assert (workdir / "out" / "clusters.csv").read_bytes() == (trained.out / "clusters.csv").read_bytes()
+    metrics = json.loads((workdir / "out" / "metrics_auto.json").read_text())
+    assert metrics.pop("run")["folders"]["trainingdir"] == trainingdir and metrics == trained.metrics
 
 
 def test_the_table_shows_every_space(trained):
     lines = trained.testing.out.splitlines()
-    assert f"MSE {trained.metrics['mse']:.5f}" in lines[-9] and f"{trained.metrics['pca_mse']:.5f}" in lines[-9]
-    assert lines[-8].startswith("Ward clustering into 4 clusters ")
-    assert lines[-8].split()[-6:] == list(clustering.FIGURES)
+    error, pca_error = trained.metrics["mse"], trained.metrics["pca_mse"]
+    assert f"14 test paintings, each reconstructed from 3 numbers: mean squared error {error:.5f}, PSNR " in lines[-11]
+    assert lines[-10].startswith("6 components of a PCA ") and f"mean squared error {pca_error:.5f}, " in lines[-10]
+    compared = (
+        f"the autoencoder's error is {abs(error / pca_error - 1):.1%} {'lower' if error < pca_error else 'higher'}"
+    )
+    assert compared in lines[-10] and lines[-9].startswith("Ward clusters compared with the styles")
+    names = list(trained.metrics["spaces"]["style"])
+    assert lines[-8].startswith("4 clusters of ") and lines[-8].split()[-6:] == names
     for line, (name, text) in zip(lines[-7:-1], clustering.SPACES.items(), strict=True):
         scores = trained.metrics["spaces"][name]
         assert line.startswith(text) and len(line) == len(lines[-8])
-        assert line.split()[-6:] == [f"{scores[figure]:.3f}" for figure in clustering.FIGURES]
+        assert line.split()[-6:] == [f"{scores[figure]:.3f}" for figure in names]
 
 
 def test_paintings_from_training_are_counted_and_the_figures_without_them_given(trained, workdir, run, drawn):
@@ -177,7 +187,8 @@ def test_paintings_from_training_are_counted_and_the_figures_without_them_given(
     known = json.loads((workdir / "metrics_auto.json").read_text())["also_in_training"]
     assert known["images"] == 1 and known["paintings"][0]["training"] == "Cubism/003.jpg"
     assert known["metrics_without"]["mse"] == pytest.approx(trained.metrics["mse"], rel=0.01)
-    assert f"without them: MSE {known['metrics_without']['mse']:.5f}, AMI " in result.out
+    without = "without the 1 test painting that looks like training paintings: mean squared error "
+    assert f"{without}{known['metrics_without']['mse']:.5f}, ami of the style numbers " in result.out
 
 
 def place_of(axes, dataset):
@@ -189,7 +200,7 @@ def place_of(axes, dataset):
 def test_the_figures_show_what_was_measured(trained, spaces, workdir, run, drawn):
     assert run(testtrainauto, *trained.flags, "--clusters", 4, "--outputdir", ".").status == 0
     assert sorted(drawn) == sorted(PICTURES)
-    styles, found = [style.replace("_", " ") for style in TEST], trained.found
+    styles = [style.replace("_", " ") for style in TEST]
     upper, lower = np.reshape(drawn["reconstruction.png"].axes, (2, -1))
     assert [axes.get_title() for axes in upper] == styles
     for above, below in zip(upper, lower, strict=True):
@@ -205,17 +216,17 @@ def test_the_figures_show_what_was_measured(trained, spaces, workdir, run, drawn
     left, right = drawn["clusters.png"].axes
     assert [text.get_text() for text in left.texts] == ["0", "1", "2", "3"]
     for number, text in enumerate(left.texts):
-        assert np.allclose(text.get_position(), np.median(plane[found == number], axis=0))
+        assert np.allclose(text.get_position(), np.median(plane[trained.clusters == number], axis=0))
     assert np.allclose(left.collections[0].get_offsets(), plane)
     colours = left.collections[0].get_facecolors()
-    assert len(np.unique(colours, axis=0)) == 4 == len(np.unique(np.column_stack([colours, found]), axis=0))
+    assert len(np.unique(colours, axis=0)) == 4 == len(np.unique(np.column_stack([colours, trained.clusters]), axis=0))
     assert [text.get_text() for text in right.get_legend().get_texts()] == styles
     for style, points in zip(TEST, right.collections, strict=True):
         assert np.allclose(points.get_offsets(), plane[[row["style"] == style for row in trained.rows]])
 
-    points = spaces["latents"]
+    points = spaces["style"]
     for number, row in enumerate(np.reshape(drawn["cluster_gallery.png"].axes, (4, 9))):
-        members = np.flatnonzero(found == number)
+        members = np.flatnonzero(trained.clusters == number)
         distances = np.linalg.norm(points[members] - points[members].mean(0), axis=1)
         shown = [place_of(axes, trained.test) for axes in row[1:] if axes.images]
         assert shown == members[np.argsort(distances)][:8].tolist()
@@ -237,7 +248,7 @@ def test_one_painting_is_one_line_and_two_go_as_two_clusters(trained, workdir, p
     for clusters in (1, 2):
         result = run(testtrainauto, *flags, "--testingdir", "two", "--clusters", clusters)
         assert result.status == 0 and len(drawn) == 4
-        assert json.loads((workdir / "metrics_auto.json").read_text())["spaces"]["latents"]["silhouette"] is None
+        assert json.loads((workdir / "metrics_auto.json").read_text())["spaces"]["style"]["silhouette"] is None
 
 
 # Similar paintings
@@ -260,12 +271,12 @@ def test_similar_names_and_draws_the_nearest_paintings_of_both_folders(trained, 
         distances = (latents - own).norm(dim=1)
         distances[paths.index(query)] = torch.inf  # it is not its own neighbour
         nearest = distances.argsort()[:8]
-        printed = [line.split(maxsplit=1) for line in block.splitlines()[:8]]
+        printed = [line.removeprefix("  distance ").split(": ") for line in block.splitlines()[:8]]
         assert sorted(distances[nearest].tolist()) == pytest.approx([float(d) for d, _ in printed], abs=2e-3)
-        assert [text.rsplit("  (", 1)[0] for _, text in printed][:4] == [paths[i] for i in nearest[:4]]
+        assert [text.rsplit(" (", 1)[0] for _, text in printed][:4] == [paths[i] for i in nearest[:4]]
         assert torch.equal(torch.from_numpy(np.array(row[0].images[0].get_array())), image.permute(1, 2, 0))
         for axes, (distance, text) in zip(row[1:], printed, strict=True):
-            path, style = text.removesuffix(")").rsplit("  (", 1)
+            path, style = text.removesuffix(")").rsplit(" (", 1)
             assert style.replace("_", " ") in axes.get_title() and distance in axes.get_title()
             assert path.rsplit("/", 1)[1] in axes.get_title()
             one = next(one for one in both if path in one.paths)
@@ -285,7 +296,7 @@ def test_similar_takes_folders_and_a_copy_elsewhere_finds_its_painting(trained, 
         "--similar: 2 of 4 could not be read; see the warnings",
     ]
     copy, same = result.out.split("new/")[1:]
-    assert copy.startswith(f"copy.jpg is most similar to\n     0.000  {trained.test.paths[0]}  (")
+    assert copy.startswith(f"copy.jpg is most similar to\n  distance 0.000: {trained.test.paths[0]} (")
     assert same.startswith("deep/same.jpg is most similar to\n") and trained.test.paths[3] not in same
     assert len(drawn["similar.png"].axes) == 2 * 9
 
@@ -294,7 +305,7 @@ def test_a_folder_that_is_given_for_training_and_test_is_searched_once(trained, 
     flags = [*trained.flags, "--outputdir", ".", "--testingdir", trained.folder / "train" / ".." / "train"]
     result = run(testtrainauto, *flags, "--similar", trained.test.paths[0])
     assert result.status == 0 and result.out.count("searching 36 paintings") == 1
-    shown = [line.split(maxsplit=1)[1] for line in result.out.splitlines() if line.startswith("   ")]
+    shown = [line.split(": ")[1] for line in result.out.splitlines() if line.startswith("  distance")]
     assert len(set(shown)) == len(shown) == 8
 
 

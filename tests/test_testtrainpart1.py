@@ -1,10 +1,11 @@
-"""testtrainpart1.py: metrics, predictions, priors and figures, from a checkpoint and folders of paintings."""
+"""testtrainpart1.py: metrics, predictions, priors and figures, and how they came about."""
 
 import copy
 import csv
 import json
 import os
 import shutil
+import subprocess
 import warnings
 from types import SimpleNamespace
 
@@ -18,9 +19,9 @@ from PIL import Image
 import testtrainpart1
 import trainpart1
 import wikiart
-from support.answers import heatmaps, pictures_part1, report
+from support.answers import heatmaps, pictures_part1, provenance, report
 from support.paintings import images
-from support.system import devices, plotting
+from support.system import devices, plotting, settings
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
@@ -30,8 +31,7 @@ WRITTEN = ["confusion_matrix.png", "heatmaps.png", "metrics_part1.json", "mistak
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, paint, run):
-    """A trained and evaluated classifier: .folder with train, test and out, .flags, .checkpoint, .model, .metrics,
-    .evaluation and .table."""
+    """A classifier that is trained and evaluated in .folder, which has train, test and out."""
     folder = tmp_path_factory.mktemp("part1")
     paint(folder / "train", TRAINING)
     paint(folder / "test", TEST, seed=1)
@@ -43,10 +43,11 @@ def trained(tmp_path_factory, paint, run):
     evaluation = run(testtrainpart1, *flags)
     assert (evaluation.status, evaluation.err) == (0, "")
     checkpoint = torch.load(folder / "out" / "wikiart.pth", weights_only=True)
+    metrics = json.loads((folder / "out" / "metrics_part1.json").read_text())
     return SimpleNamespace(
         folder=folder, flags=flags, evaluation=evaluation, checkpoint=checkpoint,
         model=wikiart.load_network(checkpoint), written=sorted(set(os.listdir(folder / "out")) - before),
-        metrics=json.loads((folder / "out" / "metrics_part1.json").read_text()),
+        metrics=metrics, run=metrics.pop("run"),
         table=read_table(folder / "out" / "predictions.csv"),
     )  # fmt: skip
 
@@ -61,6 +62,7 @@ def evaluate(trained, run, tmp_path, monkeypatch):
         result = run(testtrainpart1, *trained.flags, "--outputdir", tmp_path, "--modelfile", modelfile, *flags)
         assert result.status == 0, result.err
         metrics = json.loads((tmp_path / "metrics_part1.json").read_text())
+        del metrics["run"]
         return result, metrics, read_table(tmp_path / "predictions.csv")
 
     return evaluate
@@ -103,10 +105,6 @@ def test_evaluation_writes_what_the_contract_names(trained):
             assert min(image.size) > 300 and len(image.convert("RGB").getcolors(2**24)) > 20
 
 
-METRICS = {"accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1",
-           "top3_accuracy", "majority_accuracy", "majority_style", "images", "per_class"}  # fmt: skip
-
-
 def by_sklearn(labels, probabilities, counts):
     """The contract's figures from scikit-learn's own functions."""
     predicted, classes, score = probabilities.argmax(1), list(counts), sklearn.metrics.precision_recall_fscore_support
@@ -131,13 +129,16 @@ def by_sklearn(labels, probabilities, counts):
     }
 
 
-def assert_metrics(found, expected):
-    assert set(found) >= METRICS == set(expected)
-    for name in METRICS - {"per_class"}:
-        assert found[name] == pytest.approx(expected[name], abs=1e-9), name
-    assert list(found["per_class"]) == list(expected["per_class"])
+METRICS = set(by_sklearn([0], np.ones((1, 1)), {"A": 1}))
+
+
+def assert_metrics(metrics, expected):
+    assert {name: metrics[name] for name in METRICS - {"per_class"}} == pytest.approx(
+        {name: expected[name] for name in METRICS - {"per_class"}}, abs=1e-9
+    )
+    assert list(metrics["per_class"]) == list(expected["per_class"])
     for style, row in expected["per_class"].items():
-        assert found["per_class"][style] == pytest.approx(row, abs=1e-9), style
+        assert metrics["per_class"][style] == pytest.approx(row, abs=1e-9), style
 
 
 def test_table_and_metrics_are_those_of_predictions_made_painting_by_painting(trained):
@@ -158,18 +159,13 @@ def test_table_and_metrics_are_those_of_predictions_made_painting_by_painting(tr
     assert_metrics(trained.metrics, by_sklearn(labels, np.stack(probabilities), TRAINING))
 
 
-def test_measure_agrees_with_sklearn_where_styles_are_missing_or_never_guessed():
+def test_metrics_agree_with_sklearn_where_styles_are_missing_or_never_guessed():
     random, counts = np.random.default_rng(0), {"A": 3, "B": 9, "C": 9, "D": 1, "E": 2, "F": 2}
     for _ in range(10):
         labels, probabilities = random.choice([0, 1, 2, 4], 25), random.dirichlet([1] * 6, 25)
         probabilities[:, 4] /= 100
-        found = report.evaluate(labels, np.log(probabilities), counts)
-        assert_metrics(found, by_sklearn(labels.tolist(), probabilities, counts))
-    named = report.evaluate(
-        labels, np.log(probabilities), dict(zip(["accuracy", "macro avg", *"CDEF"], counts.values(), strict=True))
-    )
-    assert (named.pop("majority_style"), found.pop("majority_style")) == ("macro avg", "B")
-    assert list(named.pop("per_class").values()) == list(found.pop("per_class").values()) and named == found
+        metrics = report.evaluate(labels, np.log(probabilities), counts)
+        assert_metrics(metrics, by_sklearn(labels.tolist(), probabilities, counts))
 
 
 def test_the_figures_are_printed_beside_the_majority_guess_with_a_row_per_style(trained):
@@ -188,7 +184,7 @@ def test_a_figure_that_fails_is_seen_after_all_else_is_written_and_a_file_that_c
     monkeypatch.setattr(pictures_part1, "draw_mistakes", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate()
-    assert json.loads((tmp_path / "metrics_part1.json").read_text()) == trained.metrics
+    assert json.loads((tmp_path / "metrics_part1.json").read_text()).keys() == {*trained.metrics, "run"}
     assert read_table(tmp_path / "predictions.csv") == trained.table
     assert sorted(os.listdir(tmp_path)) == [name for name in WRITTEN if name != "mistakes.png"]
     shutil.copy(trained.folder / "out" / "wikiart.pth", tmp_path)
@@ -207,7 +203,7 @@ def test_a_test_folder_that_lacks_styles_keeps_every_prediction(trained, evaluat
     for path in sorted((folder / "Cubism").iterdir())[1:]:
         path.unlink()
     result, metrics, table = evaluate("--testingdir", folder)
-    assert "no test paintings of 1 of 4 styles: macro figures are means over the others\n" in result.out
+    assert "no test paintings of 1 of 4 styles: macro metrics are means over the others\n" in result.out
     assert metrics["images"] == len(table) == 6 and metrics["per_class"]["Baroque"]["support"] == 0
     for name, row in table.items():
         assert row["style"] == name.split(os.sep)[0]
@@ -229,6 +225,9 @@ def test_identical_test_and_training_images_are_counted_and_named(trained, evalu
     expected = [{"path": path, "training": known, "likeness": "identical"} for path, known in pairs.items()]
     assert (metrics["images"], copies["images"], copies["paintings"]) == (16, 2, expected)
     assert_metrics(copies["metrics_without"], {k: v for k, v in trained.metrics.items() if k in METRICS})
+    without = copies["metrics_without"]
+    assert (f"without the 2 test paintings that look like training paintings: accuracy {without['accuracy']:.1%}, "
+            f"macro F1 {without['macro_f1']:.1%}\n") in result.out  # fmt: skip
     (line,) = result.err.splitlines()
     assert line.startswith("warning: test paintings that look like training paintings: 2 (2 identical)")
     assert all(f'"{path}" looks like "{known}" (identical)' in line for path, known in pairs.items())
@@ -236,23 +235,16 @@ def test_identical_test_and_training_images_are_counted_and_named(trained, evalu
     assert (metrics["also_in_training"]["images"], metrics["also_in_training"]["metrics_without"]) == (31, None)
 
 
-def test_predict_prints_no_warning_of_torchs_own(trained, run):
-    torch.set_warn_always(True)  # else torch warns once a process, in whichever test comes first
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
-            result = run(testtrainpart1, *trained.flags, "--predict", trained.folder / "test")
-    finally:
-        torch.set_warn_always(False)
-    assert (result.status, result.err) == (0, "")
-
-
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_predict_on_a_folder_gives_the_evaluations_probabilities(trained, run, tmp_path, batch_size, listing):
     before = listing(trained.folder / "out")
     target = tmp_path / "new folder" / "table.csv"
     flags = ("--predict", trained.folder / "test", "--csv", target, "--batch_size", batch_size)
-    result = run(testtrainpart1, *trained.flags, *flags)
+    torch.set_warn_always(True)  # else torch warns once a process, in whichever test comes first
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        result = run(testtrainpart1, *trained.flags, *flags)
+    torch.set_warn_always(False)
     assert (result.status, result.err) == (0, "")
     table = read_table(target)
     assert list(table) == list(trained.table) and listing(trained.folder / "out") == before
@@ -286,9 +278,8 @@ def test_predict_finds_images_as_the_dataset_does_and_names_what_it_cannot_read(
         assert len([line for line in warnings if f'"{name}"' in line]) == 1, name
     assert last.startswith("--predict: 4 of 9 could not be read")
     table = read_table("t.csv")
-    found = [row["path"] for row in table.values()]
     names = ["a/latin\\udce9.jpg", "a/new\nline.jpg", "a/b/c/deep.JPG", "no_extension", str(painting)]
-    assert found == names
+    assert [row["path"] for row in table.values()] == names
     for row in table.values():
         assert numbers(row) == pytest.approx(numbers(trained.table["Cubism/001.jpg"]), abs=1e-5)
     assert "a/new\\nline.jpg: " in result.out
@@ -303,7 +294,7 @@ def test_where_no_file_can_be_written_is_said_before_anything_is_decoded(trained
     cases |= {"locked/t.csv": "cannot be written"} if os.geteuid() else {}  # nothing is locked for root
     for path, words in cases.items():
         result = jobs.call(testtrainpart1, *flags, "--predict", painting, "--csv", path)
-        assert jobs.refused(result, "--csv: ", words) and "prior" not in result.out, path
+        assert jobs.refused(result, "--csv: ", words) and not result.out, path
     line = refused(testtrainpart1, *flags, "--outputdir", "file")
     assert line == f'--outputdir: "{workdir}/file" is not a folder'
     assert sorted(os.listdir()) == ["file", "locked"]  # nothing was decoded
@@ -355,13 +346,13 @@ def test_a_prior_is_exchanged_by_bayes_rule(changes, name, seen):
     assert report.log_priors(checkpoint)[0] == name
     for prior, numbers in [("uniform", [1, 1, 1]), ("training", list(counts.values())), (name, seen)]:
         posterior = likelihoods * numbers / (likelihoods * numbers).sum(1, keepdims=True)
-        found = report.with_prior(logits, checkpoint, prior).softmax(1).numpy()
-        assert found == pytest.approx(posterior, abs=1e-5), prior
+        probabilities = report.with_prior(logits, checkpoint, prior).softmax(1).numpy()
+        assert probabilities == pytest.approx(posterior, abs=1e-5), prior
     labels = likelihoods.argmax(1)
-    measured = report.evaluate_priors(labels, logits, checkpoint)
+    metrics = report.evaluate_priors(labels, logits, checkpoint)
     shifted = (likelihoods * list(counts.values())).argmax(1)
-    assert measured["trained"] == name and measured["uniform"] == {"accuracy": 1.0, "macro_f1": 1.0}
-    assert measured["training"] == pytest.approx(
+    assert metrics["trained"] == name and metrics["uniform"] == {"accuracy": 1.0, "macro_f1": 1.0}
+    assert metrics["training"] == pytest.approx(
         {"accuracy": np.mean(shifted == labels), "macro_f1": sklearn.metrics.f1_score(labels, shifted, average="macro")}
     )
 
@@ -376,14 +367,57 @@ def test_evaluation_and_prediction_say_which_prior(trained, run, tmp_path):
     for name, trained_so in [("uniform", True), ("training", False)]:
         (line,) = [line for line in trained.evaluation.out.splitlines() if report.PRIORS[name] in line]
         assert f"accuracy {prior[name]['accuracy']:.1%}, macro F1 {prior[name]['macro_f1']:.1%}" in line
-        assert ("as trained" in line) is trained_so
+        assert ("(as in training)" in line) is trained_so
     for flags, name in [((), "uniform"), (("--prior", "uniform"), "uniform"), (("--prior", "training"), "training")]:
         target = tmp_path / "t.csv"
         result = run(testtrainpart1, *trained.flags, "--predict", trained.folder / "test", "--csv", target, *flags)
-        assert f"prior: {name} (" in result.out and ("as trained" in result.out) is (name == "uniform")
-        for found, row in zip(read_table(target).values(), rows, strict=True):
+        assert f"predicting with {report.PRIORS[name]}" in result.out
+        assert ("(as in training)" in result.out) is (name == "uniform")
+        for given, row in zip(read_table(target).values(), rows, strict=True):
             expected = numbers(row) * (counts if name == "training" else 1)
-            assert numbers(found) == pytest.approx(expected / expected.sum(), abs=2e-5)
+            assert numbers(given) == pytest.approx(expected / expected.sum(), abs=2e-5)
+
+
+def test_the_run_block_says_how_the_metrics_came_about(trained):
+    run, checkpoint = trained.run, trained.checkpoint
+    assert {name: run[name] for name in ("architecture", "image_size", "seed")} | run["settings"] == checkpoint[
+        "settings"
+    ]
+    assert (run["epoch"], run["training_paintings"]) == (checkpoint["epoch"], sum(TRAINING.values()))
+    assert run["folders"]["testingdir"] == str(trained.folder / "test")
+    assert run["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0] and "code" in run["versions"]
+    assert (run["device"], run["precision"]) == ("cpu", "float32")
+    assert 0 < run["seconds"] < 600 and run["peak_memory_bytes"] > 1e7
+    paths = checkpoint["paths"][::-1]
+    other = checkpoint | {"fingerprints": checkpoint["fingerprints"].flip(0), "paths": paths}
+    options = settings.read("classifier", "", [str(flag) for flag in trained.flags])
+    assert provenance.run_block(options, other, torch.device("cpu"), 0)["training_digest"] == run["training_digest"]
+    other["fingerprints"] = other["fingerprints"] + 1
+    assert provenance.run_block(options, other, torch.device("cpu"), 0)["training_digest"] != run["training_digest"]
+
+
+def test_the_code_is_this_checkouts_commit_or_none(tmp_path, monkeypatch):
+    """Also where a hook of another repository has set Git's variables, or the project lies inside another one."""
+
+    def git(*arguments):
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", tmp_path, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "first")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert provenance.code_version() == git("rev-parse", "HEAD")
+    (tmp_path / "file").write_text("2")
+    assert provenance.code_version() == git("rev-parse", "HEAD") + "+changes"
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "inside")
+    assert provenance.code_version() is None
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert provenance.code_version() is None
+    monkeypatch.setenv("PATH", "")
+    assert provenance.code_version() is None
 
 
 def test_a_network_without_convolutions_gets_a_line_and_no_heatmaps(evaluate, monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import wikiart
 from support.answers import ward
-from support.answers.ward import cut, ward_linkage
+from support.answers.ward import cut_tree, ward_linkage
 from support.networks import description, pca
 
 N = 2000
@@ -50,7 +50,7 @@ def assert_is_scipys(points):
     for clusters in (2, 3, 8, 27, 64, 200, 512, 1024):
         above, below = theirs[-clusters + 1, 2], theirs[-clusters, 2]
         if above > below * (1 + 1e-9):
-            assert adjusted_rand_score(cut(theirs, clusters), cut(ours, clusters)) == 1.0
+            assert adjusted_rand_score(cut_tree(theirs, clusters), cut_tree(ours, clusters)) == 1.0
             compared += 1
     return ours, theirs, compared
 
@@ -132,7 +132,7 @@ def test_tight_groups_far_apart_need_float64_and_differences(spread):
     points = 10 * random.normal(size=(9, 6))[random.integers(9, size=600)] + spread * random.normal(size=(600, 6))
     ours, theirs = ward_linkage(points), linkage(points, "ward")
     np.testing.assert_allclose(ours[:, 2], theirs[:, 2], rtol=1e-6)
-    assert adjusted_rand_score(cut(ours, 9), cut(theirs, 9)) == 1.0
+    assert adjusted_rand_score(cut_tree(ours, 9), cut_tree(theirs, 9)) == 1.0
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -202,14 +202,14 @@ def test_what_is_no_matrix_of_numbers_is_refused(points):
 def test_a_cut_has_as_many_clusters_as_asked_for_largest_first():
     tree = ward_linkage(np.repeat(np.eye(5), [1, 5, 2, 9, 3], axis=0))
     for clusters in range(1, 21):
-        sizes = np.bincount(cut(tree, clusters))
+        sizes = np.bincount(cut_tree(tree, clusters))
         assert len(sizes) == clusters and sizes.sum() == 20 and (np.diff(sizes) <= 0).all()
-    assert cut(tree, 5).dtype == np.int64
-    assert np.array_equal(cut(tree, 5), np.repeat([4, 1, 3, 0, 2], [1, 5, 2, 9, 3]))
-    assert cut(ward_linkage(np.zeros((1, 1))), 1).tolist() == [0]
+    assert cut_tree(tree, 5).dtype == np.int64
+    assert np.array_equal(cut_tree(tree, 5), np.repeat([4, 1, 3, 0, 2], [1, 5, 2, 9, 3]))
+    assert cut_tree(ward_linkage(np.zeros((1, 1))), 1).tolist() == [0]
     for clusters in (0, 21):
         with pytest.raises(ValueError, match="20 points"):
-            cut(tree, clusters)
+            cut_tree(tree, clusters)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

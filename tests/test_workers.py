@@ -78,11 +78,8 @@ def one_process(monkeypatch) -> str:  # the first one must not stay behind
 
 
 def no_thread(monkeypatch) -> str:  # the pool has one of its own
-    def start(_) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", start)
-    return "can't start new thread"
+    monkeypatch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no new thread")))
+    return "no new thread"
 
 
 @pytest.mark.parametrize("limit", [no_pool, one_process, no_thread])

@@ -26,13 +26,11 @@ if __name__ == "__main__":
     signals.quiet_ctrl_c()
 
 import argparse
-import contextlib
 import csv
 import functools
 import os
-import shutil
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -40,6 +38,7 @@ from tqdm import tqdm
 
 from support.paintings import artists, duplicates, folders, images
 from support.system import console, settings, workers
+from support.system.files import whole_folder
 
 # Side in pixels at which images are compared: the image_size of config.json here, so that training sees no copies.
 COMPARED_SIZE = 128
@@ -70,20 +69,20 @@ def read_list(path: str) -> list[str]:
 
     Raises UserError where the file cannot be read or a row is something else.
     """
-    where, listed = console.printable(path), []
+    where, listed = console.printable(path), {}
     try:
         # Bytes that are no UTF-8 pass through, as they do in the names of files.
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = csv.reader(file)
             for row in filter(None, rows):
-                image, index = ",".join(row[:-1]), row[-1].strip()
-                if not image or not index.isdecimal():
-                    found = console.quoted(",".join(row)[:80])
-                    raise console.UserError(f"{where}: line {rows.line_num}: got {found}, expected path,class index")
-                listed.append(image)
+                image, comma, index = ",".join(row).rpartition(",")
+                if not image or not index.strip().isdecimal():
+                    row = console.quoted((image + comma + index)[:80])
+                    raise console.UserError(f"{where}: line {rows.line_num}: got {row}, expected path,class index")
+                listed[image] = None
     except (OSError, csv.Error) as error:
         raise console.UserError(f"{where}: cannot be read: {getattr(error, 'strerror', error)}") from None
-    return list(dict.fromkeys(listed))
+    return list(listed)
 
 
 def ascii_part(path: str) -> str:
@@ -136,7 +135,8 @@ def sides_by_split(files: list[str], groups: np.ndarray, share: float, seed: int
     styles, style = np.unique([style_of(file) for file in files], return_inverse=True)
     sizes = np.bincount(style)
     wanted = np.minimum(np.maximum(1, np.round(share * sizes)), sizes - 1)
-    members = [np.unique(style[of], return_counts=True) for of in split_by(groups)]
+    by_group = np.split(style[np.argsort(groups, kind="stable")], np.cumsum(np.bincount(groups))[:-1])
+    members = [np.unique(each, return_counts=True) for each in by_group]
     in_test, chosen = np.zeros(len(styles)), np.zeros(len(members), dtype=bool)
     order, changed = np.random.default_rng(seed).permutation(len(members)), True
     while changed:
@@ -149,12 +149,6 @@ def sides_by_split(files: list[str], groups: np.ndarray, share: float, seed: int
             if gain.sum() > 1e-9 and (after < size).all():
                 in_test[where], chosen[group], changed = after, not chosen[group], True
     return {file: "test" if chosen[group] else "train" for file, group in zip(files, groups, strict=True)}
-
-
-def split_by(groups: np.ndarray) -> list[np.ndarray]:
-    """The indices of every group's members."""
-    order = np.argsort(groups, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(groups))[:-1])
 
 
 def read_image(file: str, source: Path) -> tuple[int, np.ndarray] | str:
@@ -172,8 +166,8 @@ def read_images(source: Path, files: list[str]) -> dict[str, tuple[int, np.ndarr
     What cannot be decoded is named in a warning and left out. Raises UserError when more than half of the images
     cannot be decoded.
     """
-    found = workers.parallel_map(functools.partial(read_image, source=source), files)
-    bar = tqdm(found, "comparing", len(files), unit="painting", disable=None, leave=False)
+    images_read = workers.parallel_map(functools.partial(read_image, source=source), files)
+    bar = tqdm(images_read, "comparing", len(files), unit="painting", disable=None, leave=False)
     results = dict(zip(files, bar, strict=True))
     unreadable = [file for file in files if isinstance(results[file], str)]
     for file in unreadable:
@@ -198,29 +192,6 @@ def without_copies(fingerprints: dict[str, int], sides: dict[str, str]) -> list[
     return sorted(kept)
 
 
-@contextlib.contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to fill: it becomes `out` at the end, or is gone after an error.
-
-    Raises UserError when `out` holds anything already or cannot be written.
-    """
-    temporary = out.with_name(f".{out.name}.part")
-    try:
-        if out.exists() and any(out.iterdir()):
-            raise console.UserError(f"folder {console.quoted(out)} is not empty; expected a new folder")
-        shutil.rmtree(temporary, ignore_errors=True)  # what a killed run has left
-        temporary.mkdir()
-        yield temporary
-        with contextlib.suppress(FileNotFoundError):
-            out.rmdir()  # Windows renames to no name that is there
-        temporary.rename(out)
-    except OSError as error:
-        reason = error.strerror or error
-        raise console.UserError(f"folder {console.quoted(out)} cannot be written: {reason}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def write_links(source: Path, folder: Path, sides: dict[str, str]) -> None:
     """Link every file below `folder`/train or `folder`/test, relatively: folder and source can move together.
 
@@ -238,7 +209,7 @@ def write_links(source: Path, folder: Path, sides: dict[str, str]) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The checked command line. Raises UserError."""
     form = argparse.RawDescriptionHelpFormatter
-    parser = settings.Parser(prog="prepare.py", description=__doc__, allow_abbrev=False, formatter_class=form)
+    parser = console.Parser(prog="prepare.py", description=__doc__, allow_abbrev=False, formatter_class=form)
     parser.add_argument("source", metavar="SOURCE", help="folder of paintings, one folder per style")
     parser.add_argument("out", metavar="OUT", help="folder for train and test, new or empty")
     parser.add_argument("--by", choices=["painting", "artist"], default="painting", help="what is split, without lists")
@@ -294,16 +265,15 @@ def main(argv: list[str] | None = None) -> None:
     source, out = arguments.source, arguments.out
     with whole_folder(out) as folder:
         styles = folders.find_images(str(source))
-        files = [image.path for found in styles.values() for image in found]
+        files = [image.path for style in styles.values() for image in style]
         console.say(f"{console.quoted(source)}: {len(files):,} images, {len(styles)} styles")
         sides = choose_sides(arguments, files)
         if set(sides.values()) != {"train", "test"}:
             raise console.UserError(f"{len(sides):,} images are left, too few for both train and test")
         write_links(source, folder, sides)
     for side in ("train", "test"):
-        linked = [file for file in sides if sides[file] == side]
-        number = len(set(map(style_of, linked)))
-        console.say(f"{console.quoted(out / side)}: {len(linked):,} links, {number} styles")
+        linked = [style_of(file) for file in sides if sides[file] == side]
+        console.say(f"{console.quoted(out / side)}: {len(linked):,} links, {len(set(linked))} styles")
     if arguments.by == "artist":
         train, test = ({artists.artist_of(f) or f for f in sides if sides[f] == side} for side in ("train", "test"))
         console.say(f"artists: {len(train):,} in training, {len(test):,} in test, {len(train & test)} in both")

@@ -1,6 +1,5 @@
 """Part 1's pictures: the confusion matrix, the most confident mistakes, heatmaps of each style."""
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,23 +97,6 @@ def most_confident(labels: np.ndarray, probabilities: np.ndarray) -> dict[int, t
     return chosen
 
 
-@torch.no_grad()
-def statistics_share(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The statistics' share of the logits of `labels` in a network that has them: float [B].
-
-    model: a classifier; images: float [B, 3, S, S] in [0, 1]; labels: int64 [B].
-    Both are taken above their mean over the styles, since only differences between logits count: the head's weights
-    times the statistics, and the whole logit. The rest is the trunk's, and the head's bias. Below 0 or above 1
-    trunk and statistics disagree; NaN where the logit is not above the mean.
-    """
-    features = model.scale(model.features(images))
-    logits, statistics = model.head(features), features[:, model.width :]
-    weights = (model.head.weight - model.head.weight.mean(0))[:, model.width :]
-    above_mean = logits.gather(1, labels[:, None])[:, 0] - logits.mean(1)
-    part = (weights[labels] * statistics).sum(1)
-    return torch.where(above_mean > 0, part / above_mean, torch.nan)
-
-
 def draw_heatmaps(model: nn.Module, dataset: object, probabilities: np.ndarray, device: torch.device) -> "Figure":
     """For each style the most confident correct and wrong painting, each beside its class activation map.
 
@@ -124,24 +106,17 @@ def draw_heatmaps(model: nn.Module, dataset: object, probabilities: np.ndarray, 
     chosen = most_confident(dataset.labels.numpy(), probabilities)
     shown = [i for pair in chosen.values() for i in pair if i is not None]
     pictures, captions = {}, {}
-    has_statistics = model.has_statistics
     for part in torch.tensor(shown).split(8):  # a large network's activations take much memory
         images = dataset.images[part].to(device) / 255
         predicted = torch.from_numpy(probabilities.argmax(1))[part].to(device)
         maps = heatmaps.activation_maps(model, images, predicted).cpu()
-        shares = statistics_share(model, images, predicted).tolist() if has_statistics else []
         for place, i in enumerate(part.tolist()):
             pictures[i] = _beside(dataset.images[i], maps[place])
             captions[i] = f"{probabilities[i].max():.0%}"
-            if has_statistics and math.isfinite(shares[place]):
-                captions[i] += f", statistics {shares[place]:.0%}"
     groups = -(-len(chosen) // 9)
     rows = -(-len(chosen) // groups)
     figure = plotting.new(5.4 * groups, 1.65 * rows + 1, dpi=110)
     text = f"Grad-CAM of {model.architecture}: yellow speaks for the predicted style, dark does not."
-    if has_statistics:
-        text += "\nStatistics: share of the logit that comes from colours, textures and channels of the"
-        text += "\nwhole painting, not from the map; above 100% the rest speaks against the style."
     figure.suptitle(text, fontsize=9)
     blank = np.ones_like(next(iter(pictures.values())))
     names = [plotting.caption(name) for name in dataset.classes]

@@ -1,4 +1,7 @@
-"""Part 1's figures and table: how good the predictions are, also under other priors, on screen and as a CSV file."""
+"""Part 1's metrics and table: how good the predictions are, also under other priors, on screen and as a CSV file.
+
+To add a metric, add it to `evaluate`: it is then printed, and written to metrics_part1.json.
+"""
 
 import os
 
@@ -9,19 +12,11 @@ from torch import Tensor
 
 from support.system import console, files
 
-SHARES = (
-    "accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1", "top3_accuracy"
-)  # fmt: skip
 PRIORS = {"uniform": "all styles equally likely", "training": "styles as frequent as in the training folder"}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Metrics
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def evaluate(labels: np.ndarray, logits: np.ndarray, counts: dict[str, int]) -> dict[str, object]:
-    """The figures of `metrics_part1.json`.
+    """The metrics of `metrics_part1.json`; those that are floats are shares, and printed.
 
     labels: int [N]; logits: float [N, classes]; counts: training paintings per style, in the order of labels.
     Macro figures average over the styles that have test images; precision is 0 for a style that is never predicted.
@@ -52,38 +47,38 @@ def evaluate(labels: np.ndarray, logits: np.ndarray, counts: dict[str, int]) -> 
 
 
 def print_metrics(metrics: dict[str, object]) -> None:
-    """Print the figures, with the majority guess for scale, and a table of the styles."""
-    width = max(len("style"), *map(len, metrics["per_class"]))
-    majority = f"{metrics['majority_style']}, the most frequent training style,"
-    console.say(f"{metrics['images']:,} test paintings; always guessing {majority} "
-                f"would be right for {metrics['majority_accuracy']:.1%}")  # fmt: skip
+    """Print the metrics, with the majority guess for scale, and a table of the styles."""
+    console.say(f"{metrics['images']:,} test paintings; always guessing {metrics['majority_style']}, the most frequent "
+                f"training style, would be right for {metrics['majority_accuracy']:.1%}")  # fmt: skip
     if missing := [style for style, row in metrics["per_class"].items() if not row["support"]]:
         console.say(f"no test paintings of {len(missing)} of {len(metrics['per_class'])} styles: "
-                    "macro figures are means over the others")  # fmt: skip
-    for name in SHARES:
-        console.say(f"  {name.replace('_', ' '):<18}{metrics[name]:>7.1%}")
+                    "macro metrics are means over the others")  # fmt: skip
+    for name, value in metrics.items():
+        if isinstance(value, float) and name != "majority_accuracy":
+            console.say(f"  {name.replace('_', ' ').replace('f1', 'F1'):<18}{value:>7.1%}")
     for prior, meaning in PRIORS.items():
-        row = metrics["prior"][prior]
-        trained = ", as trained" if prior == metrics["prior"]["trained"] else ""
-        console.say(f"{meaning}{trained}: accuracy {row['accuracy']:.1%}, macro F1 {row['macro_f1']:.1%}")
+        trained = " (as in training)" if prior == metrics["prior"]["trained"] else ""
+        console.say(f"predicting with {meaning}{trained}: {summary(metrics['prior'][prior])}")
+    width = max(len("style"), *map(len, metrics["per_class"]))
     console.say(f"{'style':<{width}}  precision  recall      F1  paintings")
     for style, row in metrics["per_class"].items():
         shares = f"{row['precision']:>9.1%}  {row['recall']:>6.1%}  {row['f1']:>6.1%}" if row["support"] else " " * 25
         console.say(f"{style:<{width}}  {shares}  {row['support']:>9,}")
+    if rest := metrics["also_in_training"]["metrics_without"]:
+        number = metrics["also_in_training"]["images"]
+        known = console.count(number, "test painting that looks", "test paintings that look")
+        console.say(f"without the {known} like training paintings: {summary(rest)}")
+    for name, artists in (("seen", "who are"), ("new", "who are not")):
+        if metrics["by_artist"]:
+            row = metrics["by_artist"][name]
+            accuracy = f": accuracy {row['accuracy']:.1%}" if row["images"] else ""
+            paintings, painters = console.count(row["images"], "test painting"), console.count(row["artists"], "artist")
+            console.say(f"{paintings} by {painters} {artists} in the training folder{accuracy}")
 
 
-def print_artists(groups: dict[str, dict[str, float | int | None]]) -> None:
-    """Print the accuracy on paintings of artists that training has seen and has not."""
-    for name, text in (("seen", "artists in training"), ("new", "artists new to the network")):
-        row = groups[name]
-        accuracy = f"accuracy {row['accuracy']:.1%} of " if row["images"] else ""
-        paintings, painters = console.count(row["images"], "painting"), console.count(row["artists"], "artist")
-        console.say(f"{text}: {accuracy}{paintings} by {painters}")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Priors: how frequent the styles are
-# ---------------------------------------------------------------------------------------------------------------------
+def summary(metrics: dict[str, float]) -> str:
+    """Accuracy and macro F1 in words."""
+    return f"accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
 
 
 def log_priors(checkpoint: dict[str, object]) -> tuple[str, dict[str, Tensor]]:
@@ -116,14 +111,9 @@ def evaluate_priors(labels: np.ndarray, logits: Tensor, checkpoint: dict[str, ob
     """Accuracy and macro F1 under each of `PRIORS`, and the name of the one that the network was trained with."""
     results = {"trained": log_priors(checkpoint)[0]}
     for prior in PRIORS:
-        measured = evaluate(labels, with_prior(logits, checkpoint, prior).numpy(), checkpoint["counts"])
-        results[prior] = {name: measured[name] for name in ("accuracy", "macro_f1")}
+        metrics = evaluate(labels, with_prior(logits, checkpoint, prior).numpy(), checkpoint["counts"])
+        results[prior] = {name: metrics[name] for name in ("accuracy", "macro_f1")}
     return results
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The table
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def write_table(

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import Dataset
 
 from support.answers import pictures_part2
 from support.networks import features
@@ -24,6 +23,7 @@ from support.training import batches
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Neighbour = tuple[float, Dataset, int]  # distance, and the painting's dataset and its index there
 SIMILAR = 8  # paintings that --similar finds for an image
 SIMILAR_ROWS = 18  # images that similar.png shows at most
 LOOKED_AT = 1000  # paintings of a folder by which it is known as that of the training
@@ -31,17 +31,16 @@ LEAST_KNOWN = 0.05  # the share of them that must be training paintings; a folde
 
 
 def check_trained_on(dataset: Dataset, checkpoint: dict[str, object], folder: str) -> None:
-    """Raise DataError where hardly any painting of a folder is, or looks like, one that the network was trained on."""
+    """Raise DataError where hardly any painting of a folder looks like one that the network was trained on."""
     step = -(-len(dataset) // LOOKED_AT)
-    known = torch.isin(dataset.fingerprints[::step], checkpoint["fingerprints"])
-    thumbnails = duplicates.grey_fingerprints(dataset.images[::step])  # other machines decode to other pixels
+    thumbnails = duplicates.grey_fingerprints(dataset.images[::step])
     pairs, _ = duplicates.near_duplicates(thumbnails, duplicates.unpack(checkpoint["thumbnails"]))
-    known[pairs[:, 0]] = True
-    most = min(1.0, len(checkpoint["fingerprints"]) / len(dataset))  # the share if all of the training were there
-    if known.sum() < LEAST_KNOWN * most * len(known):
-        looked_at = console.count(len(known), "painting") + " looked at" * (step > 1)
+    known = len(pairs[:, 0].unique())
+    most = min(1.0, len(checkpoint["paths"]) / len(dataset))  # the share if all of the training were there
+    if known < LEAST_KNOWN * most * len(thumbnails):
+        looked_at = console.count(len(thumbnails), "painting") + " looked at" * (step > 1)
         raise DataError(
-            f"the network was trained on {known.sum()} of {looked_at} in {console.quoted(folder)}; expected the folder "
+            f"the network was trained on {known} of {looked_at} in {console.quoted(folder)}; expected the folder "
             "that it was trained on, give it with --trainingdir"
         )
 
@@ -58,38 +57,30 @@ def find_similar(
     Raises UserError at the end when an image cannot be decoded or a folder holds none; each is named in a warning.
     """
     given, number = batches.given_images(options.similar)
-    paths, pixels, own = [], [], []
-    image_size = datasets[0].images.shape[-1]
-    with contextlib.closing(batches.from_files(given, image_size, options.batch_size)) as loader:
-        for part, images in loader:
-            paths += part
+    paths, pixels, queries, rows = [], [], [], []
+    with contextlib.closing(batches.from_files(given, datasets[0].image_size, options.batch_size)) as loader:
+        for names, images in loader:
+            paths += names
             pixels += images[: SIMILAR_ROWS - len(pixels)]
-            own.append(embed(model, images.to(device) / 255).cpu())
+            queries.append(embed(model, images.to(device) / 255).cpu())
     if paths:
-        latents = torch.cat([stored_latents(model, dataset, embed, options.batch_size, device) for dataset in datasets])
-        neighbours = min(SIMILAR + len(datasets), len(latents))  # an image may be in both folders
-        search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(latents.double())
-        distances, nearest = search.kneighbors(torch.cat(own).double())
-        everything = ConcatDataset(datasets)
-        files_of = [
-            (path, dataset.classes[label])
-            for dataset in datasets
-            for path, label in zip(dataset.paths, dataset.labels, strict=True)
-        ]
-        found = []
-        for path, row, apart in zip(paths, nearest, distances, strict=True):
-            others = [(i, far) for i, far in zip(row, apart, strict=True) if not os.path.samefile(path, files_of[i][0])]
-            found.append([(i, *files_of[i], far) for i, far in others[:SIMILAR]])
+        points = [embed_folder(model, dataset, embed, options.batch_size, device) for dataset in datasets]
+        points, places = torch.cat(points).double(), [(dataset, i) for dataset in datasets for i in range(len(dataset))]
+        count = min(SIMILAR + len(datasets), len(points))  # an image may be in both folders
+        for path, query in zip(paths, torch.cat(queries).double(), strict=True):
+            nearest = zip(*torch.cdist(query[None], points)[0].topk(count, largest=False), strict=True)
+            row = [(distance.item(), *places[place]) for distance, place in nearest]
+            rows.append([near for near in row if not os.path.samefile(path, near[1].paths[near[2]])][:SIMILAR])
             console.say(f"{console.printable(path)} is most similar to")
-            for _, file, style, distance in found[-1]:
-                console.say(f"  {distance:8.3f}  {file}  ({style})")
-        plotting.write_all(options, {"similar.png": lambda: draw_similar(paths, pixels, found, everything)})
+            for distance, dataset, i in rows[-1]:
+                console.say(f"  distance {distance:.3f}: {dataset.paths[i]} ({dataset.classes[dataset.labels[i]]})")
+        plotting.write_all(options, {"similar.png": lambda: draw_similar(paths, pixels, rows)})
         console.say(f"wrote similar.png into {options.outputdir}")
     if len(paths) < number:
         raise UserError(f"--similar: {number - len(paths)} of {number} could not be read; see the warnings")
 
 
-def stored_latents(
+def embed_folder(
     model: nn.Module,
     dataset: Dataset,
     embed: Callable[[nn.Module, Tensor], Tensor],
@@ -105,28 +96,23 @@ def stored_latents(
     return features.cached(features.cache_path(dataset.pixel_file, model, len(dataset)), compute)
 
 
-def draw_similar(
-    paths: list[str], images: list[Tensor], found: list[list[tuple[int, str, str, float]]], everything: ConcatDataset
-) -> "Figure":
-    """A row per image (uint8 [3, S, S]), at most `SIMILAR_ROWS`: itself, then what was found, the nearest first.
-
-    found: index in `everything`, path, style and distance of each.
-    """
-    count = min(len(paths), SIMILAR_ROWS)
-    figure = plotting.new(15, 2.3 * count + 0.5, dpi=100)
-    shown = "Left the image" if count == len(paths) else f"Left the first {count} of {len(paths):,} images"
+def draw_similar(paths: list[str], images: list[Tensor], rows: list[list[Neighbour]]) -> "Figure":
+    """A row per image (uint8 [3, S, S]), at most `SIMILAR_ROWS`: itself, then its neighbours, the nearest first."""
+    figure = plotting.new(15, 2.3 * len(images) + 0.5, dpi=100)
+    shown = "the image" if len(images) == len(paths) else f"the first {len(images)} of {len(paths):,} images"
     figure.suptitle(
-        f"{shown}, right of it the paintings whose latents have the nearest content, with style and distance"
+        f"Left {shown}, right of it the paintings whose latents have the nearest content, with style and distance"
     )
-    for number, row in enumerate(figure.subplots(count, SIMILAR + 1, squeeze=False)):
-        for axes in row:
+    grid = figure.subplots(len(images), SIMILAR + 1, squeeze=False)
+    for path, image, neighbours, line in zip(paths, images, rows, grid, strict=False):
+        for axes in line:
             axes.axis("off")
-        pictures_part2.show(row[0], images[number])
-        row[0].set_title(f"{file_name(paths[number])}", fontsize=7, fontweight="bold", parse_math=False)
-        for axes, (i, path, style, distance) in zip(row[1:], found[number], strict=False):
-            pictures_part2.show(axes, everything[i][0])
-            text = f"{plotting.caption(style)}, {distance:.3f}\n{file_name(path)}"
-            axes.set_title(text, fontsize=7, parse_math=False)
+        pictures_part2.show(line[0], image)
+        line[0].set_title(file_name(path), fontsize=7, fontweight="bold", parse_math=False)
+        for axes, (distance, dataset, i) in zip(line[1:], neighbours, strict=False):
+            pictures_part2.show(axes, dataset.images[i])
+            style = plotting.caption(dataset.classes[dataset.labels[i]])
+            axes.set_title(f"{style}, {distance:.3f}\n{file_name(dataset.paths[i])}", fontsize=7, parse_math=False)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The levels of a network: for each resolution that it works at, the last feature map."""
+"""The levels of a network (the last feature map at each resolution), and statistics of them."""
 
 import contextlib
 import functools
@@ -7,33 +7,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHANNELS = 64  # correlations are among the first of a level's channels, this many at most
+CHANNELS = 64  # at most that are correlated, the first of a level
 SIDE = 32  # a map of twice this side or more is subsampled before its channels are correlated
 
 
 def find(trunk: nn.Module, images: Tensor) -> list[str]:
-    """The names of the modules that give the last feature map of each resolution but the lowest, which the trunk pools.
+    """The names of the modules that give the last feature map of each resolution but the lowest, which is pooled.
 
     trunk: float [B, 3, S, S] -> anything; it is run once on `images`.
     """
     with torch.no_grad():
-        _, last = _watch(trunk, images, [name for name, _ in trunk.named_modules() if name])
+        _, last = _run_and_watch(trunk, images, [name for name, _ in trunk.named_modules() if name])
     return [name for name, _ in last[:-1]]
 
 
 def run(trunk: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[Tensor]]:
     """The trunk's output, and the feature maps of the modules that `find` named, [B, C, H, H] with falling H."""
-    features, last = _watch(trunk, images, names)
+    features, last = _run_and_watch(trunk, images, names)
     return features, [level for _, level in last[: len(names)]]
 
 
-def _watch(trunk: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[tuple[str, Tensor]]]:
-    """The trunk's output, and the last map of each resolution that the named modules give, with its module's name."""
-    last = {}
+def _run_and_watch(trunk: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+    last = {}  # resolution -> name of the module, feature map
 
     def keep(name: str, _module: nn.Module, _inputs: tuple, output: object) -> None:
-        if (level := _as_map(output)) is not None:
-            last[level.shape[3]] = name, level
+        if isinstance(output, Tensor) and output.ndim == 4:
+            if output.shape[1] == output.shape[2] != output.shape[3]:  # networks that put channels last
+                output = output.permute(0, 3, 1, 2)
+            if output.shape[2] == output.shape[3] > 1:  # 1 is after pooling
+                last[output.shape[3]] = name, output
 
     with contextlib.ExitStack() as hooks:
         for name in names:
@@ -51,25 +53,15 @@ def moments(maps: Tensor) -> Tensor:
 
 
 def correlations(maps: Tensor) -> Tensor:
-    """Correlation over the positions of every two of the first `CHANNELS` channels, without their order.
+    """Correlation over the positions of every two of the first `CHANNELS` channels, 0 for a constant channel.
 
-    Feature maps [B, C, H, H] -> float32 [B, c * (c - 1) / 2], c = min(C, CHANNELS), from -1 to 1, 0 for a constant
-    channel. Like the Gram matrix of Gatys et al. (2015, arXiv:1508.06576), they describe style: what appears together.
-    Every n-th position counts, so that there are `SIDE` to 2 * `SIDE` along a side of a larger map.
+    Feature maps [B, C, H, H] -> float32 [B, c * (c - 1) / 2], c = min(C, CHANNELS). Like the Gram matrix of Gatys et
+    al. (2015, arXiv:1508.06576), they describe style. Of a larger map, `SIDE` to 2 * `SIDE` positions a side count.
     """
     step = max(maps.shape[3] // SIDE, 1)
     channels = maps[:, :CHANNELS, ::step, ::step].permute(0, 2, 3, 1).flatten(1, 2).float()  # [B, positions, c]
     channels = channels - channels.mean(1, keepdim=True)
     channels = F.normalize(channels, dim=1, eps=1e-3 * channels.shape[1] ** 0.5)  # rounding is no pattern
-    found = (channels.mT @ channels).float()  # of numbers up to 1, which float16 can add up
-    row, column = torch.triu_indices(*found.shape[1:], offset=1, device=maps.device)
-    return found[:, row, column]
-
-
-def _as_map(output: object) -> Tensor | None:
-    """A module's output where that is a feature map, channels first: [B, C, H, H]."""
-    if not isinstance(output, Tensor) or output.ndim != 4:
-        return None
-    if output.shape[1] == output.shape[2] != output.shape[3]:  # networks that put channels last
-        output = output.permute(0, 3, 1, 2)
-    return output if output.shape[2] == output.shape[3] > 1 else None  # 1 is after pooling
+    products = (channels.mT @ channels).float()  # of numbers up to 1, which float16 can add up
+    row, column = torch.triu_indices(*products.shape[1:], offset=1, device=maps.device)
+    return products[:, row, column]

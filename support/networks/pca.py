@@ -1,27 +1,21 @@
 """A PCA of pixels, from which the autoencoder starts."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from sklearn.decomposition import PCA
-
-FITTED = 10_000  # images at most that a PCA is fitted on
-NUMBERS = 2**28  # and pixel values at most: a gigabyte
+MOST_IMAGES = 10_000  # that a PCA is fitted on
+MOST_VALUES = 2**28  # of pixels that it is fitted on: a gigabyte
 
 
-def fit_pca(images: Tensor, members: Tensor, components: int, seed: int) -> "PCA":
+def fit_pca(images: Tensor, members: Tensor, components: int, seed: int) -> PCA:
     """The best linear autoencoder: scikit-learn's PCA of the `members` of uint8 images [N, 3, S, S], pixels in [0, 1].
 
-    It is fitted on at most `FITTED` of them, drawn by the seed, and has fewer components where those allow no more.
+    It is fitted on at most `MOST_IMAGES`, drawn by the seed, and has fewer components where those allow no more.
     """
-    from sklearn.decomposition import PCA  # takes a second to import
-
     values = images[0].numel()
-    count = min(len(members), FITTED, max(1, NUMBERS // values))
+    count = min(len(members), MOST_IMAGES, max(1, MOST_VALUES // values))
     drawn = np.sort(np.random.default_rng(seed).permutation(len(members))[:count])
     pixels = images[members[torch.from_numpy(drawn)]].flatten(1).float().div_(255).numpy()
     pca = PCA(min(components, count, values), copy=False, svd_solver="randomized", random_state=seed)

@@ -22,25 +22,25 @@ def artist_of(path: str) -> str | None:
 
 
 def known_artists(paths: Sequence[str]) -> list[str]:
-    """The artists whom file names tell, each once and sorted."""
+    """The artists of all paths whose names tell one, each once and sorted."""
     return sorted({artist for path in paths if (artist := artist_of(path))})
 
 
 def by_artist(
     paths: Sequence[str], correct: np.ndarray, training_artists: Sequence[str]
 ) -> dict[str, dict[str, float | int | None]] | None:
-    """Accuracy on paintings of artists that training has seen and has not: what a network knows beside the artist.
+    """Accuracy on paintings of artists that were seen in training and on those of new ones.
 
     correct: bool [N], for the N paths; training_artists: `known_artists` of the training paintings. Returns "seen" and
-    "new" with `images`, `artists` and `accuracy` (None without an image); None where names do not tell: fewer than
-    two training artists, or most of the test paintings without an artist's name, which are left out otherwise.
+    "new" with `images`, `artists` and `accuracy` (None without an image). Returns None where file names do not tell:
+    fewer than two training artists, or no artist for half of the paths.
     """
-    named = [(artist, right) for path, right in zip(paths, correct, strict=True) if (artist := artist_of(path))]
-    if len(training_artists) < 2 or 2 * len(named) <= len(paths):
+    artists = np.array([artist_of(path) or "" for path in paths])
+    named, seen = artists != "", np.isin(artists, training_artists)
+    if len(training_artists) < 2 or 2 * named.sum() <= len(paths):
         return None
-    known, groups = set(training_artists), {}
-    for name in ("seen", "new"):
-        group = [(artist, right) for artist, right in named if (artist in known) == (name == "seen")]
-        accuracy = float(np.mean([right for _, right in group])) if group else None
-        groups[name] = {"images": len(group), "artists": len({a for a, _ in group}), "accuracy": accuracy}
+    groups = {}
+    for name, group in (("seen", named & seen), ("new", named & ~seen)):
+        accuracy = float(correct[group].mean()) if group.any() else None
+        groups[name] = {"images": int(group.sum()), "artists": len(set(artists[group])), "accuracy": accuracy}
     return groups

@@ -34,36 +34,31 @@ def decode_folder(
     stem = f"{folder}-{hashlib.sha256(listing).hexdigest()[:20]}"
     index_path, data_path = Path(cachedir) / f"{stem}.json", Path(cachedir) / f"{stem}.uint8"
 
-    def read_index() -> tuple[Path, dict[str, str], list[int]] | None:
+    def read_cache() -> tuple[Path, dict[str, str], list[int]] | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             index = json.loads(index_path.read_text())
             left_out, fingerprints = dict(index["left_out"]), list(index["fingerprints"])
-            whole = data_path.stat().st_size == len(fingerprints) * 3 * image_size**2
-            if whole and len(left_out) + len(fingerprints) == len(listed):
-                refused = [os.path.join(imgdir, path) for path in left_out]
-                again = [images.try_decode(path, image_size)[0] for path in refused]  # perhaps no more
-                return (data_path, left_out, fingerprints) if all(pixels is None for pixels in again) else None
+            is_whole = data_path.stat().st_size == len(fingerprints) * 3 * image_size**2
+            if is_whole and len(left_out) + len(fingerprints) == len(listed):
+                again = [images.try_decode(os.path.join(imgdir, path), image_size)[0] for path in left_out]
+                return (data_path, left_out, fingerprints) if not any(again) else None  # some can be decoded now
         return None
 
-    found = read_index()
-    if found:
-        return found
+    if cached := read_cache():
+        return cached
     with locks.locked(Path(cachedir) / f"{folder}.lock", wait=True):
-        found = read_index()  # another process may have decoded meanwhile
-        if found:
-            return found
+        if cached := read_cache():  # another process has decoded meanwhile
+            return cached
         for old in Path(cachedir).glob(f".{folder}-*.uint8.*.part"):  # of a decoding that was interrupted
             _remove(old)
         begun = time.perf_counter()
-        left_out, fingerprints = _write_cache(data_path, imgdir, image_size, [file.path for file in listed])
+        left_out, fingerprints = _write_pixels(data_path, imgdir, image_size, [file.path for file in listed])
         files.write_json(index_path, {"left_out": left_out, "fingerprints": fingerprints})
         rate = len(listed) / (time.perf_counter() - begun)
-        console.say(
-            f"decoded {len(listed):,} images of {console.quoted(imgdir)} into the cache ({rate:,.0f} per second)"
-        )
-        for old in Path(cachedir).glob(f"{folder}-*"):
-            if not old.name.startswith(stem):
-                _remove(old)
+        done = f"decoded {len(listed):,} images of {console.quoted(imgdir)} into the cache"
+        console.say(f"{done} ({rate:,.0f} per second)")
+        for old in set(Path(cachedir).glob(f"{folder}-*")) - set(Path(cachedir).glob(f"{stem}*")):
+            _remove(old)
         return data_path, left_out, fingerprints
 
 
@@ -88,7 +83,7 @@ def map_pixels(pixel_file: str, count: int, image_size: int) -> Tensor:
         return torch.from_numpy(pixels)
 
 
-def _write_cache(data_path: Path, imgdir: str, image_size: int, paths: list[str]) -> tuple[dict[str, str], list[int]]:
+def _write_pixels(data_path: Path, imgdir: str, image_size: int, paths: list[str]) -> tuple[dict[str, str], list[int]]:
     """Decode the images in worker processes and write them; returns what was left out and why, and fingerprints."""
     left_out, notes, fingerprints = {}, {}, []
 
@@ -99,18 +94,15 @@ def _write_cache(data_path: Path, imgdir: str, image_size: int, paths: list[str]
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can reserve space
                     raise
-        with contextlib.closing(
-            images.decode_all([os.path.join(imgdir, path) for path in paths], image_size)
-        ) as results:
+        full_paths = [os.path.join(imgdir, path) for path in paths]
+        with contextlib.closing(images.decode_all(full_paths, image_size)) as results:
             bar = tqdm(results, f"decoding {imgdir}", len(paths), unit="painting", disable=None, leave=False)
-            for path, (pixels, key, note) in zip(paths, bar, strict=True):
-                if pixels is None:
-                    left_out[path] = note
-                    continue
-                output.write(pixels)
-                fingerprints.append(key)
+            for path, (pixels, fingerprint, note) in zip(paths, bar, strict=True):
                 if note:
-                    notes[path] = note
+                    (notes if pixels else left_out)[path] = note
+                if pixels:
+                    output.write(pixels)
+                    fingerprints.append(fingerprint)
         output.truncate(len(fingerprints) * 3 * image_size**2)
 
     files.write_whole(data_path, write)

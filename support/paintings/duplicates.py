@@ -1,7 +1,11 @@
 """Copies of a painting, exact, nearly so or mirrored: which belong together, and which are in training and test."""
 
+import contextlib
+import hashlib
+import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from support.system import console, processes
+from support.system import console, files, processes
 
 SIDE = 16  # of a grey fingerprint
 LEAST_CONTRAST = 2.0  # standard deviation in grey levels below which an image has nothing to compare
@@ -37,8 +41,7 @@ def grey_fingerprints(images: Tensor) -> Tensor:
 
 def pack(fingerprints: Tensor) -> Tensor:
     """Grey fingerprints as int8 [N, 256], for a checkpoint."""
-    largest = fingerprints.abs().amax(1, keepdim=True).clamp(min=1e-6)
-    return (127 * fingerprints / largest).round().to(torch.int8)
+    return (127 * F.normalize(fingerprints, p=math.inf, dim=1)).round().to(torch.int8)
 
 
 def unpack(packed: Tensor) -> Tensor:
@@ -50,52 +53,61 @@ def groups(thumbnails: Tensor, *keys: Iterable[object]) -> Tensor:
     """A group's number for each of N paintings, int64 [N]: copies share one, also over several steps.
 
     thumbnails: grey fingerprints, float32 [N, 256], whose near-duplicates are copies; keys: N values each, equal for
-    paintings that belong together. The first process compares for all of them, so that none differs by rounding.
+    paintings that belong together.
     """
-    if processes.rank() > 0:
-        found = processes.from_first(None)
-        return found if len(found) == len(thumbnails) else torch.arange(len(thumbnails))  # else: refused soon
     edges = [near_duplicates(thumbnails)[0]]
     for values in keys:
         first = {}
         edges.append(torch.tensor([(first.setdefault(value, i), i) for i, value in enumerate(values)]))
     (rows, columns), count = torch.cat(edges).T.numpy(), len(edges[-1])
     graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(count, count))
-    return processes.from_first(torch.from_numpy(connected_components(graph, directed=False)[1]).long())
+    return torch.from_numpy(connected_components(graph, directed=False)[1]).long()
+
+
+def groups_of(dataset: object, thumbnails: Tensor) -> Tensor:
+    """The `groups` of a WikiArtDataset's paintings, by `thumbnails` and equal pixels; kept in a file beside these.
+
+    The first process compares for all of them, so that none differs by rounding.
+    """
+    if processes.rank() > 0:
+        numbers = processes.from_first(None)  # of another number of paintings, this process is refused soon
+        return torch.tensor(numbers if len(numbers) == len(dataset) else range(len(dataset)))
+    compared = Path(__file__).read_bytes() + dataset.fingerprints.numpy().tobytes()  # other code may find others
+    path = Path(dataset.pixel_file).with_suffix(f".{hashlib.sha256(compared).hexdigest()[:20]}.json")
+    try:
+        numbers = json.loads(path.read_text())
+    except (OSError, ValueError):  # there is none, or it is damaged
+        numbers = groups(thumbnails, dataset.fingerprints.tolist()).tolist()
+        with contextlib.suppress(console.UserError):  # it cannot be written: they are compared again the next time
+            files.write_json(path, numbers)
+    return torch.tensor(processes.from_first(numbers))
 
 
 def near_duplicates(first: Tensor, second: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Pairs (int64 [M, 2]) of the same painting, saved again, resized, cropped by up to 3% at each side or mirrored.
 
-    Also which pairs are alike only when one of them is mirrored: bool [M].
-
-    first, second: grey fingerprints, float32 [N, 256]; without `second`, pairs i < j within `first`. A crop moves what
-    is in the image, and that changes a detailed painting more than a plain one: so the difference that is allowed
-    grows with the detail, up to a correlation of `LEAST_CORRELATION`. All pairs are compared first, then the few that
-    are left are aligned.
+    Also which of them are alike only when one is mirrored, bool [M]. first, second: grey fingerprints, float32
+    [N, 256]; without `second`, pairs i < j within `first`. The difference that is allowed grows with the detail of a
+    painting, which a crop moves. All pairs are compared first, then the few that are left are aligned.
     """
     other = first if second is None else second
-    most = (1 - LEAST_CORRELATION) / 2
-    slack = [(CANDIDATES / 2 * _detail(part)).clamp(max=most)[:, None] for part in (first, other)]
+    slack, other_slack = ((CANDIDATES * _detail(part)).clamp(max=1 - LEAST_CORRELATION) / 2 for part in (first, other))
     # The correlation is the sum of the even and the odd parts' products, and with the mirror image their difference.
-    (left, odd), (right, other_odd) = _parts(first), _parts(other)
-    # Two more columns, so that one product gives correlation + slack of both, which is 1 or more for a candidate.
-    left = torch.cat([left, slack[0], torch.ones(len(first), 1)], 1)
-    right = torch.cat([right, torch.ones(len(other), 1), slack[1]], 1).T.contiguous()
-    rows, found = max(1, BLOCK // max(1, len(other))), [torch.zeros(0, 3, dtype=torch.int64)]
+    (even, odd), (other_even, other_odd) = _parts(first), _parts(other)
+    rows, results = max(1, BLOCK // max(1, len(other))), [torch.zeros(0, 3, dtype=torch.int64)]
     for start in range(0, len(first), rows):
         skipped = start if second is None else 0  # of the symmetric product, the upper half
-        product = (odd[start : start + rows] @ other_odd.T[:, skipped:]).abs_()
-        product.addmm_(left[start : start + rows], right[:, skipped:])
-        pairs = (product >= 1).nonzero() + torch.tensor([start, skipped])
+        block = slice(start, start + rows)
+        likeness = (odd[block] @ other_odd[skipped:].T).abs_().addmm_(even[block], other_even[skipped:].T)
+        pairs = (likeness + other_slack[skipped:] >= 1 - slack[block, None]).nonzero() + torch.tensor([start, skipped])
         if second is None:
             pairs = pairs[pairs[:, 0] < pairs[:, 1]]
         for part in pairs.split(4096):
             one, two = first[part[:, 0]], other[part[:, 1]]
-            plain, mirrored = _alike(one, two), _alike(one, _mirror(two), _oddness)
-            found.append(torch.cat([part, ~plain[:, None]], 1)[plain | mirrored])
-    found = torch.cat(found)
-    return found[:, :2], found[:, 2].bool()
+            plain, mirrored = _are_copies(one, two), _are_copies(one, _mirror(two), mirrored=True)
+            results.append(torch.cat([part, ~plain[:, None]], 1)[plain | mirrored])
+    result = torch.cat(results)
+    return result[:, :2], result[:, 2].bool()
 
 
 def _mirror(blocks: Tensor) -> Tensor:
@@ -109,37 +121,29 @@ def _parts(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(part.flatten(1) / math.sqrt(2) for part in (left + right.flip(2), left - right.flip(2)))
 
 
-def _oddness(blocks: Tensor) -> Tensor:
-    """What differs between the left and the right of fingerprints, unit norm: [N, 256] -> [N, 256]."""
-    return F.normalize(blocks - _mirror(blocks), dim=1)
-
-
 def _detail(blocks: Tensor) -> Tensor:
     """How much of an image changes from block to block: the energy of its Laplacian. [N, side**2] -> [N]."""
-    side = math.isqrt(blocks.shape[1])
-    x = blocks.view(-1, side, side)
+    x = blocks.unflatten(1, 2 * [math.isqrt(blocks.shape[1])])
     around = x[:, 2:, 1:-1] + x[:, :-2, 1:-1] + x[:, 1:-1, 2:] + x[:, 1:-1, :-2]
     return (around - 4 * x[:, 1:-1, 1:-1]).square().sum((1, 2))
 
 
-def _centre(blocks: Tensor) -> Tensor:
-    """The inner quarter of fingerprints, zero mean and unit norm: [N, 256] -> [N, 64]."""
-    quarter = SIDE // 4
-    inner = blocks.view(-1, SIDE, SIDE)[:, quarter:-quarter, quarter:-quarter].flatten(1)
-    return F.normalize(inner - inner.mean(1, keepdim=True), dim=1)
+def _views(blocks: Tensor, mirrored: bool) -> list[Tensor]:
+    """What must agree in copies, fingerprints [N, 256] -> unit norms, [N, 256] or [N, 64]."""
+    # The centre, since a frame, a round canvas or black bars make different paintings correlate; and what differs
+    # between left and right, since symmetric paintings resemble the mirror images of others by all else.
+    inner = blocks.view(-1, SIDE, SIDE)[:, SIDE // 4 : -SIDE // 4, SIDE // 4 : -SIDE // 4].flatten(1)
+    views = [blocks, inner - inner.mean(1, keepdim=True)] + [blocks - _mirror(blocks)] * mirrored
+    return [F.normalize(view, dim=1) for view in views]
 
 
-def _alike(first: Tensor, second: Tensor, *views: Callable[[Tensor], Tensor]) -> Tensor:
-    """Whether pairs of fingerprints [M, 256] are of one painting: bool [M].
-
-    Their centres must agree too: a frame, a round canvas or black bars make different paintings correlate. So must
-    more `views` of them: symmetric paintings resemble the mirror images of others, by all but their oddness.
-    """
-    aligned, answer = _align(first, second), torch.ones(len(first), dtype=torch.bool)
-    for view in (torch.nn.Identity(), _centre, *views):
-        allowed = TOLERANCE / 2 * (_detail(view(first)) + _detail(view(second)))
-        correlation = F.cosine_similarity(*map(view, aligned), dim=1)
-        answer &= 1 - correlation <= allowed.clamp(max=1 - LEAST_CORRELATION)
+def _are_copies(first: Tensor, second: Tensor, mirrored: bool = False) -> Tensor:
+    """Whether pairs of fingerprints [M, 256] are of one painting once they are aligned: bool [M]."""
+    answer = torch.ones(len(first), dtype=torch.bool)
+    views = [_views(part, mirrored) for part in (first, second, *_align(first, second))]
+    for *before, one, two in zip(*views, strict=True):
+        allowed = TOLERANCE / 2 * sum(map(_detail, before))
+        answer &= 1 - (one * two).sum(1) <= allowed.clamp(max=1 - LEAST_CORRELATION)
     return answer
 
 
@@ -159,38 +163,36 @@ def _align(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 def warn_of_contradictions(paths: list[str], labels: Tensor, fingerprints: Tensor) -> None:
     """Warn of identical images (equal fingerprints, int64 [N]) that are in two styles (labels, int64 [N])."""
-    first, pairs = {}, []
-    for i, key in enumerate(fingerprints.tolist()):
-        j = first.setdefault(key, i)
-        if labels[i] != labels[j]:
-            pairs.append(f"{console.quoted(paths[j])} and {console.quoted(paths[i])}")
+    keys, styles = fingerprints.tolist(), labels.tolist()
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    pairs = [(first[key], i) for i, key in enumerate(keys) if styles[i] != styles[first[key]]]
     if pairs:
-        found = console.count(len(pairs), "pair of identical images", "pairs of identical images")
-        console.warn(f"{found} in two styles, trained with both labels: {console.first_few(pairs, 3)}")
+        number = console.count(len(pairs), "pair of identical images", "pairs of identical images")
+        texts = [" and ".join(console.quoted(paths[i]) for i in pair) for pair in pairs]
+        console.warn(f"{number} in two styles, trained with both labels: {console.first_few(texts, 3)}")
 
 
 def known_paintings(dataset: object, checkpoint: dict[str, object]) -> tuple[np.ndarray, list[dict[str, str]]]:
     """Which paintings of a dataset (bool [N]) are copies of training paintings, and what a report says of these.
 
-    dataset: has `paths`, `images` and `fingerprints`; checkpoint: has `paths`, `fingerprints` and `thumbnails`, those
-    of its training paintings. Each copy has its `path`, the first training painting that it is a copy of (an identical
-    one before others) and their `likeness`: "identical", "near" or "mirrored". Warns of them.
+    dataset: a WikiArtDataset; checkpoint: has `paths`, `fingerprints` and `thumbnails` of its training paintings. Each
+    copy has its `path`, that of one `training` painting (an identical one before others) and their `likeness`:
+    "identical", "near" or "mirrored". Warns of them.
     """
-    places = {key: j for j, key in reversed(list(enumerate(checkpoint["fingerprints"].tolist())))}
-    found = {i: (places[key], "identical") for i, key in enumerate(dataset.fingerprints.tolist()) if key in places}
-    identical = len(found)
+    first = {key: i for i, key in reversed(list(enumerate(checkpoint["fingerprints"].tolist())))}
+    copy_of = {i: (first[key], "identical") for i, key in enumerate(dataset.fingerprints.tolist()) if key in first}
     pairs, mirrored = near_duplicates(grey_fingerprints(dataset.images), unpack(checkpoint["thumbnails"]))
-    for (i, j), is_mirrored in zip(pairs.tolist(), mirrored.tolist(), strict=True):
-        found.setdefault(i, (j, "mirrored" if is_mirrored else "near"))
+    for i, j, is_mirrored in torch.cat([pairs, mirrored[:, None]], 1).tolist():
+        copy_of.setdefault(i, (j, "mirrored" if is_mirrored else "near"))
     copies = [
         {"path": dataset.paths[i], "training": checkpoint["paths"][j], "likeness": likeness}
-        for i, (j, likeness) in sorted(found.items())
+        for i, (j, likeness) in sorted(copy_of.items())
     ]
     if copies:
         texts = ['"{path}" looks like "{training}" ({likeness})'.format_map(copy) for copy in copies]
-        number = f"{len(copies)} ({identical} identical)"
-        console.warn(f"test paintings that look like training paintings: {number}: {console.first_few(texts)}")
-    return np.isin(np.arange(len(dataset.paths)), list(found)), copies
+        number = f"{len(copies)} ({sum(copy['likeness'] == 'identical' for copy in copies)} identical)"
+        console.warn(f"test paintings that look like training paintings: {number}: {console.first_few(texts, 3)}")
+    return np.isin(np.arange(len(dataset.paths)), list(copy_of)), copies
 
 
 def report(copies: list[dict[str, str]], rest: dict[str, object] | None) -> dict[str, object]:

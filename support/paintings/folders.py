@@ -4,7 +4,7 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +12,9 @@ from support.paintings.formats import is_image, looks_like_image
 from support.system import console, settings
 from support.system.console import DataError
 
-# What file systems, network drives and programs keep beside a user's files.
-NOT_STYLES = {
+NOT_STYLES = {  # what file systems, network drives and programs keep beside a user's files, hidden folders aside
     "#recycle", "#snapshot", "$recycle.bin", "@recycle", "@recently-snapshot", "@eadir", "__macosx", "__pycache__",
-    ".ipynb_checkpoints", "lost+found", "system volume information", "recycler", "recycled", "found.000", "@tmp",
-    "~snapshot", "thumbs", ".trashes", ".@__thumb", ".appledouble",
+    "lost+found", "system volume information", "recycler", "recycled", "found.000", "@tmp", "~snapshot", "thumbs",
 }  # fmt: skip
 SAMPLE = str(Path(__file__).resolve().parents[2] / "data" / "sample")
 SPLITS = {"train", "training", "valid", "val", "validation", "test", "testing"}
@@ -35,10 +33,6 @@ class ImageFile(NamedTuple):
     changed: int
 
 
-def _count_images(folder: str) -> int:
-    return sum(is_image(name) for _, _, names in os.walk(folder) for name in names)
-
-
 def find_images(imgdir: str, known: Collection[str] = ()) -> dict[str, list[ImageFile]]:
     """The image files of every style folder directly under `imgdir`, by the style's name in NFC, sorted.
 
@@ -48,89 +42,41 @@ def find_images(imgdir: str, known: Collection[str] = ()) -> dict[str, list[Imag
     image, and for a folder that holds splits (train, test) or another folder of styles.
     """
     try:
-        with os.scandir(imgdir) as entries:
-            seen = [e for e in entries if not e.name.startswith(".") or _is_no_style(e.name)]
-            names = sorted((e.name, os.path.isdir(e.path)) for e in seen)
+        folders, loose = _list(imgdir)
     except OSError as error:
         hint = " (python data/sample/prepare.py makes the sample)" * os.path.abspath(imgdir).startswith(SAMPLE)
         where = console.quoted(imgdir) + " cannot be read" + console.looked_in(imgdir)
         raise DataError(f"folder {where}: {error.strerror}{hint}") from None
-    folders = [name for name, is_folder in names if is_folder]
     _check_level(imgdir, folders, known)
-    styles = {}
+    styles, alike = {}, {}
     for folder in folders:
-        where = console.quoted(os.path.join(imgdir, folder))
+        path = os.path.join(imgdir, folder)
         if _is_no_style(folder):
-            if count := _count_images(os.path.join(imgdir, folder)):
-                console.warn(f"{where} is not a style: {console.count(count, 'image')} skipped")
-            continue
-        found = list(_walk(imgdir, folder))
-        style = unicodedata.normalize("NFC", folder)
-        if not found:
-            console.warn(f"{where} holds no images: skipped")
-        elif style in styles:
-            console.warn(f"folder {console.quoted(imgdir)} has {console.quoted(style)} in two Unicode forms: one style")
-            styles[style] = sorted(styles[style] + found)
+            if count := _count_images(path):
+                console.warn(f"{console.quoted(path)} is not a style: {console.count(count, 'image')} skipped")
+        elif images := _walk(imgdir, folder):
+            style = unicodedata.normalize("NFC", folder)
+            other = alike.setdefault(_bare(style), style)
+            if style in styles:
+                two_forms = f"{console.quoted(style)} in two Unicode forms"
+                console.warn(f"folder {console.quoted(imgdir)} has {two_forms}: one style")
+                images = sorted(styles[style] + images)
+            elif style != other:
+                console.warn(f"{console.names([other, style])} in {console.quoted(imgdir)} are taken for two styles")
+            styles[style] = images
         else:
-            styles[style] = found
-    loose = sum(is_image(name) for name, is_folder in names if not is_folder)
+            console.warn(f"{console.quoted(path)} holds no images: skipped")
     if not styles:
         what = "images but no style folders; expected one folder per style" if loose else "no style folder with images"
         raise DataError(f"folder {console.quoted(imgdir)} holds {what}")
     if loose:
         console.warn(f"folder {console.quoted(imgdir)}: images beside the style folders skipped: {loose:,}")
-    alike = {}
-    for style in styles:
-        if (other := alike.setdefault(_bare(style), style)) != style:
-            console.warn(f"{console.names([other, style])} in {console.quoted(imgdir)} are taken for two styles")
     return dict(sorted(styles.items()))
-
-
-def _bare(style: str) -> str:
-    return unicodedata.normalize("NFC", style).casefold().strip()
-
-
-def _is_no_style(folder: str) -> bool:
-    return folder.lower() in NOT_STYLES or folder.lower().startswith(".trash-")  # and a user's number
 
 
 def find_in_folder(folder: str) -> list[str]:
     """The paths of the images in a folder and in the folders below it, by the rules of `find_images`."""
-    return [os.path.join(folder, file.path.removeprefix(os.curdir + os.sep)) for file in _walk(folder, "")]
-
-
-def _check_level(imgdir: str, folders: list[str], known: Collection[str]) -> None:
-    """Raise DataError for a folder above the styles: its folders are splits, or its only folder leads to them."""
-    splits = [name for name in folders if name.lower() in SPLITS]
-    if len(splits) > 1:
-        wanted = ("test", "val", "") if known else ("train", "")  # what a network is tested on, or trained on
-        meant = next(name for start in wanted for name in splits if name.lower().startswith(start))
-        raise DataError(
-            f"folder {console.quoted(imgdir)} holds the folders {', '.join(splits)}, which are not styles; "
-            f"did you mean {console.quoted(os.path.join(imgdir, meant))}?"
-        )
-    inner, styles = imgdir, [name for name in folders if not _is_no_style(name)]
-    while len(styles) == 1 and _bare(styles[0]) not in map(_bare, known):
-        inner = os.path.join(inner, styles[0])
-        try:
-            with os.scandir(inner) as entries:
-                kinds = [(e.name, e.is_dir()) for e in entries if not e.name.startswith(".")]
-        except OSError:
-            return
-        if any(is_image(name) for name, is_folder in kinds if not is_folder):
-            return
-        styles = [name for name, is_folder in kinds if is_folder and not _is_no_style(name)]
-    if inner != imgdir and styles:
-        raise DataError(
-            f"folder {console.quoted(imgdir)} holds only the folder {console.quoted(os.path.relpath(inner, imgdir))}, "
-            f"which holds {console.names(sorted(styles), 3)}; did you mean {console.quoted(inner)}?"
-        )
-
-
-def _leads_up(link: str, imgdir: str) -> bool:
-    """Whether a link's target holds the link itself or the folder of styles."""
-    target = os.path.realpath(link)
-    return any(Path(os.path.realpath(path)).is_relative_to(target) for path in (imgdir, os.path.dirname(link)))
+    return [os.path.join(folder, file.path) for file in _walk(folder, "")]
 
 
 def check_outputs(options: settings.Settings) -> None:
@@ -148,51 +94,90 @@ def check_outputs(options: settings.Settings) -> None:
                 raise options.error(name, f"{problem} and would become a style; expected a folder outside it")
 
 
-def _walk(imgdir: str, style: str) -> Iterator[ImageFile]:
-    def unreadable(error: OSError) -> None:
-        console.warn(f"{console.quoted(error.filename)} is left out: {error.strerror}")
+def _list(folder: str) -> tuple[list[str], int]:
+    """The names of the folders directly in a folder, sorted, and its number of images, hidden ones aside."""
+    names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    folders = sorted(name for name in names if os.path.isdir(os.path.join(folder, name)))
+    return folders, sum(map(is_image, set(names) - set(folders)))
 
-    seen, skipped, not_styles = set(), Counter(), Counter()
-    for folder, folders, names in os.walk(os.path.join(imgdir, style), onerror=unreadable, followlinks=True):
+
+def _count_images(folder: str) -> int:
+    return sum(is_image(name) for _, _, names in os.walk(folder) for name in names)
+
+
+def _bare(style: str) -> str:
+    return unicodedata.normalize("NFC", style).casefold().strip()
+
+
+def _is_no_style(folder: str) -> bool:
+    return folder.lower() in NOT_STYLES
+
+
+def _check_level(imgdir: str, folders: list[str], known: Collection[str]) -> None:
+    """Raise DataError for a folder above the styles: its folders are splits, or its only folder leads to them."""
+    splits = [name for name in folders if name.lower() in SPLITS]
+    if len(splits) > 1:
+        wanted = ("test", "val", "") if known else ("train", "")  # what a network is tested on, or trained on
+        meant = next(name for start in wanted for name in splits if name.lower().startswith(start))
+        raise DataError(
+            f"folder {console.quoted(imgdir)} holds the folders {', '.join(splits)}, which are not styles; "
+            f"did you mean {console.quoted(os.path.join(imgdir, meant))}?"
+        )
+    inner, styles = imgdir, [name for name in folders if not _is_no_style(name)]
+    while len(styles) == 1 and _bare(styles[0]) not in map(_bare, known):
+        inner = os.path.join(inner, styles[0])
         try:
-            status = os.stat(folder)
-        except OSError as error:
-            unreadable(error)
-            continue
-        if os.path.islink(folder) and _leads_up(folder, imgdir):  # the other styles would be read under this name
-            console.warn(f"{console.quoted(folder)} is left out: it links to a folder above it")
+            folders, loose = _list(inner)
+        except OSError:
+            return
+        if loose:
+            return
+        styles = [name for name in folders if not _is_no_style(name)]
+    if inner != imgdir and styles:
+        raise DataError(
+            f"folder {console.quoted(imgdir)} holds only the folder {console.quoted(os.path.relpath(inner, imgdir))}, "
+            f"which holds {console.names(styles, 3)}; did you mean {console.quoted(inner)}?"
+        )
+
+
+def _walk(imgdir: str, style: str) -> list[ImageFile]:
+    """The image files below a style's folder; warns of what is left out."""
+
+    def leave_out(path: str, reason: str) -> None:
+        console.warn(f"{console.quoted(path)} is left out: {reason}")
+
+    images, seen, skipped = [], set(), Counter()
+    top, prefix = os.path.join(imgdir, style), os.path.join(imgdir, "")
+    for folder, folders, names in os.walk(top, onerror=lambda e: leave_out(e.filename, e.strerror), followlinks=True):
+        target, above = os.path.realpath(folder), [imgdir, os.path.dirname(folder)]
+        leads_up = os.path.islink(folder) and any(Path(os.path.realpath(p)).is_relative_to(target) for p in above)
+        if leads_up:  # the other styles would be read under this name
+            leave_out(folder, "it links to a folder above it")
+        if leads_up or target in seen:  # a symlink loop
             folders.clear()
             continue
-        if (status.st_dev, status.st_ino) in seen:  # a symlink loop
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        for name in folders:
-            if _is_no_style(name):
-                not_styles[name] += _count_images(os.path.join(folder, name))
+        seen.add(target)
+        for name in filter(_is_no_style, folders):
+            skipped[f"in {console.quoted(name)}"] += _count_images(os.path.join(folder, name))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_no_style(name))
-        inside = os.path.relpath(folder, imgdir)
-        for name in sorted(names):
+        for name in sorted(name for name in names if not name.startswith(".")):
             path = os.path.join(folder, name)
-            if name.startswith("."):
-                continue
             if not is_image(name):
                 if looks_like_image(path):
                     skipped[os.path.splitext(name)[1].lower() or "without an extension"] += 1
                 continue
             try:
                 status = os.stat(path)
-                if not stat.S_ISREG(status.st_mode):
-                    raise OSError(0, "not a file")
             except OSError as error:
-                unreadable(OSError(error.errno, error.strerror, path))
+                leave_out(path, error.strerror)
+                continue
+            if stat.S_ISREG(status.st_mode):
+                path = path.removeprefix(prefix)
+                images.append(ImageFile(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
             else:
-                yield ImageFile(os.path.join(inside, name), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    where = console.quoted(os.path.join(imgdir, style))
-    if skipped:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
+                leave_out(path, "not a file")
+    if skipped.total():
         what = "files skipped that look like images" if skipped.total() > 1 else "file skipped that looks like an image"
-        console.warn(f"{where}: {skipped.total()} {what}: {kinds}")
-    for name, count in not_styles.items():
-        if count:
-            console.warn(f"{where}: {console.count(count, 'image')} in {console.quoted(name)} skipped")
+        kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common() if count)
+        console.warn(f"{console.quoted(top)}: {skipped.total()} {what}: {kinds}")
+    return images

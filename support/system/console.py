@@ -1,5 +1,6 @@
 """Messages, warnings, errors that the user can fix, and exit statuses."""
 
+import argparse
 import contextlib
 import difflib
 import errno
@@ -10,8 +11,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from typing import TextIO
 
-import torch
+from torch import distributed
 
 from support.system import processes, signals
 
@@ -26,6 +28,13 @@ class DataError(UserError):
 
 class ImageError(UserError):
     """An image that cannot be decoded."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are UserErrors."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{self.prog}: {message}")
 
 
 def printable(text: object) -> str:
@@ -49,11 +58,11 @@ def shown(value: object) -> str:
 
 def first_few(texts: list[str], most: int = 5) -> str:
     """The first `most` of some texts, and how many more there are."""
-    return "; ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+    return "; ".join(texts[:most]) + (f" and {len(texts) - most:,} more" if len(texts) > most else "")
 
 
 def names(texts: list[object], most: int = 5) -> str:
-    """The first `most` of some texts, quoted, and how many more there are."""
+    """`first_few` of the texts, quoted."""
     return first_few([quoted(text) for text in texts], most)
 
 
@@ -63,11 +72,10 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """A hint for an unknown name: the nearest known one, else all of them, or the first thirty."""
+    """A hint for an unknown name: the nearest known one, else the first thirty of all."""
     near = {text.casefold().strip(): text for text in known}
     close = difflib.get_close_matches(name.casefold().strip(), near, n=1)
-    more = f" and {len(known) - 30:,} more" if len(known) > 30 else ""
-    return f"; did you mean {quoted(near[close[0]])}?" if close else f"; known: {', '.join(known[:30])}{more}"
+    return f"; did you mean {quoted(near[close[0]])}?" if close else f"; known: {first_few(known, 30)}"
 
 
 def looked_in(path: str | os.PathLike) -> str:
@@ -84,8 +92,7 @@ def reason(error: BaseException) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is lacking, on a GPU or the CPU."""
     words = ("can't allocate memory", "not enough memory", "out of memory")
-    told = isinstance(error, RuntimeError) and any(text in str(error) for text in words)
-    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
 
 
 def say(text: str) -> None:
@@ -93,10 +100,10 @@ def say(text: str) -> None:
     if processes.rank() == 0:
         try:
             print(printable(text), flush=True)
-        except BrokenPipeError:
-            raise
         except OSError as error:
-            _discard("stdout")
+            _discard(sys.stdout)
+            if error.errno == errno.EPIPE:  # the reader of the output has ended, as `head` does
+                sys.exit(1)
             if error.errno != errno.EIO:  # the terminal is gone, which `nohup` and `disown` are to survive
                 raise UserError(f"standard output cannot be written: {error.strerror}") from None
 
@@ -111,35 +118,20 @@ def _complain(text: str) -> None:
     try:
         print("\n" * text.startswith("\n") + printable(text.strip()), file=sys.stderr, flush=True)
     except (OSError, ValueError):  # a standard error that cannot be written is no reason to stop
-        _discard("stderr")
+        _discard(sys.stderr)
 
 
-def _discard(name: str) -> None:
+def _discard(stream: TextIO) -> None:
     """Let nothing more be printed on a standard stream, nor what is still in its buffer at exit (status 120)."""
-    null = open(os.devnull, "w")  # noqa: SIM115
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a notebook's has no descriptor
-        os.dup2(null.fileno(), getattr(sys, name).fileno())
-    setattr(sys, name, null)
-
-
-def _explain(error: RuntimeError | MemoryError) -> tuple[str, int] | None:
-    """The line and the exit status for an error of memory or of another process; None for anything else."""
-    text = str(error)
-    if is_out_of_memory(error):
-        why = ". ".join(text.split("DefaultCPUAllocator: ")[-1].split(". ")[:2]).rstrip(".") or "out of memory"
-        return f"{why}; a smaller batch_size or image_size (in part 2 also latent_dim) needs less", 2
-    if processes.world_size() > 1 and ("gloo" in text or isinstance(error, torch.distributed.DistError)):
-        line = f"process {processes.rank()}: another process has ended or cannot be reached; see its own error"
-        return f"{line} ({reason(error)})", 1
-    return None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
-    """Give a script's `main` its exit statuses, each with one line on standard error.
+    """Give a script's `main` its exit statuses, each with one line on standard error; all else is a traceback.
 
-    2: a UserError; 130: Ctrl-C; 143: SIGTERM; 129: SIGHUP; 1: another process of the same training failed. Anything
-    else is a traceback. Without `argv`, the command line counts for a script alone; an importer's, such as that of a
-    notebook's kernel, is none of its flags.
+    2: UserError, or lack of memory; 130, 143, 129: Ctrl-C, SIGTERM, SIGHUP; 1: another process of a training failed.
+    Without `argv`, an imported `main` reads no flags: the command line, as of a notebook's kernel, is not its own.
     """
 
     @functools.wraps(main)
@@ -153,24 +145,25 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
         try:
             with signals.raised():
                 main([] if argv is None and main.__module__ != "__main__" else argv)
-                # Not after an error: destroying the process group would hang. Some builds of torch lack all of this.
-                if processes.world_size() > 1 and torch.distributed.is_initialized():
-                    torch.distributed.destroy_process_group()
+                if processes.world_size() > 1 and distributed.is_initialized():
+                    distributed.destroy_process_group()  # not after an error: it would hang
+            return
         except UserError as error:
-            _complain(str(error))
-            sys.exit(2)
+            status, line = 2, str(error)
         except KeyboardInterrupt as stop:
-            if processes.rank() == 0:
-                _complain(*stop.args or ["Stopped."])
-            sys.exit(stop.status if isinstance(stop, signals.Terminated) else 130)
-        except BrokenPipeError:  # the reader of the output has ended, as `head` does
-            _discard("stdout")
-            sys.exit(1)
+            status, line = getattr(stop, "status", 130), str(stop) or "Stopped."
         except (RuntimeError, MemoryError) as error:
-            explained = _explain(error)
-            if explained is None:
+            if is_out_of_memory(error):
+                told = ". ".join(str(error).split("DefaultCPUAllocator: ")[-1].split(". ")[:2]).rstrip(".")
+                advice = "a smaller batch_size or image_size (in part 2 also latent_dim) needs less"
+                status, line = 2, f"{told or 'out of memory'}; {advice}"
+            elif processes.world_size() > 1 and ("gloo" in str(error) or isinstance(error, distributed.DistError)):
+                line = f"process {processes.rank()}: another process has ended or cannot be reached; see its own error"
+                status, line = 1, f"{line} ({reason(error)})"
+            else:
                 raise
-            _complain(explained[0])
-            sys.exit(explained[1])
+        if status < 128 or processes.rank() == 0:  # a signal ends all processes
+            _complain(line)
+        sys.exit(status)
 
     return wrapped

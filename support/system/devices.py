@@ -1,6 +1,7 @@
 """Device, precision and random seeds."""
 
 import os
+import sys
 
 import numpy as np
 import torch
@@ -27,21 +28,21 @@ def start(options: settings.Settings, training: bool = True) -> torch.device:
     """
     if problem := processes.problem():
         raise UserError(f"the environment is not torchrun's: {problem}; start with torchrun, or unset these variables")
-    world_size = processes.world_size()
+    world_size, size = processes.world_size(), options.batch_size
     if world_size > 1 and not training:
         raise UserError("this script works in one process; start it without torchrun")
     if world_size > 1 and options.device.startswith("cuda:"):
         shared = f"got {console.quoted(options.device)} for {world_size} processes"
         raise options.error("device", f'{shared}; expected "cuda", of which each process takes its own')
     device = _choose(options)
-    if options.batch_size % world_size:
-        raise options.error("batch_size", f"{options.batch_size} cannot be shared evenly by {world_size} processes")
-    if options.batch_size == world_size and training:
+    if size % world_size:
+        raise options.error("batch_size", f"{size} cannot be shared evenly by {world_size} processes")
+    if size == world_size and training:
         raise options.error("batch_size", "batch normalization needs at least 2 paintings per step and process")
-    if training and world_size > 1 and options.batch_size < SMALLEST_SHARE * world_size:
-        share = options.batch_size // world_size
-        console.warn(f"{share} paintings per step and process: batch normalization is noisy below {SMALLEST_SHARE}")
     if world_size > 1:
+        if size < SMALLEST_SHARE * world_size:
+            share = f"{size // world_size} paintings per step and process"
+            console.warn(f"{share}: batch normalization is noisy below {SMALLEST_SHARE}")
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     hardware = console.count(torch.get_num_threads(), "thread")
     if device.type == "cuda":
@@ -52,10 +53,10 @@ def start(options: settings.Settings, training: bool = True) -> torch.device:
         hardware = torch.cuda.get_device_name(device)
     processes.total(torch.zeros(1, device=device))  # all are connected before one of them ends with an error
     torch.manual_seed(options.seed)
-    count = console.count(world_size, "process", "processes")
     numbers = precision(device) if training else torch.float32
     kind = str(numbers).removeprefix("torch.") + " autocast" * (numbers != torch.float32)
-    console.say(f"{count} on {device.type} ({hardware}{' each' * (world_size > 1)}, {kind})")
+    each = " each" * (world_size > 1)
+    console.say(f"{console.count(world_size, 'process', 'processes')} on {device.type} ({hardware}{each}, {kind})")
     return device
 
 
@@ -67,9 +68,7 @@ def _choose(options: settings.Settings) -> torch.device:
             why = "the driver may be too old for it" if torch.version.cuda else "it is a build for the CPU"
             console.warn(f"this machine has an NVIDIA GPU, but torch {torch.__version__} cannot use it: {why}")
     try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", processes.local_rank())
+        device = torch.device("cuda", processes.local_rank()) if name == "cuda" else torch.device(name)
         probe = torch.zeros(1, device=device)
         probe.item()
         return probe.device  # "cpu:0" is "cpu", "mps" is "mps:0"
@@ -92,10 +91,17 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Autocast to the device's `precision`, for the steps of a training alone.
-
-    What is fitted is fitted to numbers computed as they will be when it is used: features, validation and evaluation
-    are in float32 on every device.
-    """
+    """Autocast to the device's `precision`, for the steps of a training alone: all else is float32 on every device."""
     kind = precision(device)
     return torch.autocast(device.type, None if kind == torch.float32 else kind, enabled=kind != torch.float32)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory held at once, in bytes: of a GPU as torch allocated it, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

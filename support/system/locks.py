@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from support.system import console
-from support.system.console import UserError
 
 try:
     import fcntl
@@ -26,17 +25,18 @@ def locked(path: str | os.PathLike, wait: bool) -> Iterator[None]:
     raises UserError when the file cannot be written. On a file system without locks it warns and goes on.
     """
     path, told = Path(path), False
+    folder = console.printable(path.parent)
     try:
         file = _open_lock(path)
     except OSError as error:
-        raise UserError(f"{console.printable(path.parent)}: cannot be written: {error.strerror}") from None
+        raise console.UserError(f"{folder}: cannot be written: {error.strerror}") from None
     with file:
         while not _try_lock(file, path):
             file.seek(0)
             holder = file.read().decode(errors="replace") or "another process"
-            problem = f"{console.printable(path.parent)}: {holder} is writing there"
+            problem = f"{folder}: {holder} is writing there"
             if not wait:
-                raise UserError(problem)
+                raise console.UserError(problem)
             if not told:
                 console.say(f"{problem}; waiting for it to end")
             told = True

@@ -52,37 +52,35 @@ def _add_fonts(figure: "Figure") -> None:
     default = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
     texts = figure.findobj(Text)
     lacking = {c for text in texts for c in text.get_text() if c.isprintable() and not default.get_char_index(ord(c))}
-    if unknown := lacking - FAMILIES.keys():
-        found = _find_families(unknown)
-        if len(found) < len(unknown) and "" not in FAMILIES.values():
+    if new_ones := lacking - FAMILIES.keys():
+        families = _find_families(new_ones)
+        if len(families) < len(new_ones) and "" not in FAMILIES.values():
             console.warn(
-                f"figures show boxes for what no installed font has, such as {min(unknown - found.keys())}; on Debian "
-                "and Ubuntu the package fonts-noto-cjk brings Chinese, Japanese and Korean, fonts-noto-core most others"
+                f"figures show boxes for what no installed font has, such as {min(new_ones - families.keys())}; on "
+                "Debian and Ubuntu fonts-noto-cjk brings Chinese, Japanese and Korean, fonts-noto-core most others"
             )
-        FAMILIES.update(dict.fromkeys(unknown, "") | found)
-    families = sorted({FAMILIES[character] for character in lacking} - {""})
-    for text in texts if families else ():
-        text.set_fontfamily([*text.get_fontfamily(), *families])
+        FAMILIES.update(dict.fromkeys(new_ones, "") | families)
+    if families := sorted({FAMILIES[character] for character in lacking} - {""}):
+        for text in texts:
+            text.set_fontfamily([*text.get_fontfamily(), *families])
 
 
 def _find_families(characters: set[str]) -> dict[str, str]:
-    """Character -> an installed font's family that has it: few families, and no character that none has."""
+    """Character -> an installed font's family that has it, one without serifs before others."""
     from matplotlib.font_manager import findSystemFonts, fontManager
     from matplotlib.ft2font import FT2Font
 
     for path in set(findSystemFonts()) - {font.fname for font in fontManager.ttflist}:
         with contextlib.suppress(Exception):  # a damaged font can raise anything
             fontManager.addfont(path)  # matplotlib's list is older
-    has, found = {}, {}
-    for font in fontManager.ttflist:
-        if font.name not in has and "lastresort" not in font.name.replace(" ", "").lower():  # it has a box for each
+    families = {}
+    for font in sorted(fontManager.ttflist, key=lambda font: "Sans" not in font.name):
+        if "lastresort" not in font.name.replace(" ", "").lower():  # it has a box for each
             with contextlib.suppress(OSError, RuntimeError):  # removed or damaged
                 face = FT2Font(font.fname)
-                has[font.name] = {character for character in characters if face.get_char_index(ord(character))}
-    while has:
-        family = max(has, key=lambda name: (len(has[name] - found.keys()), "Sans" in name))
-        found |= dict.fromkeys(has.pop(family) - found.keys(), family)
-    return found
+                has = {c for c in characters - families.keys() if face.get_char_index(ord(c))}
+                families |= dict.fromkeys(has, font.name)
+    return families
 
 
 def write_all(options: settings.Settings, pictures: dict[str, Callable[[], "Figure"]]) -> None:

@@ -7,27 +7,23 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")
 
 
 def problem() -> str | None:
-    """What is wrong with the variables that torchrun sets: None if all are set and consistent, or no rank is set."""
-    here = [name for name in TORCHRUN if name in os.environ]
-    if not set(here) & set(TORCHRUN[:3]):
+    """What is wrong with the variables that torchrun sets; None if they are consistent, or no rank or size is set."""
+    values = {name: os.environ[name] for name in TORCHRUN if name in os.environ}
+    if not values.keys() & set(TORCHRUN[:3]):
         return None
-    if len(here) < len(TORCHRUN):
-        return f"{', '.join(here)} set without {', '.join(name for name in TORCHRUN if name not in here)}"
-    values = [os.environ[name] for name in (*TORCHRUN[:3], "MASTER_PORT")]
-    if os.environ["MASTER_ADDR"] and all(value.isdecimal() for value in values):
-        rank, world_size, local_rank, port = map(int, values)
+    if values.get("MASTER_ADDR") and all(values.get(name, "").isdecimal() for name in TORCHRUN[:4]):
+        rank, world_size, local_rank, port = (int(values[name]) for name in TORCHRUN[:4])
         if rank < world_size > local_rank and port < 65536:
             return None
-    return "got " + ", ".join(f'{name}="{os.environ[name]}"' for name in TORCHRUN)
+    return "got " + ", ".join(f'{name}="{values[name]}"' if name in values else f"no {name}" for name in TORCHRUN)
 
 
 def _variable(name: str, default: int) -> int:
-    whole = all(variable in os.environ for variable in TORCHRUN) and problem() is None
-    return int(os.environ[name]) if whole else default
+    return int(os.environ[name]) if name in os.environ and problem() is None else default
 
 
 def rank() -> int:
@@ -54,10 +50,9 @@ def total(values: Tensor) -> Tensor:
 
 def from_first(value: object) -> object:
     """The first process's `value`, in all processes."""
-    if world_size() == 1:
-        return value
     received = [value]
-    torch.distributed.broadcast_object_list(received)
+    if world_size() > 1:
+        torch.distributed.broadcast_object_list(received)
     return received[0]
 
 
@@ -75,8 +70,7 @@ def share_model(model: nn.Module, device: torch.device) -> nn.Module:
     """
     if world_size() == 1:
         return model
-    for buffer in model.buffers():  # DistributedDataParallel broadcasts parameters alone
-        torch.distributed.broadcast(buffer, 0)
+    copy_from_first(model)  # DistributedDataParallel broadcasts parameters alone
     ids = [device] if device.type == "cuda" else None
     with warnings.catch_warnings():  # newer versions of torch have another name for it
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)

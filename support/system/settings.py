@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 from collections import Counter
@@ -42,6 +43,7 @@ def number(default: float, low: float, high: float, help: str) -> Setting:
 IMBALANCE = ["none", "weighted_sampler", "smote"]
 WRITTEN = ("outputdir", "cachedir", "modelfile")
 PATHS = ("trainingdir", "testingdir", *WRITTEN)
+TRAINING = {"pretrained", "imbalance", "smote_target", "validation", "epochs", "learning_rate"}
 SHARED = {
     "trainingdir": _text("data/sample/train", "folder of training paintings, one folder per style", "a path"),
     "testingdir": _text("data/sample/test", "folder of test paintings, one folder per style", "a path"),
@@ -51,11 +53,8 @@ SHARED = {
     "seed": integer(2326, 0, 2**32 - 1, "random seed"),
     "image_size": integer(64, 16, 1024, "side in pixels to which paintings are stretched"),
 }
-_TRAINING = {
-    "validation": number(0.1, 0.0, 0.9, "share of the training paintings held out; 0 trains on all of them"),
-    "epochs": integer(20, 1, 100_000, "passes over the training paintings"),
-    "batch_size": integer(64, 1, 65_536, "paintings per step, over all processes together"),
-}
+_VALIDATION = number(0.1, 0.0, 0.9, "share of the training paintings held out; 0 trains on all of them")
+_BATCH_SIZE = integer(64, 1, 65_536, "paintings per step, over all processes together")
 SECTIONS = {
     "classifier": {
         "modelfile": _text("wikiart.pth", "checkpoint, in outputdir unless absolute", "a path"),
@@ -64,17 +63,19 @@ SECTIONS = {
             "start from torchvision's weights (true) or from a state_dict file (its path)"),
         "imbalance": Setting("weighted_sampler", f"one of {', '.join(IMBALANCE)}", IMBALANCE.__contains__,
             "method against class imbalance"),
-        "smote_target": integer(400, 1, 10_000_000,
-            'minimum number of paintings per style under smote; "auto": as many as the largest style', "auto"),
-        **_TRAINING,
+        "smote_target": integer(400, 1, 10**7, 'least paintings per style under smote; "auto": as the largest', "auto"),
+        "validation": _VALIDATION,
         "epochs": integer(20, 0, 100_000, "passes over the paintings; 0: only fit the head to a pretrained trunk"),
+        "batch_size": _BATCH_SIZE,
         "learning_rate": number(0.002, 1e-8, 10.0, "peak learning rate of AdamW"),
     },
     "autoencoder": {
         "modelfile": _text("autoencoder.pth", "checkpoint, in outputdir unless absolute", "a path"),
         "latent_dim": integer(128, 2, 4096, "size of the latent vector of a painting"),
         "clusters": integer("auto", 1, 1000, 'number of clusters; "auto": as many as there are styles', "auto"),
-        **_TRAINING,
+        "validation": _VALIDATION,
+        "epochs": integer(20, 1, 100_000, "passes over the training paintings"),
+        "batch_size": _BATCH_SIZE,
         "learning_rate": number(0.004, 1e-8, 10.0, "peak learning rate of AdamW"),
     },
 }  # fmt: skip
@@ -111,90 +112,85 @@ class Settings(SimpleNamespace):
         return values
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are UserErrors."""
+def _check(where: str, values: object, known: dict[str, Setting | dict]) -> None:
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: got {console.shown(values)}, expected an object of settings")
+    for name, value in values.items():
+        if name not in known:
+            sections = [section for section in SECTIONS if name in SECTIONS[section]]
+            hint = f"; expected in {console.names(sections)}" if sections else console.did_you_mean(name, [*known])
+            raise UserError(f"{where}: unknown key {console.quoted(name)}{hint}")
+        if isinstance(known[name], dict):
+            _check(f"{where}: {name}", value, known[name])
+        elif not known[name].accepts(value):
+            raise UserError(f"{where}: {name}: got {console.shown(value)}, expected {known[name].expected}")
 
-    def error(self, message: str) -> None:
-        raise UserError(f"{self.prog}: {message}")
 
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     for name, count in Counter(name for name, _ in pairs).items():
         if count > 1:
             raise ValueError(f"duplicate key {console.quoted(name)}")
     return dict(pairs)
 
 
-def _check(where: str, values: object, known: dict[str, Setting], sections: tuple[str, ...] = ()) -> None:
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: got {console.shown(values)}, expected an object of settings")
-    for name, value in values.items():
-        if name in sections:
-            _check(f"{where}: {name}", value, SECTIONS[name])
-        elif name not in known:
-            inside = console.names([section for section in sections if name in SECTIONS[section]])
-            hint = f"; expected in {inside}" if inside else console.did_you_mean(name, [*known, *sections])
-            raise UserError(f"{where}: unknown key {console.quoted(name)}{hint}")
-        elif not known[name].accepts(value):
-            raise UserError(f"{where}: {name}: got {console.shown(value)}, expected {known[name].expected}")
-
-
 def read_config(path: str | os.PathLike) -> dict[str, object]:
     """What a settings file holds, checked, without defaults; raises UserError that names file, key and both values."""
     where = console.printable(path)
     try:
-        config = json.loads(Path(path).read_text("utf-8-sig"), object_pairs_hook=_without_duplicates)
+        config = json.loads(Path(path).read_text("utf-8-sig"), object_pairs_hook=_unique)
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # ValueError includes JSON's and Unicode's own errors
         raise UserError(f"{where}: is not JSON: {error}") from None
-    _check(where, config, SHARED, tuple(SECTIONS))
+    _check(where, config, SHARED | SECTIONS)
     return config
 
 
 def parse_flag(name: str, text: str, setting: Setting) -> object:
     """The value of a flag: the first of a whole number, a number, true, false and the text that the setting takes."""
     for convert in (int, float, lambda text: {"true": True, "false": False}[text.lower()], str):
-        try:
-            value = convert(text)
-        except (ValueError, KeyError):
-            continue
-        if setting.accepts(value):
-            return value
+        with contextlib.suppress(ValueError, KeyError):
+            if setting.accepts(value := convert(text)):
+                return value
     raise UserError(f"--{name}: got {console.quoted(text)}, expected {setting.expected}")
 
 
-def read(section: str, description: str, argv: list[str] | None, switches: dict[str, dict] | None = None) -> Settings:
+def read(
+    section: str, doc: str, argv: list[str] | None, switches: dict[str, dict] | None = None, training: bool = True
+) -> Settings:
     """Settings from the defaults, the settings file and the flags; flags win over the file, the file over defaults.
 
-    section: "classifier" or "autoencoder"; switches: flags that are not settings, with their argparse options.
-    Raises UserError for a key, flag or value that is unknown or out of range.
+    section: "classifier" or "autoencoder"; doc: what --help begins with; switches: flags that are not settings, with
+    their argparse options; training: false for a test script, to which flags of `TRAINING` are errors. Raises UserError
+    for a key, flag or value that is unknown or out of range.
     """
     known, switches = SHARED | SECTIONS[section], switches or {}
-    parser = Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.Parser(description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", metavar="FILE", help="settings file (default: config.json beside the script)")
     for name, setting in known.items():
         text = f"{setting.help}; {setting.expected} (default: {json.dumps(setting.default)})".replace("%", "%%")
-        parser.add_argument(f"--{name}", metavar="VALUE", help=text)
+        convert = functools.partial(parse_flag, name, setting=setting)
+        hidden = name in TRAINING and not training
+        parser.add_argument(f"--{name}", metavar="VALUE", type=convert, help=argparse.SUPPRESS if hidden else text)
     for name, options in switches.items():
         parser.add_argument(name, **options)
     arguments, extra = parser.parse_known_args(argv)
     if extra:
-        flags = ["--config", *(f"--{name}" for name in known), *switches]
-        hint = console.did_you_mean(extra[0], flags) if extra[0].startswith("-") else "; see --help"
+        hint = console.did_you_mean(extra[0], ["--config", *(f"--{name}" for name in known), *switches])
         raise UserError(f"{parser.prog}: unknown argument {console.quoted(extra[0])}{hint}")
-
     given = vars(arguments)
+    flags = {name for name in known if given[name] is not None}
+    if not training and (refused := flags & TRAINING):
+        raise UserError(f"--{min(refused)}: applies to training only; the network comes from the checkpoint")
+
     chosen = files.expand(given["config"], "--config")
     config = read_config(chosen or Path(__file__).parents[2] / "config.json")
-    file_name = console.printable(chosen or "config.json")
-    switched = {name[2:]: files.expand(given[name[2:]], name, name == "--csv") for name in switches}
+    config |= config.get(section, {})
     values, origins = {}, {}
     for name, setting in known.items():
-        place, where = (config, "") if name in SHARED else (config.get(section, {}), f"{section}: ")
-        values[name], origins[name] = place.get(name, setting.default), f"{file_name}: {where}{name}"
-        if given[name] is not None:
-            values[name], origins[name] = parse_flag(name, given[name], setting), f"--{name}"
-        if name in (*PATHS, "pretrained"):
-            values[name] = files.expand(values[name], origins[name], name in WRITTEN)
-    return Settings(flags={name for name in known if given[name]}, origins=origins, **values, **switched)
+        place = f"{console.printable(chosen or 'config.json')}: " + ("" if name in SHARED else f"{section}: ")
+        origins[name] = f"--{name}" if name in flags else place + name
+        value = given[name] if name in flags else config.get(name, setting.default)
+        values[name] = files.expand(value, origins[name], name in WRITTEN)
+    switched = {name[2:]: files.expand(given[name[2:]], name, name == "--csv") for name in switches}
+    return Settings(flags=flags, origins=origins, **values, **switched)

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 
@@ -31,17 +32,16 @@ def quiet_ctrl_c() -> None:
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Let signals that would end the process raise KeyboardInterrupt; `nohup` and a notebook handle them otherwise."""
-    found = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))  # Windows has no SIGHUP
-    numbers = [number for number in found if number and signal.getsignal(number) is signal.SIG_DFL]
-    with contextlib.suppress(ValueError):  # only the main thread may set handlers
-        for number in numbers:
-            signal.signal(number, _raise)
+    is_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    chosen = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP") and is_main]
+    numbers = [number for number in chosen if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, _raise)
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):
-            for number in numbers:
-                signal.signal(number, signal.SIG_DFL)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _raise(number: int, _: object) -> None:

@@ -1,6 +1,6 @@
 """Worker processes: a function of many items, by as many processes as there are cores."""
 
-import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -24,17 +24,16 @@ AHEAD = 4  # chunks per worker that may be at work or wait for the caller
 def parallel_map(function: Callable, items: Sequence) -> Iterator:
     """`function`, which can be pickled, of each item, in order.
 
-    Worker processes, since threads hardly decode faster than one; forked where there is fork, since they start at once
-    and leave the GPU alone. Where none can be started (a full or read-only /dev/shm, a limit on processes), this
-    process does the work and a warning says why. The workers are at most `AHEAD` chunks each ahead of the caller, so
-    that results do not fill the memory. Raises UserError when a worker is killed.
+    Processes, since threads hardly decode faster than one; forked where there is fork, since they start at once and
+    leave the GPU alone. Where none can be started (a full /dev/shm, a limit on processes), this process does the work
+    and a warning says why. Workers are at most `AHEAD` chunks each ahead of the caller, so that results do not fill
+    the memory. Raises UserError when a worker is killed.
     """
-    chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
-    running, cleanup = set(multiprocessing.active_children()), contextlib.ExitStack()
+    chunks = iter([items[i : i + CHUNK] for i in range(0, len(items), CHUNK)])
+    running = set(multiprocessing.active_children())
     try:
         pool = ProcessPoolExecutor(WORKERS, multiprocessing.get_context(METHOD), _start, (function,))
-        waiting = deque(pool.submit(_work, chunk) for chunk in chunks[: AHEAD * WORKERS])
-        cleanup.callback(pool.shutdown, cancel_futures=True)
+        waiting = deque(pool.submit(_work, chunk) for chunk in itertools.islice(chunks, AHEAD * WORKERS))
     except BrokenProcessPool:
         raise console.UserError(KILLED) from None
     except (OSError, ImportError, RuntimeError) as error:  # no semaphores, no processes or no threads
@@ -44,15 +43,15 @@ def parallel_map(function: Callable, items: Sequence) -> Iterator:
         console.warn(f"no worker processes ({console.reason(error)}): one process does the work")
         yield from map(function, items)
         return
-    with cleanup:
-        try:
-            for number in range(len(chunks)):
-                results = waiting.popleft().result()
-                if number + AHEAD * WORKERS < len(chunks):
-                    waiting.append(pool.submit(_work, chunks[number + AHEAD * WORKERS]))
-                yield from results
-        except BrokenProcessPool:
-            raise console.UserError(KILLED) from None
+    try:
+        while waiting:
+            results = waiting.popleft().result()
+            waiting.extend(pool.submit(_work, chunk) for chunk in itertools.islice(chunks, 1))
+            yield from results
+    except BrokenProcessPool:
+        raise console.UserError(KILLED) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _start(function: Callable) -> None:

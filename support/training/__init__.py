@@ -1,1 +1,1 @@
-"""What a training needs around its loop: balancing, batches, augmentation, checkpoints, resuming, history, the run."""
+"""What a training needs around its loop: balancing, batches, augmentation, checkpoints, history, epochs, the run."""

@@ -1,4 +1,4 @@
-"""Augmentation: what training makes of a painting each time that it sees it."""
+"""Random changes of the paintings in training."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch import Tensor
 def crop_and_flip(images: Tensor, side: int, generator: torch.Generator | None = None) -> Tensor:
     """A random square of each image, not resampled, half of them flipped: float [B, 3, S, S] -> [B, 3, side, side].
 
-    generator: draws the squares and flips; without one, torch's generator of the images' device does.
+    generator: of the squares and flips; by default torch's for the images' device.
     """
     count, device = len(images), images.device
     place = generator.device if generator else device

@@ -11,6 +11,8 @@ from support.system import console
 from support.system.console import DataError
 from support.system.devices import random_seed
 
+NEIGHBOURS = 5  # nearest ones that SMOTE may blend a painting with, as in imbalanced-learn
+
 
 def check_styles(counts: dict[str, int]) -> None:
     """Raise DataError for a training on one style only, which is most likely a wrong folder; counts: of paintings."""
@@ -27,27 +29,19 @@ def split(labels: Tensor, share: float, seed: int, copies: Tensor) -> tuple[Tens
     copies that are in several styles stay there.
     """
     generator = torch.Generator().manual_seed(random_seed(seed, 0))
-    keys, styles = copies.tolist(), {}  # styles: key -> the labels of its paintings
-    for key, label in zip(keys, labels.tolist(), strict=True):
-        styles.setdefault(key, set()).add(label)
+    styles = {}  # of each group of copies
+    for group, label in zip(copies.tolist(), labels.tolist(), strict=True):
+        styles.setdefault(group, set()).add(label)
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
-        groups = {}  # copies of a painting, which this style alone has
-        for i in (labels == label).nonzero().flatten().tolist():
-            if styles[keys[i]] == {label}:
-                groups.setdefault(keys[i], []).append(i)
-        count = min(max(1, round(share * len(groups))), len(groups) - 1) if share and groups else 0
-        drawn = torch.randperm(len(groups), generator=generator)[:count].tolist()
-        groups = list(groups.values())
-        held_out[[i for number in drawn for i in groups[number]]] = True
+        groups = torch.tensor([group for group, its in styles.items() if its == {label}], dtype=copies.dtype)
+        count = min(max(1, round(share * len(groups))), len(groups) - 1) if share and len(groups) else 0
+        held_out |= torch.isin(copies, groups[torch.randperm(len(groups), generator=generator)[:count]])
     return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
 
 
-NEIGHBOURS = 5  # nearest ones that SMOTE may blend a painting with, as in imbalanced-learn
-
-
 class SmotePlan(NamedTuple):
-    """Synthetic paintings, not yet made: `base + weight * (neighbour - base)`, blended when the batch is.
+    """Synthetic paintings, `base + weight * (neighbour - base)`, blended when their batch is made.
 
     base, neighbour: int64 [M], indices into the dataset; weight: float64 [M] in [0, 1); label: int64 [M].
     """
@@ -59,18 +53,17 @@ class SmotePlan(NamedTuple):
 
 
 def plan_smote(images: Tensor, labels: Tensor, members: Tensor, target: int | str, seed: int) -> SmotePlan:
-    """SMOTE (Chawla et al., 2002, doi:10.1613/jair.953) as a plan instead of as pixels.
+    """SMOTE (Chawla et al., 2002, doi:10.1613/jair.953) as a plan instead of as pixels, with imbalanced-learn's draws.
 
     images: [N, ...] of any dtype; labels: int64 [N]; members: indices of the paintings that may be used. Every style
     with fewer than `target` members ("auto": the largest style's) gets what it lacks. A style with fewer than
-    `NEIGHBOURS` + 1 members uses all the others; a style with one member repeats it. The draw is imbalanced-learn's:
-    the same pixels, target and integer `random_state` give the same samples.
+    `NEIGHBOURS` + 1 members uses all the others; a style with one member repeats it.
     """
     from sklearn.neighbors import NearestNeighbors  # takes a second to import, and only SMOTE needs it
 
     counts = torch.bincount(labels[members])
     goal = int(counts.max()) if target == "auto" else int(target)
-    parts = []
+    parts = [(members[:0], members[:0], torch.zeros(0, dtype=torch.float64))]
     for label in range(len(counts)):
         lacking = goal - int(counts[label])
         if lacking <= 0 or not counts[label]:
@@ -82,12 +75,11 @@ def plan_smote(images: Tensor, labels: Tensor, members: Tensor, target: int | st
             continue
         nearest = min(NEIGHBOURS, len(style) - 1)
         pixels = images[style].flatten(1).float().numpy()
-        found = NearestNeighbors(n_neighbors=nearest + 1).fit(pixels).kneighbors(pixels, return_distance=False)[:, 1:]
-        drawn = random.randint(0, found.size, lacking)
+        search = NearestNeighbors(n_neighbors=nearest + 1).fit(pixels)
+        neighbours = search.kneighbors(pixels, return_distance=False)[:, 1:].ravel()
+        drawn = random.randint(0, len(neighbours), lacking)
         weight = torch.from_numpy(random.uniform(size=lacking))
-        parts.append((style[drawn // nearest], style[found.ravel()[drawn]], weight))
-    if not parts:
-        parts = [(members[:0], members[:0], torch.zeros(0, dtype=torch.float64))]
+        parts.append((style[drawn // nearest], style[neighbours[drawn]], weight))
     base, neighbour, weight = (torch.cat(column) for column in zip(*parts, strict=True))
     return SmotePlan(base, neighbour, weight, labels[base])
 
@@ -95,10 +87,9 @@ def plan_smote(images: Tensor, labels: Tensor, members: Tensor, target: int | st
 def index_order(
     imbalance: str, labels: Tensor, members: Tensor, plan: SmotePlan | None, seed: int, epoch: int
 ) -> Tensor:
-    """The paintings of an epoch in order: int64 indices into the dataset; N + k is the plan's k-th synthetic one.
+    """An epoch's paintings in random order: int64 indices into the dataset; N + k is the plan's k-th synthetic one.
 
-    "none" takes every member once, "weighted_sampler" draws as many with inverse style frequency, "smote" takes every
-    member and every synthetic painting once. The order depends on `seed` and `epoch` alone.
+    "weighted_sampler" draws as many as there are members, with inverse style frequency; else each is taken once.
     """
     generator = torch.Generator().manual_seed(random_seed(seed, epoch))
     if imbalance == "weighted_sampler":

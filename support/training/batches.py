@@ -18,29 +18,24 @@ RESIDENT_SHARE = 0.5  # of the GPU's free memory may be taken by images; larger 
 
 
 class Batches:
-    """Images and labels, followed by the synthetic ones of a SMOTE plan, and the batches made of them.
+    """Images (uint8 [N, 3, S, S]) and labels (int64 [N]), then the synthetic ones of a SMOTE plan, as batches.
 
-    images: uint8 [N, 3, S, S]; labels: int64 [N]. On the CPU the memory-mapped array itself is used. On a GPU, its
-    memory when the images fit into `RESIDENT_SHARE` of what is free, else host memory.
+    The images are in the device's memory when they fit into `RESIDENT_SHARE` of what is free.
     """
 
     def __init__(
         self, images: Tensor, labels: Tensor, device: torch.device, plan: balance.SmotePlan | None = None
     ) -> None:
         self.device, self.images = device, images
-        if self.device.type != "cpu":
-            room = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else math.inf
-            if images.nbytes <= RESIDENT_SHARE * room:
-                self.images = images.to(self.device)
-        self.labels = (labels if plan is None else torch.cat([labels, plan.label])).to(self.device)
-        self.blend = None
+        room = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+        if images.nbytes <= RESIDENT_SHARE * room:
+            self.images = images.to(device)  # on the CPU the memory-mapped array itself
+        self.labels = (labels if plan is None else torch.cat([labels, plan.label])).to(device)
+        self.weight = None
         if plan is not None:
             own, place = torch.arange(len(labels)), self.images.device
-            self.blend = (
-                torch.cat([own, plan.base]).to(place),
-                torch.cat([own, plan.neighbour]).to(place),
-                torch.cat([torch.zeros(len(labels)), plan.weight.float()]).to(self.device),
-            )
+            self.base, self.neighbour = (torch.cat([own, ones]).to(place) for ones in (plan.base, plan.neighbour))
+            self.weight = torch.cat([torch.zeros(len(labels)), plan.weight.float()]).view(-1, 1, 1, 1).to(device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,11 +47,23 @@ class Batches:
         r of n takes every n-th from the r-th on.
         """
         shares = [part[processes.rank() :: processes.world_size()] for part in order.split(batch_size)]
-        for parts, chosen in self._fetch([share for share in shares if len(share)]):
-            images = [part.to(torch.float32).div_(255) for part in parts]
-            if self.blend is not None:
-                images = [torch.lerp(images[0], images[1], self.blend[2][chosen].view(-1, 1, 1, 1))]
-            yield images[0], self.labels[chosen]
+        shares = [share for share in shares if len(share)]
+        on_device = torch.cat(shares).to(self.device).split([len(share) for share in shares]) if shares else []
+        for share, chosen in zip(shares, on_device, strict=True):
+            index = chosen if self.images.device == self.device else share
+            if self.weight is None:
+                images = self._take(index)
+            else:
+                own, neighbour = self._take(self.base[index]), self._take(self.neighbour[index])
+                images = torch.lerp(own, neighbour, self.weight[chosen])
+            yield images, self.labels[chosen]
+
+    def _take(self, index: Tensor) -> Tensor:
+        out = None
+        if self.images.device != self.device:  # pinned: the next images are gathered while the GPU works
+            out = torch.empty(len(index), *self.images.shape[1:], dtype=torch.uint8, pin_memory=True)
+        images = torch.index_select(self.images, 0, index, out=out)
+        return images.to(self.device, non_blocking=True).to(torch.float32).div_(255)
 
     def all_images(self, batch_size: int) -> Iterator[Tensor]:
         """All images in their own order, batch by batch, with a progress bar; for a single process."""
@@ -65,42 +72,26 @@ class Batches:
                 yield images
                 bar.update(len(images))
 
-    def _gather(self, chosen: Tensor, pin: bool = False) -> list[Tensor]:
-        indices = [chosen] if self.blend is None else [self.blend[0][chosen], self.blend[1][chosen]]
-        parts = []
-        for index in indices:
-            out = torch.empty(len(index), *self.images.shape[1:], dtype=torch.uint8, pin_memory=True) if pin else None
-            parts.append(torch.index_select(self.images, 0, index, out=out))
-        return parts
-
-    def _fetch(self, order: list[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
-        there = torch.cat(order).to(self.device).split([len(part) for part in order]) if order else []
-        for here, chosen in zip(order, there, strict=True):
-            if self.images.device == self.device:
-                yield self._gather(chosen), chosen
-            else:  # pinned: the copy does not hold up this process, which gathers the next batch while the GPU works
-                yield [part.to(self.device, non_blocking=True) for part in self._gather(here, pin=True)], chosen
-
 
 def given_images(paths: list[str]) -> tuple[list[str], int]:
-    """The image files that a flag gives, those in its folders included; and how many there should be.
+    """The image files that a flag gives, those in its folders too, and their number with folders that hold none.
 
-    A folder without images is named in a warning, and counts as one that is missing.
+    Such a folder is named in a warning.
     """
-    found, empty = [], 0
+    images, empty = [], 0
     for path in paths:
         inside = folders.find_in_folder(path) if os.path.isdir(path) else [path]
         if not inside:
             console.warn(f"{console.quoted(path)} holds no images")
             empty += 1
-        found += inside
-    return found, len(found) + empty
+        images += inside
+    return images, len(images) + empty
 
 
 def from_files(paths: list[str], image_size: int, batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """The images that can be decoded, batch by batch: their paths, and uint8 [B, 3, S, S]; others are warned of.
+    """The images that can be decoded, batch by batch: their paths, and uint8 [B, 3, S, S]; warns of the others.
 
-    With a progress bar. Whoever does not take them all closes it, else its workers would go on.
+    Shows a progress bar. Close it when not all are taken: its workers would go on.
     """
     names, pixels = [], []
     with contextlib.closing(decode_all(paths, image_size)) as decoded:

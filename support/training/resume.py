@@ -8,22 +8,18 @@ import platform
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from support.paintings import folders
 from support.system import console, files, processes, settings
 from support.system.console import UserError
 from support.training import checkpoints
+from support.training.epochs import Optimizer
+from support.training.progress import Progress, progress_in
 
 FREE_TO_CHANGE = {"device", "clusters", "epochs"}
 FRESH = "--fresh starts a new run"
-# start: metrics before the first epoch; times: rates and seconds of the epochs; best: the epoch in modelfile, 0 before
-# the first; ends: the last epoch of each schedule; scaler: the scale of float16's gradients, else empty
-KEYS = {
-    "run": dict, "start": dict, "history": list, "times": list, "best": int, "ends": list, "model": dict,
-    "moments": dict, "scaler": dict,
-}  # fmt: skip
+KEYS = ("run", "progress", "model", "optimizer")
 
 
 class Paths(NamedTuple):
@@ -66,17 +62,18 @@ def check_paths(options: settings.Settings, part: int) -> None:
             raise options.error("pretrained", "this run would overwrite it; set another modelfile or outputdir")
 
 
-def identity(options: settings.Settings, contents: dict[str, object]) -> dict[str, object]:
+def identity(options: settings.Settings, metadata: dict[str, object], model: nn.Module) -> dict[str, object]:
     """What has to be the same for a run to go on: the settings that shape its result, paintings, pretrained weights.
 
-    Raises UserError in a process whose own differ from the first one's, as they can on another machine.
+    model: as it is before training. Raises UserError in a process whose own differ from the first one's, as they can on
+    another machine.
     """
     kept = {name: value for name, value in options.values().items() if name not in FREE_TO_CHANGE}
-    paintings = contents["fingerprints"].numpy().tobytes() + json.dumps(contents["counts"]).encode()
-    if isinstance(kept.get("pretrained"), str):  # what it holds makes the run, not its name
-        digest = hashlib.sha256(Path(options.pretrained).read_bytes()).hexdigest()
-        kept["pretrained"] = f"a file ({digest[:16]})"
-    number = f"{len(contents['fingerprints'])} in {len(contents['counts'])} styles"
+    if isinstance(kept.get("pretrained"), str):  # what the file holds makes the run, not its name
+        values = [value.numpy(force=True).tobytes() for value in model.trunk.state_dict().values()]
+        kept["pretrained"] = f"a file ({hashlib.sha256(b''.join(values)).hexdigest()[:16]})"
+    paintings = metadata["fingerprints"].numpy().tobytes() + json.dumps(metadata["counts"]).encode()
+    number = f"{len(metadata['fingerprints'])} in {len(metadata['counts'])} styles"
     kept["paintings"] = f"{number} ({hashlib.sha256(paintings).hexdigest()[:16]})"
     own = kept | {"epochs": options.epochs}
     if differences := _differences(processes.from_first(own), own, "{} is {} in the first process and {} here"):
@@ -89,50 +86,45 @@ def _differences(was: dict[str, object], run: dict[str, object], words: str) -> 
     return "; ".join(words.format(name, *values) for name, values in shown.items() if values[0] != values[1])
 
 
-def write(path: Path, state: dict[str, object]) -> None:
-    """Write a resume file; its keys are those of `KEYS`, and version."""
+def write(
+    path: Path, run: dict[str, object], progress: Progress, weights: dict[str, Tensor], optimizer: Optimizer
+) -> None:
+    """Write a resume file; run: what `identity` gives; weights: those of the newest row."""
+    state = {"run": run, "progress": vars(progress), "model": weights, "optimizer": optimizer.state_dict()}
     files.write_tensors(path, {"version": checkpoints.VERSION, **state})
 
 
-def read(path: Path, modelfile: Path, run: dict[str, object], epochs: int) -> dict[str, object] | None:
-    """The state in a resume file, None where there is none; `epochs` is the requested number.
+def read(paths: Paths, run: dict[str, object], count: int) -> dict[str, object] | None:
+    """The state in a run's resume file, None where there is none; count: the requested number of epochs.
 
     Raises UserError for the file of another run (with each difference), of another version and a damaged one, and when
     the checkpoint beside it is not the run's or is there alone.
     """
-    where = console.printable(path)
-    if not os.path.exists(path):
-        if os.path.exists(modelfile):
-            raise UserError(f"{console.printable(modelfile)}: exists, but no resume file beside it; {FRESH}")
+    where, modelfile = console.printable(paths.resume_file), console.printable(paths.modelfile)
+    if not os.path.exists(paths.resume_file):
+        if os.path.exists(paths.modelfile):
+            raise UserError(f"{modelfile}: exists, but no resume file beside it; {FRESH}")
         return None
     try:
-        state = checkpoints.load(path)
+        state = checkpoints.load(paths.resume_file)
     except UserError as error:
         raise UserError(f"{error}; {FRESH}") from None
     if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
         raise UserError(f"{where}: is not a resume file; {FRESH}")
     checkpoints.check_version(state, f"{where}: ", FRESH)
-    if not all(isinstance(state.get(key), kind) for key, kind in KEYS.items()) or not _is_consistent(state):
+    progress = progress_in(state["progress"]) if all(isinstance(state.get(key), dict) for key in KEYS) else None
+    if progress is None:
         raise UserError(f"{where}: is damaged; {FRESH}")
-    end, done = state["ends"][-1], len(state["history"])
+    done = progress.done()
     if differences := _differences(state["run"], run, "{} was {} and is {}"):
         raise UserError(f"{where}: belongs to another run: {differences}; {FRESH}")
-    if epochs < done < end:
-        finished = f"the run was planned for {end} epochs and has finished {done}"
-        raise UserError(f"{where}: {finished}: epochs is {epochs}, expected {done} or more; {FRESH}")
-    if state["best"] < done and not is_kept(modelfile, state["history"][: state["best"]]):
-        raise UserError(f"{console.printable(modelfile)}: is not epoch {state['best']} of the run, its best; {FRESH}")
+    if count < done < progress.ends[-1]:
+        finished = f"the run was planned for {progress.ends[-1]} epochs and has finished {done}"
+        raise UserError(f"{where}: {finished}: epochs is {count}, expected {done} or more; {FRESH}")
+    best = progress.rows[: progress.best + 1]
+    if len(best) < len(progress.rows) and not is_kept(paths.modelfile, best):
+        raise UserError(f"{modelfile}: is not epoch {best[-1]['epoch']} of the run, its best; {FRESH}")
     return state
-
-
-def _is_consistent(state: dict[str, object]) -> bool:
-    rows, done = [state["start"], *state["history"], *state["times"]], len(state["history"])
-    if not all(isinstance(row, dict) for row in rows) or len(state["times"]) != done:
-        return False
-    numbers = [*state["ends"], *(value for row in rows for value in row.values())]
-    counted = [row.get("epoch") for row in state["history"]] == list(range(1, done + 1))
-    typed = all(isinstance(number, int | float) for number in numbers)
-    return typed and counted and 0 <= state["best"] <= done and bool(state["ends"]) and done <= state["ends"][-1]
 
 
 def plan(ends: list[int], done: int, epochs: int) -> list[int]:
@@ -152,31 +144,27 @@ def plan(ends: list[int], done: int, epochs: int) -> list[int]:
         console.say(
             f"the run ends before epoch {begun[-1]}, which was planned: the learning rate does not fall to zero"
         )
+        return begun if epochs > done else [*begun[:-1], done]
     return begun
 
 
-def restore(
-    state: dict[str, object], model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
-    where: str,
-) -> None:  # fmt: skip
-    """Fill model, optimizer and scaler from a state. Raises UserError, beginning with `where`, when it does not fit."""
+def restore(state: dict[str, object], model: nn.Module, optimizer: Optimizer, where: str) -> Progress:
+    """Fill model and optimizer from a state that `read` gave, and return its progress.
+
+    Raises UserError, beginning with `where`, for a damaged one.
+    """
     try:
         model.load_state_dict(state["model"])
-        groups = optimizer.state_dict()["param_groups"]  # these follow from the settings
-        optimizer.load_state_dict({"state": state["moments"], "param_groups": groups})
-        for parameter, moments in optimizer.state.items():
-            if any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
-                raise ValueError("the optimizer's moments have other shapes than the weights")
-        if state["scaler"]:
-            scaler.load_state_dict(state["scaler"])
-    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:  # of a damaged state
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         if console.is_out_of_memory(error):
             raise
         raise UserError(f"{where}: is damaged: {console.reason(error)}; {FRESH}") from None
+    return Progress(**state["progress"])
 
 
-def is_kept(modelfile: Path, history: list[dict[str, float]]) -> bool:
-    """Whether the checkpoint `modelfile` is that of the last epoch of `history`."""
+def is_kept(modelfile: Path, history: list[dict[str, object]]) -> bool:
+    """Whether the checkpoint `modelfile` is that of the last row of `history`."""
     try:
         checkpoint = checkpoints.load(modelfile)
     except UserError:
