@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import measure
 import numpy as np
@@ -46,8 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     clouds = {name: 2 * random.normal(size=(len(names), size)) for name, size in (("style", 6), ("content", 122))}
     spaces = {name: cloud[groups] + random.normal(size=(len(groups), cloud.shape[1])) for name, cloud in clouds.items()}
     with tempfile.TemporaryDirectory() as folder:
-        page = Path(arguments.out or Path(folder) / "map.html")
-        seconds = measure.seconds(lambda: painting_map.write(page, paths, styles, spaces, groups, {}, 0))
+        options = SimpleNamespace(output=Path(arguments.out or folder).joinpath, seed=0)
+        seconds = measure.seconds(lambda: painting_map.write(options, paths, styles, spaces, groups))
+        page = options.output("map.html")
         shown = browser.Browser()
         try:
             shown.open(page)

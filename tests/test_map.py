@@ -6,6 +6,7 @@ import os
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote_to_bytes
 
 import browser
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from support.answers import map as painting_map
+from support.system import files
 
 HOSTILE = [  # a file's path must stay text: in the page, in links, in the CSV
     "Baroque</script><img src=x onerror=alert(1)>.png",
@@ -43,6 +45,10 @@ def spaces(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {"style": random.normal(size=(count, 6)), "content": random.normal(size=(count, 9))}
 
 
+def write(folder: Path, *what: object) -> None:
+    painting_map.write(SimpleNamespace(output=folder.joinpath, seed=3), *what)
+
+
 class Map:
     """A map of `paths`, and what it was written from."""
 
@@ -52,8 +58,10 @@ class Map:
         self.styles = [Path(path).relative_to(folder / "paintings").parts[0] for path in self.paths]
         self.clusters = np.arange(len(self.paths)) % CLUSTERS
         self.spaces = spaces(len(self.paths))
-        predictions = {self.paths[7]: ("Zen", 0.256)}
-        painting_map.write(self.path, self.paths, self.styles, self.spaces, self.clusters, predictions, 3)
+        self.path.parent.mkdir()
+        table = [["path", "predicted", "probability"], [self.paths[7], "Zen", 0.256]]
+        files.write_rows(self.path.with_name("predictions.csv"), table)
+        write(self.path.parent, self.paths, self.styles, self.spaces, self.clusters)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +138,7 @@ def test_near_and_order_are_by_distance(written):
 def test_of_too_many_paintings_the_same_share_of_every_cluster_is_shown(written, tmp_path, monkeypatch):
     monkeypatch.setattr(painting_map, "MOST", 20)
     clusters = np.array([0] * 20 + [1] * 12 + [2] * 8)
-    painting_map.write(tmp_path / "map.html", written.paths, written.styles, written.spaces, clusters, {}, 0)
+    write(tmp_path, written.paths, written.styles, written.spaces, clusters)
     data = content(tmp_path / "map.html")
     assert data["total"] == 40 and len(data["paths"]) == len(set(data["paths"])) == 20
     shown = np.bincount(data["groups"]["cluster"]["of"])
@@ -157,7 +165,7 @@ def test_likeness_keeps_groups_together():
 
 def test_a_name_that_is_not_utf8_and_a_file_that_is_gone(tmp_path):
     paths = [os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.png"), str(tmp_path / "gone.png")]
-    painting_map.write(tmp_path / "map.html", paths, ["a", "b"], spaces(2), np.array([0, 1]), {}, 0)
+    write(tmp_path, paths, ["a", "b"], spaces(2), np.array([0, 1]))
     data = content(tmp_path / "map.html")
     assert data["paths"][0].endswith("\\udce9.png") and data["links"] == ["%E9.png", "gone.png"]
     assert data["shapes"] == [1, 1]

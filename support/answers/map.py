@@ -20,33 +20,32 @@ from tqdm import tqdm
 
 from support.answers import clustering
 from support.paintings import artists, formats, images
-from support.system import console, files
+from support.system import console, files, settings
 
 MOST = 10_000  # paintings on a map
 SIDES = (64, 128)  # pixels of a thumbnail: the more paintings, the smaller
 SHEET = 2048  # pixels of a sprite sheet's side; phones refuse images of more than 4096
-NEIGHBOURS = 8
 ROOM = 1.7  # cells of the grid per painting, so that the groups of t-SNE stay apart
 
 
 def write(
-    path: str | os.PathLike, paths: Sequence[str], styles: Sequence[str], spaces: dict[str, np.ndarray],
-    clusters: np.ndarray, predictions: dict[str, tuple[str, float]], seed: int,
+    options: settings.Settings, paths: Sequence[str], styles: Sequence[str], spaces: dict[str, np.ndarray],
+    clusters: np.ndarray,
 ) -> None:  # fmt: skip
-    """Write the map of N paintings, whole or not at all; of more than `MOST`, the same share of every cluster.
+    """Write map.html of N paintings; of more than `MOST`, the same share of every cluster.
 
     paths, styles: N texts, at least two. spaces: "style" and "content", float [N, D]: the layout shows the first, the
-    paintings nearest to one are searched in both. clusters: int [N]. predictions: as `read_predictions` has them.
+    paintings nearest to one are searched in both. clusters: int [N].
     """
+    path, predictions = options.output("map.html"), read_predictions(options.output("predictions.csv"))
     order, total = by_distance(spaces["style"], clusters), len(paths)
     chosen = np.sort(order[np.linspace(0, total - 1, min(total, MOST)).astype(int)])
     paths, styles, clusters = [paths[i] for i in chosen], [escaped(styles[i]) for i in chosen], clusters[chosen]
     spaces = {name: points[chosen] for name, points in spaces.items()}
     side = int(np.clip(math.sqrt(MOST / len(paths)) * SIDES[0] // 16 * 16, *SIDES))  # a multiple of JPEG's blocks
-    names, labels = np.unique(styles, return_inverse=True)
     numbers = [f"Cluster {number}" for number in range(max(clusters) + 1)]
-    groups = {"cluster": (numbers, clusters), "style": (names.tolist(), labels)}
-    search = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(paths) - 1), algorithm="brute")
+    groups = {"cluster": (numbers, clusters), "style": np.unique(styles, return_inverse=True)}
+    search = NearestNeighbors(n_neighbors=min(8, len(paths) - 1), algorithm="brute")
     console.say(f"laying out {console.count(len(paths), 'painting')} by likeness (t-SNE)")
     data = {
         "total": total,
@@ -57,10 +56,14 @@ def write(
         "shapes": [shape(name) for name in paths],
         "artists": [escaped(artists.artist_of(name) or "") for name in paths],
         "predictions": [predictions.get(escaped(name)) for name in paths],
-        "cells": spread(likeness(spaces["style"], seed), seed).tolist(),
+        "cells": spread(likeness(spaces["style"], options.seed), options.seed).tolist(),
         "near": {name: search.fit(points).kneighbors()[1].tolist() for name, points in spaces.items()},
         "groups": {
-            kind: {"names": names, "of": of.tolist(), "order": by_distance(spaces["style"], of).tolist()}
+            kind: {
+                "names": list(map(str, names)),
+                "of": of.tolist(),
+                "order": by_distance(spaces["style"], of).tolist(),
+            }
             for kind, (names, of) in groups.items()
         },
     }
