@@ -25,7 +25,7 @@ from support.system import console, files, settings
 MOST = 10_000  # paintings on a map
 SIDES = (64, 128)  # pixels of a thumbnail: the more paintings, the smaller
 SHEET = 2048  # pixels of a sprite sheet's side; phones refuse images of more than 4096
-ROOM = 1.7  # cells of the grid per painting, so that the groups of t-SNE stay apart
+ROOM = 1.4  # cells of the grid per painting, so that the groups of t-SNE stay apart
 
 
 def write(
