@@ -49,24 +49,17 @@ def write(folder: Path, *what: object) -> None:
     painting_map.write(SimpleNamespace(output=folder.joinpath, seed=3), *what)
 
 
-class Map:
-    """A map of `paths`, and what it was written from."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "out of & here" / "map.html"
-        self.paths = paint(folder / "paintings")
-        self.styles = [Path(path).relative_to(folder / "paintings").parts[0] for path in self.paths]
-        self.clusters = np.arange(len(self.paths)) % CLUSTERS
-        self.spaces = spaces(len(self.paths))
-        self.path.parent.mkdir()
-        table = [["path", "predicted", "probability"], [self.paths[7], "Zen", 0.256]]
-        files.write_rows(self.path.with_name("predictions.csv"), table)
-        write(self.path.parent, self.paths, self.styles, self.spaces, self.clusters)
-
-
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Map:
-    return Map(tmp_path_factory.mktemp("map"))
+def written(tmp_path_factory) -> SimpleNamespace:
+    """The map of forty paintings, and what it was written from."""
+    folder = tmp_path_factory.mktemp("map")
+    paths, out = paint(folder / "paintings"), folder / "out of & here"
+    styles = [Path(path).relative_to(folder / "paintings").parts[0] for path in paths]
+    files.write_rows(out / "predictions.csv", [["path", "predicted", "probability"], [paths[7], "Zen", 0.256]])
+    made = SimpleNamespace(paths=paths, styles=styles, spaces=spaces(40), clusters=np.arange(40) % CLUSTERS)
+    write(out, made.paths, made.styles, made.spaces, made.clusters)
+    made.path, made.data = out / "map.html", content(out / "map.html")
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +106,7 @@ def test_the_file_is_whole_and_names_nothing_outside(written):
     text = written.path.read_bytes().decode("utf-8")
     assert "://" not in text and "onerror" not in text.split("<script")[0]
     assert text.count("</script>") == text.count("<script") == 3  # data, a sheet, the program
-    data = content(written.path)
+    data = written.data
     assert data["paths"] == written.paths
     for link, path in zip(data["links"], written.paths, strict=True):
         assert os.path.samefile(os.path.join(os.fsencode(written.path.parent), unquote_to_bytes(link)), path)
@@ -125,7 +118,7 @@ def test_the_file_is_whole_and_names_nothing_outside(written):
 
 
 def test_near_and_order_are_by_distance(written):
-    data = content(written.path)
+    data = written.data
     for name, points in written.spaces.items():
         distance = np.linalg.norm(points - points[4], axis=1)
         assert data["near"][name][4] == np.argsort(distance)[1:9].tolist()
@@ -277,7 +270,7 @@ def test_hover_and_click_tell_what_a_painting_is(page, written):
     assert page.evaluate("document.querySelectorAll('#painting .near button').length") == 16
     page.wait_for("document.querySelector('.large img')?.naturalWidth === 40")  # the file itself
     click(page, "#painting .near button")
-    assert page.evaluate("opened") == content(written.path)["near"]["style"][7][0]
+    assert page.evaluate("opened") == written.data["near"]["style"][7][0]
     page.key("Escape")
     page.wait_for("$('painting').hidden && $('side').offsetWidth === 0")
 

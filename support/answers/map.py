@@ -25,17 +25,14 @@ from support.system import console, files, settings
 MOST = 10_000  # paintings on a map
 SIDES = (64, 128)  # pixels of a thumbnail: the more paintings, the smaller
 SHEET = 2048  # pixels of a sprite sheet's side; phones refuse images of more than 4096
-ROOM = 1.4  # cells of the grid per painting, so that the groups of t-SNE stay apart
 
 
 def write(
-    options: settings.Settings, paths: Sequence[str], styles: Sequence[str], spaces: dict[str, np.ndarray],
-    clusters: np.ndarray,
+    options: settings.Settings, paths: list[str], styles: list[str], spaces: dict[str, np.ndarray], clusters: np.ndarray
 ) -> None:  # fmt: skip
     """Write map.html of N paintings; of more than `MOST`, the same share of every cluster.
 
-    paths, styles: N texts, at least two. spaces: "style" and "content", float [N, D]: the layout shows the first, the
-    paintings nearest to one are searched in both. clusters: int [N].
+    paths, styles: N texts, at least two. spaces: "style", which is laid out, and "content", [N, D]. clusters: int [N].
     """
     path, predictions = options.output("map.html"), read_predictions(options.output("predictions.csv"))
     order, total = by_distance(spaces["style"], clusters), len(paths)
@@ -49,8 +46,7 @@ def write(
     console.say(f"laying out {console.count(len(paths), 'painting')} by likeness (t-SNE)")
     data = {
         "total": total,
-        "side": side,
-        "columns": SHEET // side,
+        "sheet": [side, SHEET // side],
         "paths": [escaped(name) for name in paths],
         "links": [link(name, os.path.dirname(os.path.abspath(path))) for name in paths],
         "shapes": [shape(name) for name in paths],
@@ -111,10 +107,10 @@ def likeness(points: np.ndarray, seed: int) -> np.ndarray:
 
 
 def spread(plane: np.ndarray, seed: int) -> np.ndarray:
-    """Points [N, 2] moved apart, then to the cells of a grid: int [N, 2], no two the same, near where they were."""
+    """Points [N, 2] moved apart, then to cells of a grid, 1.4 per point so that groups stay apart: distinct int [N, 2]."""
     sides = np.maximum(np.ptp(plane, 0), np.ptp(plane) * 0.1 + 1e-12)
     noise = np.random.default_rng(seed).normal(0, 1e-3, plane.shape)  # parts equal points
-    points = plane * math.sqrt(ROOM * len(plane) / np.prod(sides)) + noise
+    points = plane * math.sqrt(1.4 * len(plane) / np.prod(sides)) + noise
     for _ in range(50):
         pairs = cKDTree(points).query_pairs(1.0, output_type="ndarray")
         apart = points[pairs[:, 0]] - points[pairs[:, 1]]
