@@ -31,11 +31,7 @@ SWITCHES = {
         "nargs": "+",
         "help": "find the paintings most similar to these images, and to all images in these folders",
     },
-    "--map": {
-        "metavar": "FOLDER",
-        "nargs": "+",
-        "help": "write the map of the paintings in these folders, such as the training folder",
-    },
+    "--map": {"metavar": "FOLDER", "nargs": "+", "help": "write only the map, of the paintings in these folders"},
 }
 
 
