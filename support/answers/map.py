@@ -107,7 +107,7 @@ def likeness(points: np.ndarray, seed: int) -> np.ndarray:
 
 
 def spread(plane: np.ndarray, seed: int) -> np.ndarray:
-    """Points [N, 2] moved apart, then to cells of a grid, 1.4 per point so that groups stay apart: distinct int [N, 2]."""
+    """Points [N, 2] moved apart, then to a grid, 1.4 cells per point so that groups stay apart: distinct int [N, 2]."""
     sides = np.maximum(np.ptp(plane, 0), np.ptp(plane) * 0.1 + 1e-12)
     noise = np.random.default_rng(seed).normal(0, 1e-3, plane.shape)  # parts equal points
     points = plane * math.sqrt(1.4 * len(plane) / np.prod(sides)) + noise
