@@ -1,7 +1,8 @@
 """Part 2: reconstruct the test paintings, cluster their latents without using style labels, find similar paintings.
 
-Prints the figures beside four baselines; writes metrics_auto.json, reconstruction.png, clusters.png,
-cluster_gallery.png, dendrogram.png and clusters.csv into outputdir. With --similar it writes similar.png only.
+Prints the figures beside four baselines; writes metrics_auto.json, clusters.csv, latents.npy, reconstruction.png,
+clusters.png, cluster_gallery.png, dendrogram.png and map.html into outputdir. With --similar it writes similar.png
+only, with --map only map.html.
 """
 
 if __name__ == "__main__":
@@ -16,11 +17,12 @@ import numpy as np
 import torch
 
 import wikiart
-from support.answers import clustering, pictures_part2, provenance, similar
+from support.answers import clustering, pictures_part2, provenance, similar, ward
+from support.answers import map as painting_map
 from support.networks import description
 from support.paintings import duplicates, folders
 from support.system import console, devices, files, plotting, settings
-from support.system.console import DataError
+from support.system.console import DataError, UserError
 from support.training import batches, checkpoints
 
 SWITCHES = {
@@ -28,13 +30,14 @@ SWITCHES = {
         "metavar": "PATH",
         "nargs": "+",
         "help": "find the paintings most similar to these images, and to all images in these folders",
-    }
+    },
+    "--map": {"metavar": "FOLDER", "nargs": "+", "help": "write only the map, of the paintings in these folders"},
 }
 
 
 @console.script
 def main(argv: list[str] | None = None) -> None:
-    """Load the checkpoint; reconstruct and cluster the test folder, or find what is similar to the given images."""
+    """Load the checkpoint; reconstruct and cluster the test folder, or do what --similar or --map asks for."""
     started = time.perf_counter()
     options = settings.read("autoencoder", __doc__, argv, SWITCHES, training=False)
     folders.check_outputs(options)
@@ -46,13 +49,14 @@ def main(argv: list[str] | None = None) -> None:
     device = devices.start(options, training=False)
     model = wikiart.load_network(checkpoint, console.printable(modelfile)).to(device)
     if options.similar:
-        similar.find_similar(options, model, open_folders(options, checkpoint), wikiart.embed, device)
-        return
+        return similar.find_similar(options, model, open_folders(options, checkpoint), wikiart.embed, device)
+    if options.map:
+        return map_folders(options, checkpoint, model, device)
 
     classes = checkpoint["classes"]
     with options.checking("testingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.testingdir, checkpoint["image_size"], classes, options.cachedir)
-    n_clusters = number_of_clusters(options, dataset)
+    n_clusters = number_of_clusters(options, classes, len(dataset), console.quoted(options.testingdir))
     loader = batches.Batches(dataset.images, dataset.labels, device)
     spaces, errors, pca_errors = encode_paintings(model, loader, options.batch_size)
     plane, shares = clustering.project(spaces["style"], options.seed)
@@ -83,6 +87,8 @@ def main(argv: list[str] | None = None) -> None:
     styles = [classes[label] for label in labels]
     rows = zip(dataset.paths, styles, clusters, *plane.T.tolist(), strict=True)
     files.write_rows(options.output("clusters.csv"), [["path", "style", "cluster", "pc1", "pc2"], *rows])
+    latents = np.concatenate([points, spaces["content"]], 1, dtype=np.float32)
+    files.write_whole(options.output("latents.npy"), lambda file: np.save(file, latents))
     pictures = {
         "reconstruction.png": lambda: pictures_part2.draw_reconstructions(
             model, dataset, errors, metrics, device, options.seed
@@ -92,14 +98,16 @@ def main(argv: list[str] | None = None) -> None:
         "dendrogram.png": lambda: pictures_part2.draw_dendrogram(dataset, points, tree, n_clusters),
     }
     plotting.write_all(options, pictures)
-    console.say(f"wrote {', '.join(['metrics_auto.json', 'clusters.csv', *pictures])} into {options.outputdir}")
+    painting_map.write(options, dataset.paths, styles, likeness_spaces(model, latents), clusters)
+    written = ", ".join(["metrics_auto.json", "clusters.csv", "latents.npy", *pictures, "map.html"])
+    console.say(f"wrote {written} into {options.outputdir}")
 
 
-def number_of_clusters(options: settings.Settings, dataset: wikiart.WikiArtDataset) -> int:
+def number_of_clusters(options: settings.Settings, classes: list[str], paintings: int, where: str) -> int:
     """That of the settings, or as many as there are styles; UserError where there are too few paintings for it."""
-    number = len(dataset.classes) if options.clusters == "auto" else options.clusters
-    if len(dataset) < max(number, 2):
-        count = f"{console.count(len(dataset), 'painting')} in {console.quoted(options.testingdir)}"
+    number = len(classes) if options.clusters == "auto" else options.clusters
+    if paintings < max(number, 2):
+        count = f"{console.count(paintings, 'painting')} in {where}"
         expected = "expected at least 2 paintings, and at least one per cluster"
         raise options.error("clusters", f"{count} for {number} clusters; {expected}")
     return number
@@ -129,6 +137,37 @@ def encode_paintings(
         })  # fmt: skip
     arrays = {name: torch.cat([row[name] for row in rows]).cpu().double().numpy() for name in rows[0]}
     return arrays, arrays.pop("errors"), arrays.pop("pca_errors")
+
+
+def likeness_spaces(model: wikiart.Autoencoder, latents: np.ndarray) -> dict[str, np.ndarray]:
+    """What the map compares paintings by: latents [N, latent_dim], the content numbers weighed as by wikiart.embed."""
+    style, content = np.split(latents, [model.style_dim], 1)
+    return {"style": style, "content": content * model.content_std.cpu().numpy()}
+
+
+def map_folders(
+    options: settings.Settings, checkpoint: dict[str, object], model: wikiart.Autoencoder, device: torch.device
+) -> None:
+    """Write the map of the paintings in the folders of --map, clustered; a folder need not have a folder per style."""
+    paths, styles, latents, image_size = [], [], [], checkpoint["image_size"]
+    for folder in options.map:
+        try:
+            dataset = wikiart.WikiArtDataset(folder, image_size, None, options.cachedir)
+            images, found, names = dataset.images, dataset.paths, [dataset.classes[label] for label in dataset.labels]
+        except DataError as error:  # no folder per style
+            parts = list(batches.from_files(folders.find_in_folder(folder), image_size, options.batch_size))
+            if not parts:
+                raise UserError(f"--map: {error}") from None
+            images, found = torch.cat([pixels for _, pixels in parts]), [path for part, _ in parts for path in part]
+            names = ["no style"] * len(found)
+        paths, styles = paths + found, styles + names
+        loader = batches.Batches(images, torch.zeros(len(images), dtype=torch.int64), device)
+        latents += [model.encode(part).cpu() for part in loader.all_images(options.batch_size)]
+    spaces = likeness_spaces(model, torch.cat(latents).double().numpy())
+    n_clusters = number_of_clusters(options, checkpoint["classes"], len(paths), "the folders of --map")
+    tree = ward.ward_linkage(spaces["style"], device if device.type == "cuda" else "cpu")
+    painting_map.write(options, paths, styles, spaces, ward.cut_tree(tree, n_clusters))
+    console.say(f"wrote map.html into {options.outputdir}")
 
 
 def open_folders(options: settings.Settings, checkpoint: dict[str, object]) -> list[wikiart.WikiArtDataset]:

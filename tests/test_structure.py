@@ -18,7 +18,7 @@ FLOORS = {  # a folder may import those before it, and inside a folder a room th
     ],
     "networks": ["pretrained", "levels", "description", "pca", "features", "heads"],
     "answers": [
-        "provenance", "report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar"
+        "provenance", "report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar", "map"
     ],
 }  # fmt: skip
 ORDER = [room for rooms in FLOORS.values() for room in rooms]

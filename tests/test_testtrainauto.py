@@ -148,6 +148,22 @@ def test_the_pca_is_the_training_paintings_and_clipped_like_ours(trained, spaces
     assert trained.metrics["psnr"] == pytest.approx(-10 * np.log10(trained.metrics["mse"]))
 
 
+def test_latents_and_map_are_of_the_test_paintings_or_of_any_folders(trained, workdir, paint, run, refused):
+    latents = np.load(trained.out / "latents.npy")
+    assert latents.dtype == np.float32
+    expected = trained.model.encode(trained.test.images.float() / 255)
+    torch.testing.assert_close(torch.from_numpy(latents), expected, rtol=1e-4, atol=1e-4)
+    assert all(os.path.basename(row["path"]) in (trained.out / "map.html").read_text() for row in trained.rows)
+    paint(workdir / "flat", {"": 5})
+    paint(workdir / "other", {"Unknown_to_it": 4}, seed=3)
+    result = run(testtrainauto, *trained.flags, "--outputdir", "out", "--map", "flat", "other")
+    assert result.status == 0 and os.listdir("out") == ["map.html"], result.err
+    text = (workdir / "out" / "map.html").read_text()
+    assert all(name in text for name in ("flat/004.jpg", "other/Unknown_to_it/003.jpg", "no style"))
+    for folder, problem in (("absent", "cannot be read"), ("out", "no style folder")):
+        assert problem in refused(testtrainauto, *trained.flags, "--outputdir", "out", "--map", folder)
+
+
 @pytest.mark.parametrize("trainingdir", ["other", "absent"])
 def test_the_training_folder_of_the_test_changes_nothing(trained, workdir, paint, run, drawn, trainingdir):
     paint(workdir / "other", {"Another": 3}, seed=5)
@@ -161,7 +177,7 @@ def test_the_training_folder_of_the_test_changes_nothing(trained, workdir, paint
 
 
 def test_the_table_shows_every_space(trained):
-    lines = trained.testing.out.splitlines()
+    lines = [line for line in trained.testing.out.splitlines() if not line.startswith("laying out ")]
     error, pca_error = trained.metrics["mse"], trained.metrics["pca_mse"]
     assert f"14 test paintings, each reconstructed from 3 numbers: mean squared error {error:.5f}, PSNR " in lines[-11]
     assert lines[-10].startswith("6 components of a PCA ") and f"mean squared error {pca_error:.5f}, " in lines[-10]
