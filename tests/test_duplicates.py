@@ -29,29 +29,22 @@ def scene(seed: int) -> Image.Image:
 
 
 def decoded(pictures: list[Image.Image], quality: int = 90) -> torch.Tensor:
-    saved = []
-    for picture in pictures:
-        saved.append(io.BytesIO())
-        picture.save(saved[-1], "JPEG", quality=quality)
+    saved = [io.BytesIO() for _ in pictures]
+    for picture, file in zip(pictures, saved, strict=True):
+        picture.save(file, "JPEG", quality=quality)
     return torch.from_numpy(np.stack([images.decode_image(file, 64)[0] for file in saved]))
-
-
-def cropped(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    width, height = picture.size
-    return picture.crop((left * width, top * height, width * (1 - right), height * (1 - bottom)))
 
 
 SCENES = [scene(seed) for seed in range(60)]
 COPIES = {
     "quality 60": lambda p: p,
-    "crop 1%": lambda p: cropped(p, 0.01, 0.01, 0.01, 0.01),
-    "crop 3%": lambda p: cropped(p, 0.03, 0.03, 0.03, 0.03),
-    "crop at two sides": lambda p: cropped(p, 0.03, 0.03, 0, 0),
+    "crop 1%": lambda p: ImageOps.crop(p, 1),
+    "crop 3%": lambda p: ImageOps.crop(p, 3),
+    "crop at two sides": lambda p: p.crop((3, 3, SIDE, SIDE)),
     "resize": lambda p: p.resize((50, 70)),
-    "narrower": lambda p: p.crop((0, 0, SIDE - 1, SIDE)),
     "brighter": lambda p: p.point(lambda value: value * 0.8 + 40),
     "mirrored": ImageOps.mirror,
-    "mirrored crop": lambda p: cropped(ImageOps.mirror(p), 0.02, 0.02, 0.02, 0.02),
+    "mirrored crop": lambda p: ImageOps.crop(ImageOps.mirror(p), 2),
 }
 
 
@@ -68,21 +61,12 @@ def test_copies_are_found_and_nothing_else(prints, kind):
     assert mirrored.tolist() == [kind.startswith("mirrored")] * len(SCENES)
 
 
-def test_other_pictures_are_not_copies(prints):
-    assert len(duplicates.near_duplicates(prints)[0]) == 0
-    negative = duplicates.grey_fingerprints(255 - decoded(SCENES))
-    assert len(duplicates.near_duplicates(prints, negative)[0]) == 0
-
-
 def test_symmetric_paintings_are_no_mirrored_copies():
     halves = decoded(SCENES[:20])
     prints = duplicates.grey_fingerprints(torch.cat([halves[..., :32], halves[..., :32].flip(3)], 3))
     assert len(duplicates.near_duplicates(prints)[0]) == 0  # also not with themselves
     pairs, mirrored = duplicates.near_duplicates(prints, prints)
     assert pairs.tolist() == [[i, i] for i in range(20)] and not mirrored.any()
-    bars = decoded(SCENES)
-    bars[..., :22], bars[..., -22:] = 0, 0  # all columns look alike, and like mirror images; only the latter is noticed
-    assert not duplicates.near_duplicates(duplicates.grey_fingerprints(bars))[1].any()
 
 
 def test_a_frame_does_not_make_paintings_alike():
@@ -98,27 +82,18 @@ def test_a_flat_image_resembles_nothing():
     flat = torch.full((3, 3, 20, 20), 200, dtype=torch.uint8) + torch.randint(0, 2, (3, 3, 20, 20), dtype=torch.uint8)
     prints = duplicates.grey_fingerprints(flat)
     assert prints.eq(0).all() and len(duplicates.near_duplicates(prints)[0]) == 0
-    assert duplicates.unpack(duplicates.pack(prints)).eq(0).all()
 
 
 def test_blocks_give_the_same_pairs_as_one_product(prints, monkeypatch):
-    copies = [COPIES[kind](picture) for kind, picture in zip(["crop 1%", "mirrored"] * 13, SCENES[:26], strict=True)]
+    copies = [COPIES["crop 1%"](picture) for picture in SCENES[:26]]
     everything = torch.cat([prints, duplicates.grey_fingerprints(decoded(copies)), prints[:3]])
     whole, mirrored = duplicates.near_duplicates(everything)
     assert {(i, 60 + i) for i in range(26)} | {(i, 86 + i) for i in range(3)} <= set(map(tuple, whole.tolist()))
-    both = duplicates.near_duplicates(everything, everything)[0].tolist()
-    assert sorted(whole.tolist()) == sorted([i, j] for i, j in both if i < j)
     monkeypatch.setattr(duplicates, "BLOCK", 300)
     again = duplicates.near_duplicates(everything)
     assert (again[0].tolist(), again[1].tolist()) == (whole.tolist(), mirrored.tolist())
     for nothing in duplicates.near_duplicates(everything[:0]), duplicates.near_duplicates(prints, prints[:0]):
         assert [len(part) for part in nothing] == [0, 0]
-
-
-def test_packing_keeps_correlations(prints):
-    again = duplicates.unpack(packed := duplicates.pack(prints))
-    assert packed.dtype == torch.int8 and packed.abs().amax(1).eq(127).all()
-    torch.testing.assert_close(again @ again.T, prints @ prints.T, atol=3e-3, rtol=0)
 
 
 def test_groups_join_copies_of_copies_and_equal_keys(prints):
@@ -130,18 +105,17 @@ def test_groups_join_copies_of_copies_and_equal_keys(prints):
 
 def test_a_datasets_groups_are_computed_once(copied, tmp_path, monkeypatch):
     dataset = wikiart.WikiArtDataset(copied, 64, cachedir=tmp_path / "cache")
-    thumbnails, compared, real = duplicates.grey_fingerprints(dataset.images), [], duplicates.groups
-    monkeypatch.setattr(duplicates, "groups", lambda *given: compared.append(1) or real(*given))
+    thumbnails, compute = duplicates.grey_fingerprints(dataset.images), Mock(side_effect=duplicates.groups)
+    monkeypatch.setattr(duplicates, "groups", compute)
     groups = duplicates.groups_of(dataset, thumbnails)
     assert len(groups.unique()) == 40 and groups.dtype == torch.int64
-    assert torch.equal(duplicates.groups_of(dataset, thumbnails), groups) and len(compared) == 1
+    assert torch.equal(duplicates.groups_of(dataset, thumbnails), groups) and compute.call_count == 1
     (file,) = (tmp_path / "cache").glob("*.*.json")
     file.write_text(file.read_text()[:9])  # damaged
     monkeypatch.setattr(files, "write_json", Mock(side_effect=console.UserError))  # and cannot be replaced
+    assert torch.equal(duplicates.groups_of(dataset, thumbnails), groups) and compute.call_count == 2
     dataset.fingerprints = dataset.fingerprints.roll(1)  # other paintings, whose file is another
-    duplicates.groups_of(dataset, thumbnails)
-    dataset.fingerprints = dataset.fingerprints.roll(-1)
-    assert torch.equal(duplicates.groups_of(dataset, thumbnails), groups) and len(compared) == 3
+    assert len(duplicates.groups_of(dataset, thumbnails)) == len(dataset) and compute.call_count == 3
 
 
 @pytest.fixture(scope="module")
@@ -156,61 +130,33 @@ def copied(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def split(monkeypatch):
-    """split(script, folder, *flags): the training script's dataset and which paintings are held out, bool [N]."""
-    real, seen = balance.split, {}
+@pytest.mark.parametrize("script", ["trainpart1", "trainauto"])
+def test_no_copy_is_on_both_sides_of_the_validation_split(script, copied, tmp_path, monkeypatch):
+    real, sides = balance.split, []
 
     def stop(*given):
-        seen["held_out"] = real(*given)[1]
+        sides.extend(real(*given))
         raise console.UserError("this is enough")
 
-    def split(script, folder, *flags):
-        assert jobs.call(script, *jobs.flags(folder, folder.parent / "out", *flags)).err.endswith("this is enough\n")
-        dataset = wikiart.WikiArtDataset(folder, 16, cachedir=folder.parent / "cache")
-        return dataset, torch.isin(torch.arange(len(dataset)), seen["held_out"])
-
     monkeypatch.setattr(balance, "split", stop)
-    return split
-
-
-@pytest.mark.parametrize("script", ["trainpart1", "trainauto"])
-def test_no_copy_is_on_both_sides_of_the_validation_split(script, copied, split):
-    for seed in range(5):
-        dataset, held_out = split(script, copied, "--validation", 0.4, "--seed", seed)
-        sides = {}
-        for path, side in zip(dataset.paths, held_out.tolist(), strict=True):
-            sides.setdefault(path.split("/")[-1].split("_")[0], set()).add(side)
-        assert len(sides) == 40 and all(len(side) == 1 for side in sides.values())
-        assert 0.2 < held_out.float().mean() < 0.5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["wikiart7", "wikiart16"])
-def test_no_near_duplicate_of_a_real_painting_is_on_the_other_side(name, real_paintings, tmp_path, split):
-    folder = real_paintings.parent / name / "train"
-    if not folder.is_dir():
-        pytest.skip(f"needs the real paintings in ../shared/{name}")
-    _, held_out = split("trainpart1", folder, "--validation", 0.1, "--seed", 2326, "--image_size", 128)
-    dataset = wikiart.WikiArtDataset(folder, 128, cachedir=folder.parent / "cache")
-    pairs, mirrored = duplicates.near_duplicates(duplicates.grey_fingerprints(dataset.images))
-    assert mirrored.any() and not mirrored.all()
-    assert torch.equal(held_out[pairs[:, 0]], held_out[pairs[:, 1]])
+    paths = wikiart.WikiArtDataset(copied, 16, cachedir=copied.parent / "cache").paths
+    for seed in range(3):
+        done = jobs.call(script, *jobs.flags(copied, tmp_path, "--validation", 0.4, "--seed", seed))
+        assert done.err.endswith("this is enough\n") and 0.2 < len(sides[-1]) / len(paths) < 0.5
+        trained, held_out = ({paths[i].split("/")[-1].split("_")[0] for i in side} for side in sides[-2:])
+        assert len(trained | held_out) == 40 and not trained & held_out
 
 
 def test_evaluation_learns_which_test_paintings_are_known(prints, capsys):
-    def fingerprints(images_):
-        return torch.tensor([images.fingerprint(image.numpy()) for image in images_])
+    def fingerprints(pictures):
+        return torch.tensor([images.fingerprint(picture.numpy()) for picture in pictures])
 
     training = decoded(SCENES[:20])
-    paths = [f"A/{i}.jpg" for i in range(20)]
-    checkpoint = {
-        "fingerprints": fingerprints(training), "thumbnails": duplicates.pack(prints[:20]), "paths": paths
-    }  # fmt: skip
     copies = decoded([COPIES["crop 3%"](SCENES[7]), ImageOps.mirror(SCENES[9])])
     test = torch.cat([decoded(SCENES[30:34]), training[5:6], copies])
-    paths = [f"test/{i}.jpg" for i in range(7)]
-    dataset = SimpleNamespace(paths=paths, images=test, fingerprints=fingerprints(test))
+    checkpoint = {"fingerprints": fingerprints(training), "thumbnails": duplicates.pack(prints[:20])}
+    checkpoint["paths"] = [f"A/{i}.jpg" for i in range(20)]
+    dataset = SimpleNamespace(paths=[f"test/{i}.jpg" for i in range(7)], images=test, fingerprints=fingerprints(test))
     known, copies = duplicates.known_paintings(dataset, checkpoint)
     assert known.tolist() == [False] * 4 + [True] * 3
     expected = [("test/4.jpg", "A/5.jpg", "identical"), ("test/5.jpg", "A/7.jpg", "near"),
@@ -223,6 +169,5 @@ def test_evaluation_learns_which_test_paintings_are_known(prints, capsys):
 
 def test_identical_images_in_two_styles_are_named(capsys):
     duplicates.warn_of_contradictions(["a/1", "a/2", "b/3"], torch.tensor([0, 0, 1]), torch.tensor([5, 5, 5]))
-    assert (
-        '1 pair of identical images in two styles, trained with both labels: "a/1" and "b/3"' in capsys.readouterr().err
-    )
+    said = '1 pair of identical images in two styles, trained with both labels: "a/1" and "b/3"'
+    assert said in capsys.readouterr().err

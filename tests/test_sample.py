@@ -1,8 +1,6 @@
 """The painted sample, as its users see it: repeatable, in the course's proportions, whole or not there."""
 
 import importlib.util
-import io
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -28,12 +26,11 @@ def prepare(monkeypatch):
     return module
 
 
-def test_it_repeats_itself_and_training_and_test_share_no_picture(prepare, tmp_path, monkeypatch):
-    for folder in "a", "pr\u00e9":
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))  # no reason to stop
+def test_it_repeats_itself_and_training_and_test_share_no_picture(prepare, tmp_path):
+    for folder in "ab":
         prepare.main(["--out", str(tmp_path / folder)])
     first = jobs.contents(tmp_path / "a")
-    assert first == jobs.contents(tmp_path / "pr\u00e9") and len(first) == len(set(first.values())) == 18
+    assert first == jobs.contents(tmp_path / "b") and len(first) == len(set(first.values())) == 18
     assert sum(name.startswith("train/Cubism/") for name in first) == 6
 
 
@@ -50,9 +47,8 @@ def test_training_and_evaluating_on_the_sample_warns_of_no_near_duplicate(prepar
 
 def test_the_full_plan_has_the_courses_counts(prepare):
     plan = prepare.whole_plan(full=True)
-    totals = {part: sum(count for row_part, _, count in plan if row_part == part) for part in prepare.PARTS}
-    assert totals == {"train": 13_350, "test": 630} and len({style for _, style, _ in plan}) == 27
-    assert ("train", "Impressionism", 2269) in plan and ("test", "New_Realism", 1) in plan
+    counts = {part: [count for row_part, _, count in plan if row_part == part] for part in prepare.PARTS}
+    assert [(len(each), sum(each)) for each in counts.values()] == [(27, 13_350), (27, 630)]
 
 
 def test_a_run_that_fails_or_is_killed_keeps_what_was_there(prepare, tmp_path, monkeypatch, run, refused):
