@@ -88,7 +88,6 @@ DAMAGE = [
     ("is damaged: image_size is 1000000000", lambda c: c | {"image_size": 10**9}),
     ("is damaged: imbalance is null", lambda c: c | {"settings": {}}),
     ("its weights do not fit", lambda c: c | {"model": {5: 5}}),
-    ("its weights do not fit", lambda c: c | {"architecture": "three_conv"}),
     ('unknown architecture "nothing"', lambda c: c | {"architecture": "nothing"}),
 ]
 

@@ -41,6 +41,8 @@ def test_one_head_reads_trunk_and_moments_and_a_fitted_one_correlations_and_stat
     assert torch.equal(model(images), model.head(features))
     model.fitted = heads.Head(model.full_width, 5).eval()
     assert torch.equal(model(images), model.fitted(everything))
+    with pytest.raises(TypeError, match=r"got torch.uint8, expected floats in \[0, 1\]"):
+        model(images.to(torch.uint8))
 
 
 @torch.no_grad()
@@ -80,12 +82,6 @@ def test_weight_decay_is_for_the_weights_of_layers_alone(name):
     decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
     assert {names[key] for key in decayed} == {names[key] for key in weights}
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(names)
-
-
-def test_pixels_that_are_not_scaled_are_refused():
-    model = wikiart.make_classifier("three_conv", 3, 16)
-    with pytest.raises(TypeError, match=r"got torch.uint8, expected floats in \[0, 1\]"):
-        model(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
 
 
 def test_with_flips_a_painting_and_its_mirror_image_get_the_same_logits():

@@ -81,22 +81,22 @@ def test_a_name_that_the_font_lacks_is_drawn_with_an_installed_one(tmp_path, fon
     assert set(plotting.FAMILIES.values()) == {"Squares", "Others"} and capsys.readouterr().err == ""
 
 
-def test_a_font_that_is_missing_is_named_once_and_none_is_looked_for_without_need(tmp_path, fonts, monkeypatch, capsys):
+def test_a_font_that_is_missing_is_named_once_and_none_is_looked_for_without_need(
+    tmp_path, fonts, monkeypatch, capsys, recwarn
+):
     for text in "\u65e5\u672c", "\u65e5\ud55c":
         assert drawn(tmp_path, text, "Baroque")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: ") and "\u65e5" in line and "fonts-noto-cjk" in line
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: 1 / 0)
     assert drawn(tmp_path, "Caf\xe9 \u0416\u03a9 $x", "\u65e5") and capsys.readouterr().err == ""
 
 
-def test_any_name_is_drawn_in_a_figure_of_bounded_size(tmp_path, recwarn):
+def test_captions_and_figures_are_of_bounded_size(tmp_path):
     assert plotting.caption("Ukiyo_e") == "Ukiyo e" and plotting.caption("a\nb\x1b[31m").isprintable()
     assert len(plotting.caption("x" * 200)) == 40 and plotting.caption("x" * 40) == "x" * 40
-    figure = plotting.new(400, 2, 50)
-    figure.suptitle("\N{KANGXI RADICAL ONE}", parse_math=False)
-    plotting.write(tmp_path / "a.png", figure)
-    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    plotting.write(tmp_path / "a.png", plotting.new(400, 2, 50))
     with Image.open(tmp_path / "a.png") as image:
         assert (image.format, image.size) == ("PNG", (4000, 20))
 

@@ -35,17 +35,6 @@ def trained(tmp_path_factory, paint, run):
                            held_out=held_out)  # fmt: skip
 
 
-def test_it_writes_checkpoint_curves_and_csv(trained):
-    left = {path.name for path in trained.out.iterdir()}
-    written = {"history_part1.csv", "training_part1.png", "wikiart.pth", "wikiart.resume.pth"}
-    assert left == written | {".history_part1.lock", ".wikiart.lock"}
-    lines = [line for line in trained.result.out.splitlines() if line.startswith(("epoch ", "fitted "))]
-    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3", "the"]
-    for part in "training loss", "validation loss", "validation accuracy", "validation macro F1", "paintings/s", "left":
-        assert all(part in line for line in lines[:3])
-    assert lines[len(trained.checkpoint["history"]) - 1].endswith("wikiart.pth")
-
-
 @torch.no_grad()
 def test_pixels_are_scaled_by_the_training_share_and_metrics_are_sklearns_on_the_held_out_one(trained):
     model, dataset = wikiart.load_network(trained.checkpoint), trained.dataset
