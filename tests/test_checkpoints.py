@@ -1,13 +1,9 @@
 """Checkpoints: what they hold, and files that are damaged, of another version or hostile."""
 
-import argparse
-import bz2
 import gzip
 import io
-import lzma
 import pickle
 import tarfile
-import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +17,7 @@ from torchvision import models
 
 import wikiart
 from support.system import console, settings
-from support.training import checkpoints, resume
+from support.training import checkpoints
 
 NETWORK, LEGACY = torch.nn.Sequential(torch.nn.Linear(99, 99)), {"_use_new_zipfile_serialization": False}
 
@@ -56,106 +52,79 @@ def test_a_checkpoint_holds_what_reproduces_the_training_and_no_folders(home):
     assert set(checkpoint["settings"]) == expected and checkpoint["settings"]["epochs"] == 1
     for file in "wikiart.pth", "wikiart.resume.pth":
         assert str(home).encode() not in (home / "out" / file).read_bytes()
-    network = wikiart.load_network(checkpoint)
-    assert not network.training and not any(p.requires_grad for p in network.parameters())
 
 
 class Hostile:
     """Makes a file when it is unpickled."""
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
     def __reduce__(self):
-        return Path.touch, (self.target,)
+        return Path.touch, (Path("planted"),)
 
 
-@pytest.mark.parametrize("kind", ["torch", "legacy", "pickle"])
-def test_code_in_a_file_of_weights_never_runs(kind, home, tmp_path):
-    planted, file = tmp_path / "planted", tmp_path / "wikiart.pth"
-    save = {"torch": torch.save, "legacy": partial(torch.save, **LEGACY), "pickle": pickle.dump}[kind]
-    file.write_bytes(written(save, jobs.load(home / "out" / "wikiart.pth") | {"history": Hostile(planted)}))
-    file.with_suffix(".resume.pth").write_bytes(file.read_bytes())
-    words, more = "could run code", ["--fresh", "--pretrained", file, "--modelfile", "new.pth"]
-    assert jobs.refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth", words)
-    assert jobs.refused(jobs.call("trainpart1", *flags(home, tmp_path)), "resume.pth", words, "--fresh")
-    assert jobs.refused(jobs.call("trainpart1", *flags(home, tmp_path), *more), "--pretrained", words)
-    assert not planted.exists()
-    trust = pickle.load if kind == "pickle" else partial(torch.load, weights_only=False)
-    trust(io.BytesIO(file.read_bytes()))
-    assert planted.exists()  # it does run where it is trusted
-
-
-def without(key: str, values: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in values.items() if name != key}
+@pytest.mark.parametrize(
+    "save, trust", [(torch.save, partial(torch.load, weights_only=False)), (pickle.dump, pickle.load)]
+)
+def test_code_in_a_file_of_weights_never_runs(save, trust, home, workdir):
+    content = written(save, jobs.load(home / "out" / "wikiart.pth") | {"history": Hostile()})
+    for name in "wikiart.pth", "wikiart.resume.pth":
+        Path(name).write_bytes(content)
+    words, more = "could run code", ["--fresh", "--pretrained", "wikiart.pth", "--modelfile", "new.pth"]
+    assert jobs.refused(jobs.call("testtrainpart1", *flags(home, workdir)), "wikiart.pth", words)
+    assert jobs.refused(jobs.call("trainpart1", *flags(home, workdir)), "resume.pth", words, "--fresh")
+    assert jobs.refused(jobs.call("trainpart1", *flags(home, workdir), *more), "--pretrained", words)
+    assert not Path("planted").exists()
+    trust(io.BytesIO(content))
+    assert Path("planted").exists()  # it does run where it is trusted
 
 
 DAMAGE = [
     ("is not a checkpoint", lambda c: [1, 2, 3]),
-    ("is not a checkpoint", lambda c: c["model"]),
     ("holds an autoencoder, expected a style classifier; run python trainpart1.py", lambda c: c | {"part": 2}),
-    (f"another version of this project (1, expected {checkpoints.VERSION})", partial(without, "version")),
-    ("version of this project (9, expected", lambda c: c | {"version": 9}),
-    *[(f"is damaged: {key} is", partial(without, key)) for key in [*checkpoints.RULES, "architecture", "image_size"]],
-    ("is damaged: paths", lambda c: c | {"paths": [1, *c["paths"][1:]]}),
+    (f"of this project (1, expected {checkpoints.VERSION})", lambda c: {n: c[n] for n in c if n != "version"}),
+    ("is damaged: model is", lambda c: {n: c[n] for n in c if n != "model"}),
+    *[(f"is damaged: {key} is", lambda c, key=key: c | {key: None}) for key in (*checkpoints.RULES, "image_size")],
     ("is damaged: fingerprints", lambda c: c | {"paths": c["paths"][1:]}),
-    ("is damaged: thumbnails", lambda c: c | {"thumbnails": c["thumbnails"][1:]}),
-    ("is damaged: counts", lambda c: c | {"classes": c["classes"][:-1]}),
     ("is damaged: counts", lambda c: c | {"counts": dict.fromkeys(c["counts"], "9")}),
     ("is damaged: image_size is 1000000000", lambda c: c | {"image_size": 10**9}),
     ("is damaged: imbalance is null", lambda c: c | {"settings": {}}),
-    ("is damaged: validation is 2", lambda c: c | {"settings": c["settings"] | {"validation": 2}}),
-    ('fit: Error(s) in loading state_dict for Classifier: Unexpected key(s) in state_dict: "note"',
-     lambda c: c | {"model": c["model"] | {"note": "text"}}),
     ("its weights do not fit", lambda c: c | {"model": {5: 5}}),
-    ("its weights do not fit", lambda c: c | {"architecture": "three_conv"}),
     ('unknown architecture "nothing"', lambda c: c | {"architecture": "nothing"}),
-    ("normalize.std holds numbers that are not finite",
-     lambda c: c | {"model": c["model"] | {"normalize.std": torch.ones(3) / 0}}),
-]  # fmt: skip
+]
 
 
-def test_a_file_that_is_no_checkpoint_is_one_line(home, tmp_path, monkeypatch):
-    good, whole = jobs.load(home / "out" / "wikiart.pth"), (home / "out" / "wikiart.pth").read_bytes()
-    path = tmp_path / "wikiart.pth"
-    monkeypatch.chdir(tmp_path)
+def test_a_file_that_is_no_checkpoint_is_one_line(home, workdir):
+    good = jobs.load(home / "out" / "wikiart.pth")
     for script, file in ("part1", "wikiart"), ("auto", "autoencoder"):
         refusal = jobs.call(f"testtrain{script}", *flags(home, "out"))
-        assert jobs.refused(refusal, f'out/{file}.pth: no such file in "{tmp_path}"; run python train{script}.py')
+        assert jobs.refused(refusal, f'out/{file}.pth: no such file in "{workdir}"; run python train{script}.py')
     for words, spoil in DAMAGE:
-        torch.save(spoil(good), path)
-        done = jobs.call("testtrainpart1", *flags(home, tmp_path))
+        torch.save(spoil(good), "wikiart.pth")
+        done = jobs.call("testtrainpart1", *flags(home, workdir))
         assert jobs.refused(done, "wikiart.pth: ", words), (words, done)
-    for data in b"", b"text\n", whole[: len(whole) // 2], whole[:-1]:
-        path.write_bytes(data)
-        assert jobs.refused(jobs.call("testtrainpart1", *flags(home, tmp_path)), "wikiart.pth: ")
-    assert not list(tmp_path.glob("*.json"))
+    assert not list(workdir.glob("*.json"))
 
 
 FOREIGN = {
     "is empty; delete it": [b""],
     "is a Git LFS pointer, not the file that it stands for; git lfs": [b"version https://git-lfs.github.com/spec/v1\n"],
-    "is a web page, not the file": [b"\n<!DOCTYPE html>", b"<html lang=en>", b'\xef\xbb\xbf<?xml version="1.0"?>'],
+    "is a web page, not the file": [b"\n<!DOCTYPE html>", b'\xef\xbb\xbf<?xml version="1.0"?>'],
     "is a safetensors file; convert it": [number.to_bytes(8, "little") + b'{"a": {} }' for number in (10, 2**20)],
     "is an archive or compressed; unpack it": [
-        *[library.compress(b"x") for library in (gzip, bz2, lzma)],
-        written(lambda file: tarfile.TarFile(fileobj=file, mode="w").add(__file__)),
+        gzip.compress(b"x"), written(lambda file: tarfile.TarFile(fileobj=file, mode="w").add(__file__)),
     ],
     "is of Keras, NumPy, ONNX or other programs; expected what torch.save": [
-        written(lambda file: zipfile.ZipFile(file, "w").write(__file__)), b"\x89HDF\r\n\x1a\n00",
         written(lambda file: np.savez(file, np.ones(9))), written(lambda file: np.save(file, np.ones(9))),
-        b"\x08\x07\x12\x07pytorch",
+        b"\x89HDF\r\n\x1a\n00", b"\x08\x07\x12\x07pytorch",
     ],
     "is a pickle, which could run code": [pickle.dumps([1], protocol) for protocol in (2, 4, 5)],
-    "is not a file of weights": [b"hello\n", b'{"a": 1}', b"\x89PNG\r\n\x1a\n", b"\0" * 99],
+    "is not a file of weights": [b"hello\n", b'{"a": 1}', b"\0" * 99],
     "holds torch.nn.modules.container.Sequential, and loading it could run code; if you trust it, save its weights": [
         written(torch.save, NETWORK), written(torch.save, {"net": NETWORK}, **LEGACY),
     ],
-    "holds argparse.Namespace, and": [written(torch.save, {"a": argparse.Namespace()}, **o) for o in ({}, LEGACY)],
     ".multiarray.scalar, and loading it could run code": [written(torch.save, {"best": np.float64(1)})],
     "is incomplete or damaged; delete it, and download": [
         content[:length] for more in ({}, LEGACY) for content in [written(torch.save, NETWORK.state_dict(), **more)]
-        for length in (20, 1000, 9999, len(content) // 2, len(content) - 1)
+        for length in (20, len(content) // 2, len(content) - 1)
     ],
 }  # fmt: skip
 
@@ -172,25 +141,16 @@ def test_a_file_of_another_format_is_named_with_what_to_do(words, tmp_path, recw
         assert str(caught.value).isprintable() and not recwarn.list
 
 
-ALLOCATION = "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9."
-
-
-@pytest.mark.parametrize("error", [
-    MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError(ALLOCATION), ArithmeticError("a bug"),
-])  # fmt: skip
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), ArithmeticError("a bug")])
 def test_an_error_of_memory_or_of_the_program_is_no_damage(error, home, monkeypatch):
     path = home / "out" / "wikiart.pth"
     checkpoint = checkpoints.read(path, 1)
-    raising = Mock(side_effect=error)
     cases = [
         (torch.nn.Module, "load_state_dict", lambda: wikiart.load_network(checkpoint)),
-        (torch.nn.Module, "__call__", lambda: wikiart.make_classifier("squeezenet1_1", 2, 32)),
-        (models, "get_model", lambda: wikiart.load_network(checkpoint | {"architecture": "squeezenet1_1"})),
+        (models, "get_model", lambda: wikiart.make_classifier("squeezenet1_1", 2, 32)),
         (torch, "load", lambda: checkpoints.load(path)),
-        (torch.nn.Module, "load_state_dict", lambda: resume.restore({"model": {}}, NETWORK, None, "x")),
     ]
-    for place, name, act in cases[: 3 if isinstance(error, ArithmeticError) else 5]:  # a damaged file can raise it
-        with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
-            patch.setattr(place, name, raising)
+    for place, name, act in cases[: 2 if isinstance(error, ArithmeticError) else 3]:  # a damaged file can raise it
+        with monkeypatch.context() as patch, pytest.raises(type(error)):
+            patch.setattr(place, name, Mock(side_effect=error))
             act()
-        assert caught.value is error

@@ -12,7 +12,6 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from support.networks import description
-from support.training import augmentation
 
 
 def test_textures_and_gradients_are_those_found_pixel_by_pixel():
@@ -38,16 +37,6 @@ def test_the_colour_steps_are_those_between_neighbours():
     assert torch.allclose(description.colour_step_histogram(images[None]).square().view(5, 5, 5), expected, atol=1e-6)
 
 
-def test_edges_are_the_gradients_at_three_sizes_and_the_steps():
-    images = torch.randn(2, 3, 32, 32)
-    greys, edges = images.mean(1), description.edges(images)
-    assert edges.shape == (2, description.EDGES)
-    for number, n in enumerate((1, 2, 4)):
-        part = description.gradient_histogram(greys.unfold(1, n, n).unfold(2, n, n).mean((3, 4)))
-        assert torch.allclose(edges[:, 64 * number : 64 * number + 64], part, atol=0.1)  # rounding moves single pixels
-    assert torch.equal(edges[:, 192:], description.colour_step_histogram(images))
-
-
 def pictures(count, size=40):
     """uint8 [count, 3, size, size]: noise of several colours and sizes."""
     random = torch.Generator().manual_seed(0)
@@ -63,21 +52,14 @@ def fit(images, members, count=4, seed=7):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What a fit looks at: the paintings that are cropped, their crops, and the crops' statistics, batch by batch."""
-    record = SimpleNamespace(paintings=[], crops=[], rows=[])
-    crop, statistics = augmentation.crop_and_flip, description.all_statistics
+    """What a fit looks at, batch by batch: the crops and their statistics."""
+    record, statistics = [], description.all_statistics
 
-    def cropping(images, side, generator):
-        record.paintings.append(images)
-        record.crops.append(crop(images, side, generator))
-        return record.crops[-1]
+    def recorded(crops):
+        record.append((crops, statistics(crops)))
+        return record[-1][1]
 
-    def describing(images):
-        record.rows.append(statistics(images))
-        return record.rows[-1]
-
-    monkeypatch.setattr(augmentation, "crop_and_flip", cropping)
-    monkeypatch.setattr(description, "all_statistics", describing)
+    monkeypatch.setattr(description, "all_statistics", recorded)
     return record
 
 
@@ -86,7 +68,8 @@ def test_the_discriminant_is_scikit_learns_with_every_painting_a_class(seen, mon
     monkeypatch.setattr(description, "RIDGE", 3)
     monkeypatch.setattr(description, "DIRECTIONS", directions)
     mean, axes = fit(pictures(90), torch.arange(5, 85))
-    pairs = torch.cat([torch.stack(seen.rows[i : i + 2], 1) for i in range(0, len(seen.rows), 2)]).numpy()
+    crops = [rows for _, rows in seen]
+    pairs = torch.stack([torch.cat(crops[::2]), torch.cat(crops[1::2])], 1).numpy()
     rows = pairs.reshape(160, -1)
     assert np.allclose(mean.numpy(), rows.mean(0), atol=1e-5)
     dimensions = min(directions, 160)
@@ -107,24 +90,20 @@ def test_a_discriminant_sees_two_crops_of_each_member_and_depends_on_the_seed(se
     images, members, state = pictures(30), torch.arange(4, 24), torch.random.get_rng_state()
     first = fit(images, members)
     assert torch.equal(torch.random.get_rng_state(), state)  # torch's own is not touched
-    for paintings, crops in ((seen.paintings, seen.crops), (seen.paintings[1:], seen.crops[1:])):
-        assert torch.equal(paintings[0], images[members] / 255) and crops[0].shape == (20, 3, 25, 25)
-    assert not torch.equal(*seen.crops)
-    assert all(torch.equal(a, b) for a, b in zip(first, fit(images, members), strict=True))
+    crops, others = (batch for batch, _ in seen)
+    assert crops.shape == others.shape == (20, 3, 25, 25) and not torch.equal(crops, others)
+    images[:4], images[24:] = 0, 0
+    assert all(map(torch.equal, first, fit(images, members)))
     assert not torch.equal(first[1], fit(images, members, seed=8)[1])
     monkeypatch.setattr(description, "FITTED", 12)
-    seen.rows.clear()
+    seen.clear()
     fit(images, members)
-    assert [len(part) for part in seen.rows] == [12, 12]
+    assert [len(batch) for batch, _ in seen] == [12, 12]
 
 
-@pytest.mark.parametrize("kind", ["one", "equal", "flat"])
-def test_axes_that_few_or_equal_paintings_do_not_have_are_zero(kind):
-    images = pictures(1).expand(1 if kind == "one" else 5, -1, -1, -1)
-    if kind == "flat":
-        images = torch.full_like(images, 7)
-    mean, axes = fit(images, torch.arange(len(images)), 6)
+@pytest.mark.parametrize("count, value, most", [(1, None, 1), (5, None, 6), (5, 7, 0)])
+def test_axes_that_few_or_equal_paintings_do_not_have_are_zero(count, value, most):
+    images = pictures(1) if value is None else torch.full((1, 3, 40, 40), value, dtype=torch.uint8)
+    mean, axes = fit(images.expand(count, -1, -1, -1), torch.arange(count), 6)
     assert axes.shape == (6, description.ALL_STATISTICS) and axes.isfinite().all() and mean.isfinite().all()
-    used = axes.abs().sum(1) > 0
-    assert used.sum() <= {"one": 1, "equal": 6, "flat": 0}[kind]
-    assert axes.norm(dim=1).max() < 100
+    assert (axes.abs().sum(1) > 0).sum() <= most and axes.norm(dim=1).max() < 100

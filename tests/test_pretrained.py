@@ -2,7 +2,6 @@
 
 import copy
 import re
-from pathlib import Path
 from unittest.mock import Mock
 
 import jobs
@@ -16,17 +15,11 @@ from support.networks import pretrained
 from support.system import console
 from support.training import checkpoints, epochs
 
-MOBILENET = Path(jobs.ROOT).parent / "shared" / "mobilenet_v2_imagenet.pth"
 
-
-def without_counters(net):
-    """As in torchvision's older files, which were written before batch norm counted its batches."""
-    return {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
-
-
-def densenet_file(net):
-    """As in torchvision's DenseNet files: "denselayer1.norm.1.weight" for "denselayer1.norm1.weight"."""
-    return {re.sub(r"(layer\d+\.)(norm|conv)([12])\.", r"\1\2.\3.", n): v for n, v in without_counters(net).items()}
+def old_file(net):
+    """As in torchvision's older files: no counts of batches, and DenseNet's "norm.1.weight" for "norm1.weight"."""
+    state = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    return {re.sub(r"(layer\d+\.)(norm|conv)([12])\.", r"\1\2.\3.", name): value for name, value in state.items()}
 
 
 def renamed(net, prefix):
@@ -34,8 +27,7 @@ def renamed(net, prefix):
 
 
 FILES = [
-    ("resnet18", without_counters),
-    ("densenet121", densenet_file),
+    ("densenet121", old_file),
     ("mobilenet_v3_small", lambda net: {n: v for n, v in net.state_dict().items() if "classifier.3" not in n}),
     ("mnasnet0_5", lambda net: net.state_dict()),  # whose loading depends on a version that the file carries
     ("resnet18", lambda net: torch.optim.swa_utils.AveragedModel(net).state_dict()),  # with their number
@@ -44,7 +36,6 @@ FILES = [
         "epoch": 3, "model_state_dict": net.state_dict(), "loss": torch.ones(()),
         "optimizer_state_dict": torch.optim.AdamW(net.parameters()).state_dict(),
     }),
-    ("resnet18", lambda net: {"model": net.state_dict(), "optimizer": {}, "epoch": 2}),  # torchvision's
     ("mobilenet_v2", lambda net: {  # Lightning's
         "pytorch-lightning_version": "2.5", "optimizer_states": [{}], "hyper_parameters": {"lr": 0.1},
         "state_dict": renamed(net, "model._orig_mod.module.") | {"criterion.weight": torch.ones(5)},
@@ -65,11 +56,10 @@ def test_files_fill_all_but_the_last_layer(architecture, stored, tmp_path):
 
 
 def test_the_normalization_is_that_of_torchvisions_weights():
-    imagenet, halves = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), ([0.5] * 3, [0.5] * 3)
-    for name in "resnet50", "vit_b_16", "residual":
-        assert pretrained.normalization(name) == imagenet
-    for name in "efficientnet_v2_l", "googlenet", "inception_v3":  # the last two change ImageNet's into this one
-        assert pretrained.normalization(name) == halves
+    for name in "resnet50", "residual":
+        assert pretrained.normalization(name) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    for name in "efficientnet_v2_l", "googlenet":  # the last one changes ImageNet's into this
+        assert pretrained.normalization(name) == ([0.5] * 3, [0.5] * 3)
 
 
 def test_position_embeddings_are_resized():
@@ -82,24 +72,18 @@ def test_position_embeddings_are_resized():
     assert network(torch.rand(2, 3, 32, 32)).isfinite().all()
 
 
-@pytest.mark.parametrize("architecture", ["residual", "mnasnet0_5"])
-def test_a_checkpoint_of_our_own_is_loaded_and_started_from(architecture, tmp_path):
-    model, path = wikiart.make_classifier(architecture, 5, 32), tmp_path / "w.pth"
+def test_a_checkpoint_of_our_own_is_started_from(tmp_path):
+    model = wikiart.make_classifier("residual", 5, 32)
     model.normalize.fit(torch.randint(0, 90, (4, 3, 32, 32), dtype=torch.uint8), torch.arange(4))
-    contents = {
-        "part": 1, "version": checkpoints.VERSION, "architecture": architecture, "classes": list("abcde"),
-        "image_size": 32, "model": model.state_dict(),
-    }  # fmt: skip
-    torch.save(contents, path)
-    images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(wikiart.load_network(jobs.load(path))(images), model.eval()(images))
-    start = wikiart.make_classifier(architecture, 7, 64)  # other styles and another size, which changes the levels
-    start.load_pretrained(str(path))
+    checkpoint = {"part": 1, "version": checkpoints.VERSION, "architecture": "residual", "model": model.state_dict()}
+    torch.save(checkpoint, tmp_path / "w.pth")
+    start = wikiart.make_classifier("residual", 7, 64)  # other styles and another size, which changes the levels
+    start.load_pretrained(str(tmp_path / "w.pth"))
     for name in "normalize", "trunk":
         assert jobs.same(dict(start.get_submodule(name).state_dict()), dict(model.get_submodule(name).state_dict()))
-    torch.save(contents | {"version": 1}, path)
+    torch.save(checkpoint | {"version": 1}, tmp_path / "w.pth")
     with pytest.raises(console.UserError, match=r"w\.pth.*written by another version"):
-        start.load_pretrained(str(path))
+        start.load_pretrained(str(tmp_path / "w.pth"))
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
@@ -109,9 +93,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     cases = [
         *[("is not a state_dict", v) for v in ([1], {5: torch.ones(1)}, {"model": [good]}, good | {name: "text"})],
         ('holds "residual", expected shufflenet_v2_x0_5', checkpoint | {"architecture": "residual"}),
-        ('holds "an autoencoder", expected shufflenet_v2_x0_5', checkpoint),
         (fit, {}),
-        (fit, wikiart.make_classifier("residual", 5, 32).state_dict()),
         ('Missing key(s) in state_dict: "conv1.0.weight"', {n: v for n, v in good.items() if n != name}),
         ('Unexpected key(s) in state_dict: "more"', good | {"more": torch.ones(1)}),
         ("size mismatch for conv1.0.weight: copying a param with shape torch", good | {name: torch.zeros(1)}),
@@ -123,8 +105,6 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         with pytest.raises(console.UserError) as caught:
             model.load_pretrained(str(tmp_path / "w.pth"))
         assert words in str(caught.value) and str(caught.value).isprintable(), caught.value
-    with pytest.raises(console.UserError, match="no such file"):
-        model.load_pretrained(str(tmp_path / "missing.pth"))
 
 
 def test_true_asks_torchvision_for_its_weights(monkeypatch, tmp_path):
@@ -148,31 +128,6 @@ def test_true_asks_torchvision_for_its_weights(monkeypatch, tmp_path):
         wikiart.make_classifier("residual", 5, 32).load_pretrained(True)
 
 
-# Through the scripts
-
-
-def round_trip(folder, architecture, size, weights):
-    """Train an epoch from a file of weights, evaluate, predict."""
-    jobs.paint(folder / "train", {"A": 4, "B": 4})
-    jobs.paint(folder / "test", {"A": 2, "B": 2}, seed=1)
-    flags = jobs.flags(folder / "train", folder / "out", "--testingdir", folder / "test", "--batch_size", 4)
-    more = ["--architecture", architecture, "--image_size", size, "--pretrained", weights, "--validation", 0.25]
-    done = jobs.call("trainpart1", *flags, *more)
-    assert (done.status, done.err) == (0, "")
-    assert jobs.call("testtrainpart1", *flags, "--image_size", size).status == 0
-    done = jobs.call("testtrainpart1", *flags, "--image_size", size, "--predict", folder / "test" / "A" / "0.png")
-    assert done.status == 0 and "0.png: " in done.out
-
-
-@pytest.mark.skipif(not MOBILENET.exists(), reason="needs ../shared/mobilenet_v2_imagenet.pth")
-def test_an_epoch_from_real_weights(tmp_path):
-    round_trip(tmp_path, "mobilenet_v2", 32, MOBILENET)
-    start, trained = jobs.load(MOBILENET), jobs.load(tmp_path / "out" / "wikiart.pth")["model"]
-    name = "features.0.0.weight"
-    assert torch.allclose(trained[f"trunk.{name}"], start[name], atol=0.01)
-    assert trained["normalize.mean"].tolist() == pytest.approx([0.485, 0.456, 0.406])
-
-
 FAMILIES = {
     "alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "efficientnet_v2_s": 32, "googlenet": 32,
     "inception_v3": 80, "maxvit_t": 224, "mnasnet0_5": 32, "mobilenet_v2": 32, "mobilenet_v3_small": 32,
@@ -185,15 +140,19 @@ FAMILIES = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_family_of_torchvision(architecture, tmp_path):
-    stored = dict(FILES[:4]).get(architecture, lambda net: net.state_dict())
+    stored = dict(FILES[:3]).get(architecture, lambda net: net.state_dict())
     torch.save(stored(models.get_model(architecture, weights=None)), tmp_path / "w.pth")
-    round_trip(tmp_path, architecture, FAMILIES[architecture], tmp_path / "w.pth")
+    jobs.paint(tmp_path / "train", {"A": 4, "B": 4})
+    flags = jobs.flags(tmp_path / "train", tmp_path / "out", "--testingdir", tmp_path / "train", "--batch_size", 4)
+    flags += ["--architecture", architecture, "--image_size", FAMILIES[architecture], "--validation", 0.25]
+    done = jobs.call("trainpart1", *flags, "--pretrained", tmp_path / "w.pth")
+    assert (done.status, done.err) == (0, "")
+    assert jobs.call("testtrainpart1", *flags).status == 0
 
 
 def test_a_pretrained_network_keeps_its_first_layers_and_statistics_and_sees_whole_paintings(tmp_path):
-    start = wikiart.make_classifier("mobilenet_v2", 3, 48)
-    torch.save(start.trunk.state_dict(), tmp_path / "w.pth")
     model = wikiart.make_classifier("mobilenet_v2", 3, 48)
+    torch.save(model.trunk.state_dict(), tmp_path / "w.pth")
     assert model.crop_side == 36
     model.load_pretrained(str(tmp_path / "w.pth"))
     assert model.crop_side == 48

@@ -7,7 +7,6 @@ import jobs
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 import trainauto
 import wikiart
@@ -30,9 +29,7 @@ def trained(tmp_path_factory, paint, run):
         "--learning_rate", 0.0005, "--validation", 0.2,
     )  # fmt: skip
     assert result.status == 0, result.err
-    return SimpleNamespace(
-        folder=folder, flags=flags, out=result.out, checkpoint=checkpoints.read(folder / "autoencoder.pth", 2)
-    )
+    return SimpleNamespace(folder=folder, flags=flags, checkpoint=checkpoints.read(folder / "autoencoder.pth", 2))
 
 
 def test_training_learns_and_keeps_its_best_epoch(trained):
@@ -44,12 +41,7 @@ def test_training_learns_and_keeps_its_best_epoch(trained):
     assert kept["validation_mse"] == min(losses) == losses[kept["epoch"]] < losses[0]
     assert len(checkpoint["history"]) == kept["epoch"] + 1 == checkpoint["epoch"] + 1
     assert {"epoch", "kind", "learning_rate", "training_loss", "validation_mse"} == set(kept)
-    lines = [line for line in trained.out.splitlines() if line.startswith("epoch ")]
-    assert len(lines) == 10 and "validation mse" in lines[0]
-    best = [line for line in lines if line.endswith("-> autoencoder.pth")][-1]
-    assert checkpoint["epoch"] == int(best.split("/")[0].split()[1])
     assert checkpoint["latent_dim"] == 6 and checkpoint["image_size"] == 16
-    assert Image.open(trained.folder / "training_auto.png").size[0] > 300
 
 
 def test_the_validation_error_is_that_of_clipped_reconstructions_of_held_out_paintings(trained):
@@ -59,16 +51,10 @@ def test_the_validation_error_is_that_of_clipped_reconstructions_of_held_out_pai
     error = F.mse_loss(model.decode(model.encode(images)), images).item()
     assert trained.checkpoint["history"][-1]["validation_mse"] == pytest.approx(error, rel=1e-4)  # in other batches
 
-    images = torch.full((3, 3, 16, 16), 204, dtype=torch.uint8)
-    loader = Batches(images, torch.zeros(3, dtype=torch.int64), torch.device("cpu"))
-
-    def model(images):
-        assert not torch.is_grad_enabled()
-        return images + 7
-
-    found = trainauto.validate(model, loader, torch.arange(3), 2)
-    assert found == {"validation_mse": pytest.approx((1 - 204 / 255) ** 2, rel=1e-3)}
-    assert trainauto.validate(None, loader, torch.arange(0), 2) == {}
+    grey = torch.full((3, 3, 16, 16), 204, dtype=torch.uint8)
+    loader = Batches(grey, torch.zeros(3, dtype=torch.int64), torch.device("cpu"))
+    metrics = trainauto.validate(lambda images: images + 7, loader, torch.arange(3), 2)
+    assert metrics == {"validation_mse": pytest.approx(0.2**2, rel=1e-3)}
 
 
 def test_what_is_fitted_and_validated_does_not_depend_on_what_training_computes_in(trained, workdir, run, monkeypatch):
@@ -111,13 +97,6 @@ def test_held_out_paintings_are_in_no_part_of_the_training(trained, workdir, run
     assert 0.2 < sum(flipped) / len(flipped) < 0.8
 
 
-def test_a_run_that_goes_on_or_is_finished_fits_nothing_again(trained, workdir, run, monkeypatch):
-    assert run(trainauto, *trained.flags, *SMALL, "--outputdir", ".").status == 0
-    monkeypatch.setattr(pca, "fit_pca", None)
-    for epochs in (2, 3):
-        assert run(trainauto, *trained.flags, *SMALL, "--outputdir", ".", "--epochs", epochs).status == 0
-
-
 def test_training_never_sees_a_style(trained, workdir, run, monkeypatch):
     weights, honest = [], wikiart.WikiArtDataset
     for change in (lambda labels: labels, lambda labels: labels.flip(0)):
@@ -131,11 +110,3 @@ def test_training_never_sees_a_style(trained, workdir, run, monkeypatch):
         assert run(trainauto, *trained.flags, *SMALL, "--fresh", "--outputdir", ".").status == 0
         weights.append(checkpoints.read("autoencoder.pth", 2)["model"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-@pytest.mark.parametrize(
-    "flag, value, words", [("--latent_dim", 1, "from 2 "), ("--epochs", 0, "from 1 ")]
-)  # of a latent of one, nothing would be left to cluster
-def test_a_network_without_content_or_training_is_one_line(flag, value, words, trained, workdir, refused):
-    line = refused(trainauto, *trained.flags, "--outputdir", ".", flag, value)
-    assert f"{flag}: " in line and words in line

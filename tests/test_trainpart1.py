@@ -3,31 +3,20 @@
 import shutil
 from types import SimpleNamespace
 
-import jobs
 import numpy as np
 import pytest
 import sklearn.metrics
 import torch
-from PIL import Image
 
 import testtrainpart1
 import trainauto
 import trainpart1
 import wikiart
-from support.system import devices
 from support.training import balance, checkpoints
 
 S = 32
 TRAINING = {"Baroque": 14, "Cubism": 10, "Fauvism": 6, "Rococo": 1}
 FLAGS = ("--device", "cpu", "--image_size", 16, "--epochs", 1, "--batch_size", 8, "--trainingdir", "train")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def float32():
-    """Exact enough arithmetic on every machine for comparisons with yardsticks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "precision", lambda device: torch.float32)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +33,6 @@ def trained(tmp_path_factory, paint, run):
     checkpoint = checkpoints.read(folder / "out" / "wikiart.pth", 1)
     return SimpleNamespace(out=folder / "out", result=result, checkpoint=checkpoint, dataset=dataset, members=members,
                            held_out=held_out)  # fmt: skip
-
-
-def test_it_writes_checkpoint_curves_and_csv(trained):
-    left = {path.name for path in trained.out.iterdir()}
-    written = {"history_part1.csv", "training_part1.png", "wikiart.pth", "wikiart.resume.pth"}
-    assert left == written | {".history_part1.lock", ".wikiart.lock"}
-    with Image.open(trained.out / "training_part1.png") as image:
-        assert min(image.size) > 300 and len(image.convert("RGB").getcolors(2**20)) > 20
-    lines = [line for line in trained.result.out.splitlines() if line.startswith(("epoch ", "fitted "))]
-    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3", "the"]
-    for part in "training loss", "validation loss", "validation accuracy", "validation macro F1", "paintings/s", "left":
-        assert all(part in line for line in lines[:3])
-    assert lines[len(trained.checkpoint["history"]) - 1].endswith("wikiart.pth")
 
 
 @torch.no_grad()
@@ -77,35 +53,15 @@ def test_pixels_are_scaled_by_the_training_share_and_metrics_are_sklearns_on_the
     assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("imbalance", ["weighted_sampler", "smote"])
-def test_one_seed_gives_bit_identical_weights_and_another_does_not(imbalance, workdir, paint, run):
-    paint(workdir / "train", {"A": 6, "B": 4, "C": 3})
-    runs = []
-    for number, seed in enumerate([1, 1, 2]):
-        result = run(trainpart1, *FLAGS, "--outputdir", number, "--imbalance", imbalance, "--smote_target", 7,
-                     "--validation", 0, "--seed", seed)  # fmt: skip
-        assert (result.status, result.err) == (0, "") and ("SMOTE adds" in result.out) == (imbalance == "smote")
-        runs.append(checkpoints.read(f"{number}/wikiart.pth", 1))
-        assert runs[-1]["counts"] == {"A": 6, "B": 4, "C": 3}
-        assert set(runs[-1]["history"][0]) == {"epoch", "kind", "learning_rate", "training_loss"}
-    first, again, other = (checkpoint["model"] for checkpoint in runs)
-    assert jobs.same(first, again) and not jobs.same(first["trunk.0.weight"], other["trunk.0.weight"])
-
-
 @pytest.mark.parametrize("script", [trainpart1, trainauto])
-def test_copies_are_named_or_kept_on_one_side_and_broken_images_left_out(script, workdir, paint, run):
+def test_copies_in_two_styles_are_named_by_part_1_and_broken_images_left_out(script, workdir, paint, run):
     paint(workdir / "train", {"A": 4, "B": 4})
     shutil.copy(workdir / "train" / "A" / "001.jpg", workdir / "train" / "B" / "twin.jpg")
-    for number in range(12):
-        shutil.copy(workdir / "train" / "A" / "002.jpg", workdir / "train" / "A" / f"copy{number}.jpg")
     (workdir / "train" / "B" / "text.jpg").write_text("no painting")
     result = run(script, *FLAGS, "--validation", 0.5, "--batch_size", 4)
     left_out, *two_styles = result.err.splitlines()
     assert result.status == 0 and "text.jpg" in left_out and len(two_styles) == (script is trainpart1)
-    for line in two_styles:
-        assert all(text in line for text in ("two styles", "A/001.jpg", "B/twin.jpg")) and "copy" not in line
-    (line,) = [line for line in result.out.splitlines() if "held out" in line]
-    assert line.split()[5] in ("4", "16"), line  # of A two of three, or one and all the copies
+    assert all(text in line for line in two_styles for text in ("two styles", "A/001.jpg", "B/twin.jpg"))
 
 
 def test_training_is_on_crops_and_validation_on_whole_paintings(workdir, paint, run, monkeypatch):
@@ -143,7 +99,6 @@ def test_wrong_names_are_reported_before_anything_is_decoded(workdir, paint, ref
     before = {path.name for path in workdir.iterdir()}
     cases = [
         (["--architecture", "residul"], 'unknown architecture "residul"; did you mean "residual"?'),
-        (["--architecture", "fasterrcnn_resnet50_fpn"], 'unknown architecture "fasterrcnn_resnet50_fpn"'),
         (["--architecture", "alexnet"], "alexnet does not take images of 16 pixels a side"),
         (["--pretrained", "other.pth"], "is not a state_dict"),
         (["--pretrained", "three.pth"], "the weights do not fit residual: "),
@@ -155,9 +110,8 @@ def test_wrong_names_are_reported_before_anything_is_decoded(workdir, paint, ref
     both = [
         (["--modelfile", "folder.pth"], 'folder.pth" is a folder'),
         (["--modelfile", workdir / "file" / "x.pth"], 'file" is not a folder'),
-        (["--outputdir", workdir / "file" / "deeper"], 'file" is not a folder'),
     ]
-    for name in "history_part1.csv", "training_auto.png", "config.json", "wikiart", ".pth", "x.resume.pth":
+    for name in "history_part1.csv", "config.json", ".pth", "x.resume.pth":
         both.append((["--modelfile", name], f'got "{name}", expected a name that ends in .pth'))
     cases = [(trainpart1, *case) for case in cases + both] + [(trainauto, *case) for case in both]
     for script, flags, words in cases:
