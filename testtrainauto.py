@@ -40,14 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     """Load the checkpoint; reconstruct and cluster the test folder, or do what --similar or --map asks for."""
     started = time.perf_counter()
     options = settings.read("autoencoder", __doc__, argv, SWITCHES, training=False)
-    folders.check_outputs(options)
-    with options.checking("outputdir"):
-        files.check_folder(options.outputdir)
-    modelfile = options.output(options.modelfile)
-    checkpoint = checkpoints.read(modelfile, 2)
-    checkpoints.check_flags(options, checkpoint)
-    device = devices.start(options, training=False)
-    model = wikiart.load_network(checkpoint, console.printable(modelfile)).to(device)
+    checkpoint, model, device = load(options)
     if options.similar:
         return similar.find_similar(options, model, open_folders(options, checkpoint), wikiart.embed, device)
     if options.map:
@@ -56,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     classes = checkpoint["classes"]
     with options.checking("testingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.testingdir, checkpoint["image_size"], classes, options.cachedir)
-    n_clusters = number_of_clusters(options, classes, len(dataset), console.quoted(options.testingdir))
+    n_clusters = clustering.number_of_clusters(options, classes, len(dataset), console.quoted(options.testingdir))
     loader = batches.Batches(dataset.images, dataset.labels, device)
     spaces, errors, pca_errors = encode_paintings(model, loader, options.batch_size)
     plane, shares = clustering.project(spaces["style"], options.seed)
@@ -103,14 +96,16 @@ def main(argv: list[str] | None = None) -> None:
     console.say(f"wrote {written} into {options.outputdir}")
 
 
-def number_of_clusters(options: settings.Settings, classes: list[str], paintings: int, where: str) -> int:
-    """That of the settings, or as many as there are styles; UserError where there are too few paintings for it."""
-    number = len(classes) if options.clusters == "auto" else options.clusters
-    if paintings < max(number, 2):
-        count = f"{console.count(paintings, 'painting')} in {where}"
-        expected = "expected at least 2 paintings, and at least one per cluster"
-        raise options.error("clusters", f"{count} for {number} clusters; {expected}")
-    return number
+def load(options: settings.Settings) -> tuple[dict[str, object], wikiart.Autoencoder, torch.device]:
+    """The checkpoint, its network, and the device that this is on; UserError where outputdir cannot be written."""
+    folders.check_outputs(options)
+    with options.checking("outputdir"):
+        files.check_folder(options.outputdir)
+    modelfile = options.output(options.modelfile)
+    checkpoint = checkpoints.read(modelfile, 2)
+    checkpoints.check_flags(options, checkpoint)
+    device = devices.start(options, training=False)
+    return checkpoint, wikiart.load_network(checkpoint, console.printable(modelfile)).to(device), device
 
 
 @torch.no_grad()
@@ -153,18 +148,18 @@ def map_folders(
     for folder in options.map:
         try:
             dataset = wikiart.WikiArtDataset(folder, image_size, None, options.cachedir)
-            images, found, names = dataset.images, dataset.paths, [dataset.classes[label] for label in dataset.labels]
+            images, inside, names = dataset.images, dataset.paths, [dataset.classes[label] for label in dataset.labels]
         except DataError as error:  # no folder per style
             parts = list(batches.from_files(folders.find_in_folder(folder), image_size, options.batch_size))
             if not parts:
                 raise UserError(f"--map: {error}") from None
-            images, found = torch.cat([pixels for _, pixels in parts]), [path for part, _ in parts for path in part]
-            names = ["no style"] * len(found)
-        paths, styles = paths + found, styles + names
+            images, inside = torch.cat([pixels for _, pixels in parts]), [path for part, _ in parts for path in part]
+            names = ["no style"] * len(inside)
+        paths, styles = paths + inside, styles + names
         loader = batches.Batches(images, torch.zeros(len(images), dtype=torch.int64), device)
         latents += [model.encode(part).cpu() for part in loader.all_images(options.batch_size)]
     spaces = likeness_spaces(model, torch.cat(latents).double().numpy())
-    n_clusters = number_of_clusters(options, checkpoint["classes"], len(paths), "the folders of --map")
+    n_clusters = clustering.number_of_clusters(options, checkpoint["classes"], len(paths), "the folders of --map")
     tree = ward.ward_linkage(spaces["style"], device if device.type == "cuda" else "cpu")
     painting_map.write(options, paths, styles, spaces, ward.cut_tree(tree, n_clusters))
     console.say(f"wrote map.html into {options.outputdir}")

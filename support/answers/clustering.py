@@ -17,7 +17,7 @@ from sklearn.metrics import (
 )
 
 from support.answers import ward
-from support.system import console
+from support.system import console, settings
 
 SILHOUETTE_POINTS = 10_000  # a silhouette needs all pairwise distances of so many at most
 SPACES = {
@@ -36,6 +36,16 @@ class Clustering(NamedTuple):
     scores: dict[str, float | None]
     tree: np.ndarray
     clusters: np.ndarray
+
+
+def number_of_clusters(options: settings.Settings, classes: list[str], paintings: int, where: str) -> int:
+    """That of the settings, or as many as there are styles; UserError where there are too few paintings for it."""
+    number = len(classes) if options.clusters == "auto" else options.clusters
+    if paintings < max(number, 2):
+        count = f"{console.count(paintings, 'painting')} in {where}"
+        expected = "expected at least 2 paintings, and at least one per cluster"
+        raise options.error("clusters", f"{count} for {number} clusters; {expected}")
+    return number
 
 
 def project(points: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
