@@ -130,6 +130,7 @@ def test_machines_that_differ_are_one_line(machines, paintings, tmp_path):
 
 
 def test_an_error_that_all_see_is_their_only_line(paintings, tmp_path):
+    assert jobs.call("trainpart1", *flags(paintings, tmp_path, "--epochs", 1)).status == 0
     cases = [("trainpart1", flags(paintings, tmp_path, "--batch_size", 9), "--batch_size: "),
              ("testtrainpart1", ["--outputdir", tmp_path, "--device", "cpu"], "this script works in one")]  # fmt: skip
     for script, command, words in cases:
