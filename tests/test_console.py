@@ -36,13 +36,10 @@ def flags(home: Path, out: Path, *more: object) -> list[object]:
 def test_texts_of_messages():
     assert console.quoted('a\n\x1b[31m\udce9"\u00e9') == '"a\\n\\x1b[31m\\udce9"\u00e9"'
     assert console.shown({"a": [1, None]}) == '{"a": [1, null]}' and len(console.shown("x" * 500)) == 80
-    assert console.shown(torch.ones(2)) == "Tensor" and console.shown({1, 2}) == "set"
-    assert console.names(["a", "b", "c"], most=2) == '"a"; "b" and 1 more'
+    assert console.shown(torch.ones(2)) == "Tensor"
     assert console.did_you_mean("sed", ["seed", "epochs"]) == '; did you mean "seed"?'
-    assert console.did_you_mean("zzz", ["seed", "epochs"]) == "; known: seed; epochs"
     many = console.did_you_mean("zzz", list("abcdefgh") * 500)
-    assert many.endswith("; a; b; c; d; e; f and 3,970 more") and len(many) < 200
-    assert console.reason(OSError(2, "No such file")) == "No such file"
+    assert many.startswith("; known: a; ") and many.endswith("; a; b; c; d; e; f and 3,970 more") and len(many) < 200
     assert console.reason(ValueError(" a \n b ")) == "a b" and console.reason(ValueError()) == "ValueError"
 
 
@@ -57,10 +54,7 @@ GPU_MEMORY = "CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has a capaci
     "act, line",
     [
         (partial(raising, console.DataError("no folder")), "no folder"),
-        (
-            partial(torch.empty, 2**50),
-            "can't allocate memory: you tried to allocate 4503599627370496 bytes.",
-        ),
+        (partial(torch.empty, 2**50), "can't allocate memory: you tried to allocate 4503599627370496 bytes."),
         (partial(np.empty, 2**50), "Unable to allocate 8.00 PiB for an array"),
         (partial(raising, torch.OutOfMemoryError(GPU_MEMORY)), f"{GPU_MEMORY.split('. GPU')[0]}; a smaller batch_size"),
         (partial(raising, MemoryError()), "out of memory; a smaller batch_size"),
@@ -68,15 +62,14 @@ GPU_MEMORY = "CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has a capaci
 )
 def test_what_a_user_can_fix_is_one_line(act, line, monkeypatch):
     monkeypatch.setattr(trainpart1.settings, "read", lambda *_: act())
-    done = jobs.call("trainpart1")
-    assert done.status == 2 and jobs.one_line(done.err) and done.err.startswith(line), done
+    assert jobs.refused(jobs.call("trainpart1"), line)
 
 
-def test_what_is_unexpected_is_a_traceback(run, monkeypatch):
-    for error in ZeroDivisionError(), RuntimeError("a bug"), OSError(errno.EIO, "a bug"):
-        monkeypatch.setattr(trainpart1.settings, "read", lambda *_, error=error: raising(error))
-        with pytest.raises(type(error)):
-            run(trainpart1)
+@pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("a bug"), OSError(errno.EIO, "a bug")])
+def test_what_is_unexpected_is_a_traceback(error, monkeypatch):
+    monkeypatch.setattr(trainpart1.settings, "read", lambda *_: raising(error))
+    with pytest.raises(type(error)):
+        jobs.call("trainpart1")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -86,22 +79,15 @@ def test_a_signal_ends_a_training_with_a_line_on_what_is_saved(number, status, h
     running.signal(number)
     done = running.wait()
     saved = jobs.load(tmp_path / "out" / "wikiart.resume.pth")["progress"]["rows"][-1]["epoch"]
-    line = done.err.strip().splitlines()[-1]
     assert done.status == status and "Traceback" not in done.err and not list((tmp_path / "out").glob("*.part"))
-    assert line.endswith(f"of 100000: epoch {saved} is saved; the same command goes on from there.")
+    assert done.err.endswith(f"of 100000: epoch {saved} is saved; the same command goes on from there.\n")
 
 
-def test_a_hangup_that_is_ignored_ends_nothing(home, tmp_path):
+def test_a_hangup_that_is_ignored_ends_nothing():
     """As under `nohup`."""
-    ignore = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
-    more = flags(home, tmp_path / "out", "--epochs", 100_000)
-    running = jobs.start(tmp_path / "log", "trainpart1", *more, plant=ignore)
-    running.wait_for(lambda: "epoch 1/" in running.text("out"))
-    running.signal(signal.SIGHUP)
-    trained = running.text("out").count("\nepoch ")
-    assert running.wait_for(lambda: running.text("out").count("\nepoch ") > trained + 2)
-    running.signal(signal.SIGTERM)
-    assert running.wait().status == 143
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    console.script(lambda _: os.kill(os.getpid(), signal.SIGHUP))([])
+    assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize("script", [*jobs.SCRIPTS, "data/sample/prepare", "data/wikiart/prepare"])
@@ -124,12 +110,11 @@ def test_the_command_line_of_a_notebook_is_none_of_a_scripts_flags():
     def main(argv):
         seen.append(argv)
 
-    seen, before = [], signal.getsignal(signal.SIGTERM)
+    seen = []
     console.script(main)()
     main.__module__ = "__main__"
     console.script(main)()
     assert seen == [[], None]  # None: argparse reads sys.argv
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def ascii_only() -> None:
@@ -157,18 +142,21 @@ def no_terminal() -> None:
     sys.stdout, sys.stderr = (os.fdopen(os.dup(terminal), "w", 1) for _ in range(2))
 
 
-@pytest.mark.parametrize("plant", [ascii_only, closed_error, partial(no_reader, "stderr"), no_terminal])
-def test_a_terminal_that_prints_little_stops_no_run(plant, home, tmp_path):
+@pytest.mark.parametrize(
+    "plant, status",
+    [(ascii_only, 0), (closed_error, 0), (partial(no_reader, "stderr"), 0), (no_terminal, 0),
+     (partial(no_reader, "stdout"), 1)],  # as after `| head`
+)  # fmt: skip
+def test_how_a_run_ends_whose_terminal_prints_little(plant, status, home, tmp_path):
     cache = ["--cachedir", tmp_path / "cache"]
     done = jobs.start(tmp_path / "log", "trainpart1", *flags(home, tmp_path, *cache), plant=plant).wait()
-    assert done.status == 0 and (tmp_path / "training_part1.png").exists(), done
+    assert done.status == status and "Traceback" not in done.err, done
+    assert (tmp_path / "training_part1.png").exists() == (status == 0)
     if plant is ascii_only:
         assert "Expr\\xe9ssionnisme 5" in done.out and 'Expr\\xe9ssionnisme/broken.png" is left out' in done.err
 
 
-def test_a_log_that_cannot_be_written_ends_a_run(home, tmp_path, monkeypatch):
-    done = jobs.start(tmp_path / "log", "trainpart1", *flags(home, tmp_path), plant=partial(no_reader, "stdout")).wait()
-    assert done.status == 1 and "Traceback" not in done.err  # as after `| head`
+def test_a_log_that_cannot_be_written_ends_a_run(monkeypatch):
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=partial(jobs.fail, errno.ENOSPC)))
     with pytest.raises(console.UserError, match="standard output cannot be written: No space left on device"):
         console.say("a line")

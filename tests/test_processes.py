@@ -1,7 +1,6 @@
 """Several processes share a training: what they say, write and measure, and how they end when one of them fails."""
 
 import json
-import math
 import os
 import re
 import shutil
@@ -16,8 +15,8 @@ import pytest
 import torch
 
 import wikiart
-from support.system import console, processes, workers
-from support.training import balance, batches, checkpoints, epochs
+from support.system import console, processes
+from support.training import batches, epochs
 
 
 def flags(paintings: Path, out: Path, *more: object) -> list[object]:
@@ -35,11 +34,9 @@ def test_torchrun_trains(paintings, tmp_path):
     for name in "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME":
         environment.pop(name, None)
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert not re.search("Warning|Error|Traceback", done.stderr), done.stderr
-    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and not re.search("Warning|Error|Traceback", done.stderr), done.stderr
     assert "2 processes on cpu" in done.stdout  # torch 2.8 prints lines of its own before it
-    assert [line.split("  ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
+    assert re.findall("^epoch ./.", done.stdout, re.MULTILINE) == ["epoch 1/2", "epoch 2/2"]
     assert {"wikiart.pth", "history_part1.csv", "training_part1.png"} <= {path.name for path in out.iterdir()}
 
 
@@ -50,11 +47,7 @@ WHOLE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.
     "environment, words",
     [
         ({"RANK": "1"}, 'got RANK="1", no WORLD_SIZE, no LOCAL_RANK, no MASTER_PORT, no MASTER_ADDR'),
-        ({"WORLD_SIZE": "0"}, 'got no RANK, WORLD_SIZE="0"'),
         (WHOLE | {"WORLD_SIZE": "0"}, 'got RANK="0", WORLD_SIZE="0", LOCAL_RANK="0"'),
-        (WHOLE | {"RANK": ""}, 'got RANK=""'),
-        (WHOLE | {"RANK": "3"}, 'got RANK="3"'),
-        (WHOLE | {"MASTER_PORT": "abc"}, 'MASTER_PORT="abc"'),
         (WHOLE | {"MASTER_PORT": "99999"}, 'MASTER_PORT="99999"'),
         (WHOLE | {"MASTER_ADDR": ""}, 'MASTER_ADDR=""'),
     ],
@@ -62,36 +55,36 @@ WHOLE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.
 def test_half_an_environment_is_one_clear_line(environment, words, paintings, tmp_path, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert processes.rank() == 0 and processes.world_size() == 1  # so that the line is printed
     done = jobs.call("trainpart1", *flags(paintings, tmp_path))
     assert jobs.refused(done, words, "start with torchrun, or unset these variables") and not os.listdir(tmp_path)
 
 
-def test_part_2_in_two_processes_ends_where_one_does(paintings, tmp_path, precision):
+def test_part_2_in_two_processes_ends_where_one_does(paintings, tmp_path):
     """What is measured is summed over both; the flips that each draws differ."""
     rows = {}
     for number in 1, 2:
         command = flags(paintings, tmp_path / str(number), "--latent_dim", 4, "--epochs", 1, "--learning_rate", 1e-5)
         done = jobs.start(tmp_path / "log", "trainauto", *command, processes=number).wait()
         assert done.status == 0, done.err
-        assert ("bfloat16 autocast" in done.out) == (precision == torch.bfloat16)
-        state = jobs.load(tmp_path / str(number) / "autoencoder.resume.pth")
-        start, row = state["progress"]["rows"]
+        start, row = jobs.load(tmp_path / str(number) / "autoencoder.resume.pth")["progress"]["rows"]
         rows[number] = row | {"start": start["validation_mse"]}
     for name, tolerance in ("training_loss", 0.15), ("validation_mse", 0.03), ("start", 1e-3):
         assert rows[2][name] == pytest.approx(rows[1][name], rel=tolerance)
 
 
-def test_a_head_fitted_by_two_processes_is_that_of_one(paintings, tmp_path):
-    name, heads = "shufflenet_v2_x0_5", []
+def test_a_head_fitted_and_validated_by_two_processes_is_that_of_one(paintings, tmp_path):
+    name, heads, losses = "shufflenet_v2_x0_5", [], []
     torch.save(wikiart.make_classifier(name, 3, 32).trunk.state_dict(), tmp_path / "w.pth")
     for number in 1, 2:
         more = ["--architecture", name, "--pretrained", tmp_path / "w.pth", "--image_size", 32, "--epochs", number - 1]
         command = flags(paintings, tmp_path / str(number), *more, "--learning_rate", 1e-8)
         done = jobs.start(tmp_path / "log", "trainpart1", *command, processes=number).wait()
         assert done.status == 0, done.err
-        heads.append(jobs.load(tmp_path / str(number) / "wikiart.resume.pth")["model"]["fitted.linear.weight"])
+        state = jobs.load(tmp_path / str(number) / "wikiart.resume.pth")
+        heads.append(state["model"]["fitted.linear.weight"])
+        losses.append(state["progress"]["rows"][0]["validation_loss"])  # of the head that is fitted before training
     assert heads[0].abs().max() > 0 and torch.allclose(*heads, atol=1e-4)  # the second has also learned for an epoch
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.fixture
@@ -113,16 +106,11 @@ def machines(paintings, tmp_path):
 def test_the_first_machines_disk_decides_and_is_written_to(machines, tmp_path):
     done = machines("--epochs", 1)
     assert (done.status, done.err) == (0, ""), done
-    both, outs = [jobs.contents(tmp_path / rank) for rank in "01"], [tmp_path / rank / "out" for rank in "01"]
-    assert {path.name for path in outs[1].iterdir()} == {"cache"}
+    both = [jobs.contents(tmp_path / rank) for rank in "01"]
+    assert os.listdir(tmp_path / "1" / "out") == ["cache"]
     done = machines("--epochs", 1)
     assert done.status == 0 and "finished: 1 epoch trained" in done.out
     assert [jobs.contents(tmp_path / rank) for rank in "01"] == both
-    names = "training_part1.png", "history_part1.csv"
-    for name in names:
-        (outs[1] / name).write_text("another's")
-    assert machines("--epochs", 0, "--fresh").status == 0
-    assert [[(out / name).exists() for name in names] for out in outs] == [[False, True], [True, True]]
 
 
 def test_machines_that_differ_are_one_line(machines, paintings, tmp_path):
@@ -144,7 +132,6 @@ def test_machines_that_differ_are_one_line(machines, paintings, tmp_path):
 def test_an_error_that_all_see_is_their_only_line(paintings, tmp_path):
     assert jobs.call("trainpart1", *flags(paintings, tmp_path, "--epochs", 1)).status == 0
     cases = [("trainpart1", flags(paintings, tmp_path, "--batch_size", 9), "--batch_size: "),
-             ("trainpart1", flags(paintings, tmp_path, "--trainingdir", "nothing"), "--trainingdir: "),
              ("testtrainpart1", ["--outputdir", tmp_path, "--device", "cpu"], "this script works in one")]  # fmt: skip
     for script, command, words in cases:
         done = jobs.start(tmp_path / "log", script, *command, processes=2).wait()
@@ -153,25 +140,20 @@ def test_an_error_that_all_see_is_their_only_line(paintings, tmp_path):
 
 
 def take_notes(path: Path) -> None:
-    """Write into a file how much a process has decoded, and which batches it had."""
-    notes = {"decoded": 0, "batches": []}
-    parallel_map, make = workers.parallel_map, batches.Batches.batches
+    """Write into a file which batches a process had."""
+    make, means = batches.Batches.batches, []
 
-    def count(function, items):
-        notes["decoded"] += len(items)
-        return parallel_map(function, items)
-
-    def shares(self, *arguments):
+    def noted(self, *arguments):
         for images, labels in make(self, *arguments):
-            notes["batches"].append(images.double().mean((1, 2, 3)).tolist())
-            Path(f"{path}.{processes.rank()}").write_text(json.dumps(notes))
+            means.append(images.double().mean((1, 2, 3)).tolist())
+            Path(f"{path}.{processes.rank()}").write_text(json.dumps(means))
             yield images, labels
 
-    workers.parallel_map, batches.Batches.batches = count, shares
+    batches.Batches.batches = noted
 
 
 def test_shares_make_up_the_whole(paintings, tmp_path):
-    """One process and two: the same order, each batch divided, decoded once; what is measured is of the whole share."""
+    """One process and two: the same order, each batch divided."""
     notes = {}
     for number in 1, 2:
         command = flags(paintings, tmp_path / str(number), "--imbalance", "smote", "--smote_target", 11)
@@ -179,20 +161,9 @@ def test_shares_make_up_the_whole(paintings, tmp_path):
         done = jobs.start(tmp_path / "log", "trainpart1", *command, processes=number, plant=plant).wait()
         assert done.status == 0, done.err
         notes[number] = [json.loads((tmp_path / f"n{number}.{rank}").read_text()) for rank in range(number)]
-    (one,), (first, second) = notes[1], notes[2]
-    for rank, share in enumerate([first, second]):
-        expected = [value for whole in one["batches"] for value in whole[rank::2]]  # a batch of one leaves none for two
-        assert expected == pytest.approx([value for part in share["batches"] for value in part])
-    files = sum(jobs.COUNTS.values())
-    assert one["decoded"] == files and sorted([first["decoded"], second["decoded"]]) == [0, files]
-    out = tmp_path / "2"  # the kept network, measured by one process
-    checkpoint = checkpoints.read(out / "wikiart.pth", 1)
-    dataset = wikiart.WikiArtDataset(paintings, 16, cachedir=out / "cache")
-    _, held_out = balance.split(dataset.labels, 0.4, checkpoint["settings"]["seed"], dataset.fingerprints)
-    logits = wikiart.classify(wikiart.load_network(checkpoint), dataset.images[held_out] / 255)
-    row, labels = checkpoint["history"][-1], dataset.labels[held_out]
-    assert math.isclose(row["validation_accuracy"], (logits.argmax(1) == labels).double().mean(), abs_tol=1e-6)
-    assert math.isclose(row["validation_loss"], torch.nn.functional.cross_entropy(logits, labels), rel_tol=1e-4)
+    for rank, share in enumerate(notes[2]):
+        expected = [value for whole in notes[1][0] for value in whole[rank::2]]  # a batch of one leaves none for two
+        assert expected == pytest.approx([value for part in share for value in part])
 
 
 def fail_in_training(rank: int, how: str) -> None:

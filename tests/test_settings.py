@@ -22,7 +22,7 @@ CLASSIFIER = SECTIONS["classifier"]
 
 
 def read(section="classifier", *flags, switches=None):
-    return settings.read(section, "", [str(flag) for flag in flags], switches)
+    return settings.read(section, "", list(map(str, flags)), switches)
 
 
 def of(options, names):
@@ -39,9 +39,8 @@ def write(workdir):
 def test_the_shipped_file_the_defaults_the_flags_and_the_help_agree(write, section, run, monkeypatch):
     names = SHARED | SECTIONS[section]
     assert names == {name: setting.default for name, setting in (settings.SHARED | settings.SECTIONS[section]).items()}
-    for content in ({}, {section: {}}):
-        write(content)
-        assert of(read(section, "-c", "c.json"), names) == names
+    write({section: {}})
+    assert of(read(section, "-c", "c.json"), names) == names
     flags = [f"--{name}={str(value).lower() if name == 'pretrained' else value}" for name, value in names.items()]
     options = read(section, *flags)
     assert of(options, names) == names and options.flags == names.keys()
@@ -66,8 +65,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(write):
 @pytest.mark.parametrize(
     "name, text, value",
     [("validation", ".1", 0.1), ("learning_rate", "1.", 1.0), ("learning_rate", "+0.1", 0.1), ("epochs", "+3", 3),
-     ("learning_rate", "1e-3", 0.001), ("validation", "0", 0), ("pretrained", "true", True), ("pretrained", "1", "1"),
-     ("pretrained", "False", False), ("smote_target", "auto", "auto"), ("outputdir", "0.5", "0.5")],
+     ("pretrained", "1", "1"), ("pretrained", "False", False), ("smote_target", "auto", "auto")],
 )  # fmt: skip
 def test_flags_are_read_as_people_write_them(name, text, value):
     got = getattr(read("classifier", f"--{name}", text), name)
@@ -100,46 +98,24 @@ def test_home_and_variables_in_paths_are_expanded(write, workdir, monkeypatch):
 
 def test_a_variable_or_user_that_does_not_exist_makes_no_folder_of_its_name(write, workdir, monkeypatch):
     monkeypatch.delenv("DATA", raising=False)
-    for path in "$DATA/out", "${DATA}":
-        write({"outputdir": path})
-        with pytest.raises(console.UserError, match=r"^c\.json: outputdir: .* environment variable \$DATA is not set$"):
-            read("classifier", "-c", "c.json")
+    write({"outputdir": "${DATA}/out"})
+    with pytest.raises(console.UserError, match=r"^c\.json: outputdir: .* environment variable \$DATA is not set$"):
+        read("classifier", "-c", "c.json")
     with pytest.raises(console.UserError, match=r"^--csv: .* \$DATA is not set$"):
         read("classifier", "--predict", "a.jpg", "--csv", "$DATA/p.csv", switches=testtrainpart1.SWITCHES)
     with pytest.raises(console.UserError, match='"~nosuchuser/out", but there is no such user'):
         read("classifier", "--outputdir", "~nosuchuser/out")
     (workdir / "$DATA").mkdir()
-    monkeypatch.setenv("PRICE", "$FIVE")
-    for path, expected in ("$DATA", "$DATA"), ("Pay_$5", "Pay_$5"), ("$PRICE/out", "$FIVE/out"):
-        assert read("classifier", "--outputdir", path).outputdir == expected
+    for path in "$DATA", "Pay_$5":
+        assert read("classifier", "--outputdir", path).outputdir == path
     assert read("classifier", "--trainingdir", "$GONE/train").trainingdir == "$GONE/train"  # nothing is made there
-
-
-def test_no_folder_of_the_machine_is_kept(tmp_path):
-    flags = [text for name in settings.PATHS for text in (f"--{name}", tmp_path / name)]
-    values = read("classifier", *flags, "--pretrained", tmp_path / "weights.pth").values()
-    assert str(tmp_path) not in json.dumps(values) and values["pretrained"] == "weights.pth"
-    assert values.keys() == (SHARED | CLASSIFIER).keys() - set(settings.PATHS)
-
-
-def test_an_error_names_the_place_that_the_value_came_from(write, refused, workdir):
-    write({"trainingdir": "nowhere"})
-    for flags, origin, folder in ([], "c.json: trainingdir", "nowhere"), (["--trainingdir", "x"], "--trainingdir", "x"):
-        line = refused(trainpart1, "-c", "c.json", *flags)
-        assert line.startswith(f'{origin}: folder "{folder}"') and f'in "{workdir}"' in line
-    options = read("classifier", "--outputdir", "out")
-    assert [str(options.output(name)) for name in ("a.pth", "/b.pth")] == ["out/a.pth", "/b.pth"]
 
 
 BAD_FILES = [
     ({"classifier": {"epoch": 3}}, 'classifier: unknown key "epoch"; did you mean "epochs"?'),
-    ({"autoencoder": {"smote_target": 3}}, 'autoencoder: unknown key "smote_target"; expected in "classifier"'),
     ({"epochs": 3}, 'unknown key "epochs"; expected in "classifier"; "autoencoder"'),
     ({"classifier": {"epochs": "3"}}, 'classifier: epochs: got "3", expected a whole number from 0 to'),
-    ({"classifier": {"epochs": True}}, "classifier: epochs: got true, expected a whole number"),
-    ({"classifier": {"validation": 0.95}}, "validation: got 0.95, expected a number from 0.0 to 0.9"),
     ({"classifier": {"imbalance": "smoke"}}, 'got "smoke", expected one of none, weighted_sampler, smote'),
-    ({"classifier": {"pretrained": 1}}, "pretrained: got 1, expected true, false or a path"),
     ({"autoencoder": {"clusters": None}}, 'clusters: got null, expected a whole number from 1 to 1000 or "auto"'),
     ([], "got [], expected an object of settings"),
     ('{"classifier": {"learning_rate": NaN}}', "learning_rate: got NaN, expected a number"),
@@ -169,14 +145,11 @@ def test_a_settings_file_that_cannot_be_read_is_named(workdir, refused):
         (["paintings"], 'unknown argument "paintings"; known: --config; '),
         (["--epochs"], "argument --epochs: expected one argument"),
         (["--epochs", "9" * 5000], "expected a whole number"),
-        (["--epochs", "2.5"], '--epochs: got "2.5", expected a whole number from 0 to'),
-        (["--learning_rate", "NaN"], '--learning_rate: got "NaN", expected a number from'),
         (["--seed", "1\n2"], r'--seed: got "1\n2"'),
     ],
 )
-def test_a_bad_flag_is_one_line(workdir, refused, listing, flags, words):
+def test_a_bad_flag_is_one_line(refused, flags, words):
     assert words in refused(trainpart1, *flags)
-    assert listing(workdir) == {}
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)

@@ -4,7 +4,6 @@ import errno
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from functools import partial
 
@@ -45,17 +44,15 @@ def test_a_killed_worker_is_one_line():
         list(workers.parallel_map(lambda number: os.kill(os.getpid(), signal.SIGKILL), ITEMS))
 
 
-def wait_there(writer: int) -> None:
+def test_workers_end_when_their_parent_is_killed():
+    reader, writer = os.pipe()
+
     def work(_) -> None:
         os.write(writer, b"1")
         time.sleep(60)
 
-    list(workers.parallel_map(work, ITEMS))
-
-
-def test_workers_end_when_their_parent_is_killed():
-    reader, writer = os.pipe()
-    parent = multiprocessing.get_context("fork").Process(target=wait_there, args=(writer,))
+    target = lambda: list(workers.parallel_map(work, ITEMS))  # noqa: E731
+    parent = multiprocessing.get_context("fork").Process(target=target)
     parent.start()
     os.close(writer)
     assert os.read(reader, 1)
@@ -66,26 +63,14 @@ def test_workers_end_when_their_parent_is_killed():
     os.close(reader)
 
 
-def no_pool(monkeypatch) -> str:  # /dev/shm is full
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", partial(jobs.fail, errno.ENOSPC))
-    return "No space left on device"
-
-
-def one_process(monkeypatch) -> str:  # the first one must not stay behind
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EAGAIN])
+def test_where_there_are_no_workers_this_process_does_the_work(code, monkeypatch, capsys):
     real, calls = os.fork, iter([True, False])
-    monkeypatch.setattr(os, "fork", lambda: real() if next(calls) else jobs.fail(errno.EAGAIN))
-    return "Resource temporarily unavailable"
-
-
-def no_thread(monkeypatch) -> str:  # the pool has one of its own
-    monkeypatch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no new thread")))
-    return "no new thread"
-
-
-@pytest.mark.parametrize("limit", [no_pool, one_process, no_thread])
-def test_where_there_are_no_workers_this_process_does_the_work(limit, monkeypatch, capsys):
-    cause = limit(monkeypatch)
+    if code == errno.ENOSPC:  # /dev/shm is full
+        monkeypatch.setattr(workers, "ProcessPoolExecutor", partial(jobs.fail, code))
+    else:  # one process alone, which must not stay behind
+        monkeypatch.setattr(os, "fork", lambda: real() if next(calls) else jobs.fail(code))
     results = list(workers.parallel_map(square, ITEMS))
     assert results == [(number**2, os.getpid()) for number in ITEMS]
     err = capsys.readouterr().err
-    assert jobs.one_line(err) and err.startswith("warning: no worker processes") and cause in err
+    assert jobs.one_line(err) and err.startswith("warning: no worker processes") and os.strerror(code) in err
