@@ -1,1 +1,1 @@
-"""What people look at: provenance, the report, heatmaps, pictures of both parts, clusters, similar paintings, the map."""
+"""What people look at: provenance, the report, heatmaps, pictures, clusters, similar paintings, the map."""
