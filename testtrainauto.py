@@ -19,7 +19,7 @@ import torch
 import wikiart
 from support.answers import clustering, pictures_part2, provenance, similar, ward
 from support.answers import map as painting_map
-from support.networks import description
+from support.networks import histograms
 from support.paintings import duplicates, folders
 from support.system import console, devices, files, plotting, settings
 from support.system.console import DataError, UserError
@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> None:
     plane, shares = clustering.project(spaces["style"], options.seed)
     spaces["style_plane"], labels = plane, dataset.labels.numpy()
     results = {
-        name: clustering.cluster(spaces[name], labels, n_clusters, options.seed, device) for name in clustering.SPACES
+        name: clustering.cluster(spaces[name], labels, n_clusters, options.seed, device)
+        for name in clustering.SPACES
+        if spaces[name].size  # there may be no trunk
     }
     points, (_, tree, clusters) = spaces["style"], results["style"]
     metrics = {
@@ -118,15 +120,17 @@ def encode_paintings(
     """
     rows = []
     for images in loader.all_images(batch_size):
-        latents = model.encode(images)
+        described = model.description.all_features(images)
+        latents = torch.cat([model.style(described), model.content(images)], 1)
         codes = (images.flatten(1) - model.mean) @ model.components.T
         linear = (codes @ model.components + model.mean).clamp(0, 1)  # clipped as the network's are
         rows.append({
             "style": latents[:, : model.style_dim],
             "content": latents[:, model.style_dim :],
             "pixels": codes,
-            "colour": description.colour_histogram(4 * images - 2),
-            "statistics": description.colour_and_texture(4 * images - 2),
+            "colour": histograms.colour_histogram(4 * images - 2),
+            "statistics": histograms.colour_and_texture(4 * images - 2),
+            "trunk": described[:, : model.description.trunk_width],
             "errors": (model.decode(latents) - images).square().mean((1, 2, 3)),
             "pca_errors": (linear - images.flatten(1)).square().mean(1),
         })  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import wikiart
-from support.networks import description, pca
+from support.networks import discriminant, features, pca
 from support.paintings import duplicates
 from support.system import console, devices, processes, settings
 from support.system.console import DataError
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     options = settings.read("autoencoder", __doc__, argv, settings.FRESH)
     device = devices.start(options)
     resume.check_paths(options, 2)
-
+    model = make_model(options)  # before the paintings are decoded: its size and its weights have to fit
     with options.checking("trainingdir", DataError):
         dataset = wikiart.WikiArtDataset(options.trainingdir, options.image_size, cachedir=options.cachedir)
         balance.check_styles(dataset.counts)
@@ -36,9 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     copies = duplicates.groups_of(dataset, thumbnails)
     members, held_out = balance.split(dataset.labels, options.validation, options.seed, copies)
     console.say(f"{len(members):,} paintings to train on, {len(held_out):,} held out, {len(dataset.classes)} styles")
-    model = wikiart.Autoencoder(options.image_size, options.latent_dim)
-    model = model.to(device, memory_format=torch.channels_last)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    model.to(device, memory_format=torch.channels_last)
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     size = f"{options.image_size} x {options.image_size} pixels"
     console.say(f"autoencoder: {parameters:,} parameters, {size} in a latent of {options.latent_dim}")
 
@@ -48,10 +47,11 @@ def main(argv: list[str] | None = None) -> None:
             return
         loader = batches.Batches(dataset.images, dataset.labels, device)
         if not run.progress.rows:
+            described = features.compute(model.description, loader, members, dataset.pixel_file)
             if processes.rank() == 0:
                 components = pca.fit_pca(dataset.images, members, options.latent_dim, options.seed)
-                style = description.fit_discriminant(dataset.images, members, model.style_dim, options.seed, device)
-                model.start_from(components, style)
+                arguments = model.description, described, dataset.images, members, model.style_dim, options.seed
+                model.start_from(components, discriminant.fit(*arguments))
             processes.copy_from_first(model)
             metrics = validate(model.eval(), loader, held_out, options.batch_size)
             run.add("start", metrics, "fitted a PCA and a discriminant to start from")
@@ -67,6 +67,19 @@ def main(argv: list[str] | None = None) -> None:
         lines = {"training_loss": "training", "validation_mse": "validation"}
         panels = {"mean squared error of pixels in [0, 1]": lines}
         run.finish(panels, f"Training of the autoencoder on {len(members):,} paintings")
+
+
+def make_model(options: settings.Settings) -> wikiart.Autoencoder:
+    """The autoencoder of the settings, whose description has a pretrained trunk where they name one."""
+    if (options.architecture == "none") != (options.pretrained is False):
+        raise options.error("architecture", 'expected "none" without pretrained, and a network with it')
+    with options.checking("architecture"):
+        model = wikiart.Autoencoder(options.image_size, options.latent_dim, options.architecture)
+    if options.pretrained:
+        with options.checking("pretrained"):
+            model.description.load_pretrained(options.pretrained)
+            model.description.requires_grad_(False)
+    return model
 
 
 @torch.no_grad()

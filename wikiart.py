@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from support.networks import description, levels, pretrained
+from support.networks import pretrained
+from support.networks.description import Description
 from support.networks.heads import Head
 from support.paintings import cache
 from support.paintings.folders import find_images
@@ -171,36 +172,10 @@ LABEL_SMOOTHING = 0.1
 CROP = 0.75  # share of a painting's side that one step of training from scratch sees
 
 
-class Normalize(nn.Module):
-    """(images - mean) / std per channel, in channels-last memory, which convolutions take fastest."""
+class Classifier(Description):
+    """A description (trunk and statistics) and a linear head: float [B, 3, S, S] in [0, 1] -> logits [B, classes].
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.full((3,), 0.5))
-        self.register_buffer("std", torch.full((3,), 0.25))
-
-    def fit(self, images: Tensor, members: Tensor) -> None:
-        """Take mean and standard deviation from the `members` (indices) of uint8 images [N, 3, S, S]."""
-        sums = torch.zeros(2, 3, dtype=torch.float64)
-        for part in members.split(32):
-            pixels = images[part].float() / 255
-            sums += torch.stack([p.sum((0, 2, 3), dtype=torch.float64) for p in (pixels, pixels.square())])
-        mean, squares = sums / (len(members) * images[0, 0].numel())
-        self.mean.copy_(mean)
-        self.std.copy_((squares - mean.square()).clamp(min=1e-6).sqrt())
-
-    def forward(self, images: Tensor) -> Tensor:
-        if not images.is_floating_point():
-            raise TypeError(f"images: got {images.dtype}, expected floats in [0, 1]; divide by 255")
-        normalized = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
-        return normalized.contiguous(memory_format=torch.channels_last)
-
-
-class Classifier(nn.Module):
-    """A trunk and a linear head: float [B, 3, S, S] in [0, 1] -> logits [B, classes].
-
-    trunk: normalized images -> features [B, W]. Two heads can read them, and each has its own input:
-    `head` reads `features`, the trunk's and the moments of its levels; gradients through it train the trunk.
+    Two heads can read it, and each has its own input: `head` reads `features`; gradients through it train the trunk.
     `fitted`, where there is one, reads `all_features`, also correlations and histograms, and gives the logits instead;
     it is fitted to a trunk that stays as it is (`support/networks/heads.py`), since a trunk that trains beside such
     statistics learns less.
@@ -209,17 +184,10 @@ class Classifier(nn.Module):
     """
 
     def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
-        super().__init__()
-        self.architecture, self.image_size, self.frozen_norms = architecture, image_size, []
-        self.has_statistics = not isinstance(trunk, ThreeConv)
-        self.normalize, self.trunk = Normalize(), trunk
+        super().__init__(architecture, trunk, image_size, not isinstance(trunk, ThreeConv))
         self.eval()
-        blank = torch.zeros(1, 3, image_size, image_size)
-        self.levels = levels.find(trunk, blank) if self.has_statistics else []
-        with torch.no_grad():
-            self.width, self.full_width = self.features(blank).shape[1], self.all_features(blank).shape[1]
         crop_side = min(image_size, max(SMALLEST, round(CROP * image_size)))  # enlarged by as much as the whole is
-        self.crop_side = crop_side if self.has_statistics and self._takes(crop_side) else image_size
+        self.crop_side = crop_side if self.has_statistics and self.takes(crop_side) else image_size
         self.head, self.fitted = self.new_head(classes), None
         self.train()
 
@@ -227,36 +195,8 @@ class Classifier(nn.Module):
         """A head with random weights that reads `features`."""
         return Head(self.width, classes, self.has_statistics)
 
-    def features(self, images: Tensor) -> Tensor:
-        """The trunk's features, and mean and standard deviation of every channel at its levels: float [B, width].
-
-        The latter carry style (Huang and Belongie, 2017, arXiv:1703.06868).
-        """
-        features, maps = levels.run(self.trunk, self.normalize(images), self.levels)
-        return torch.cat([features, *map(levels.moments, maps)], 1)
-
-    def all_features(self, images: Tensor) -> Tensor:
-        """`features`, correlations of channels at the two finest levels, histograms of the image: [B, full_width].
-
-        They are `levels.correlations`, `description.colour_and_texture` and `description.edges`.
-        """
-        images = self.normalize(images)
-        features, maps = levels.run(self.trunk, images, self.levels)
-        parts = [features, *map(levels.moments, maps), *map(levels.correlations, maps[:2])]
-        if self.has_statistics:
-            parts += [description.colour_and_texture(images), description.edges(images)]
-        return torch.cat(parts, 1)
-
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images)) if self.fitted is None else self.fitted(self.all_features(images))
-
-    @torch.no_grad()
-    def _takes(self, side: int) -> bool:
-        """Whether images of that side have as many features: some networks take one size alone."""
-        try:
-            return self.features(torch.zeros(1, 3, side, side)).shape[1] == self.width
-        except (RuntimeError, AssertionError):  # memory is enough: a larger image has passed
-            return False
 
     def load_state_dict(self, state_dict: dict[str, Tensor], *args: object, **kwargs: object) -> object:
         """As of any module; the network has a fitted head afterwards if the state has one."""
@@ -267,37 +207,27 @@ class Classifier(nn.Module):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def load_pretrained(self, source: bool | str) -> None:
-        """Take the trunk and its normalization from torchvision's weights (True) or a file (its path).
-
-        Raises UserError where weights are not available or do not fit.
-        """
-        state = pretrained.read(self.architecture, source)
-        for name in ("normalize", "trunk"):
-            own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
-            pretrained.load(self.get_submodule(name), self.architecture, own)
+        """As of any description; whole paintings train it from then on."""
+        super().load_pretrained(source)
         self.crop_side = self.image_size
-        self.frozen_norms = pretrained.freeze(self.trunk)
-
-    def train(self, mode: bool = True) -> "Classifier":
-        """As of any module, but the batch norms of a pretrained trunk stay in eval mode."""
-        super().train(mode)
-        for module in self.frozen_norms:
-            module.eval()
-        return self
 
 
-def make_classifier(architecture: str, classes: int, image_size: int) -> Classifier:
-    """A new network with random weights: float [B, 3, S, S] in [0, 1] -> logits [B, classes].
+def make_trunk(architecture: str, image_size: int) -> nn.Module:
+    """A new trunk with random weights: normalized float [B, 3, S, S] -> features [B, W].
 
-    "residual", "three_conv" or the name of a classification model of torchvision. To add one of your own, write its
-    trunk above and name it in `OWN_TRUNKS`. Raises UserError for a name or a size that torchvision does not know.
+    "residual", "three_conv" or the name of a classification model of torchvision. To add one of your own, write it
+    above and name it in `OWN_TRUNKS`. Raises UserError for a name or a size that torchvision does not know.
     """
     if architecture not in OWN_TRUNKS and architecture not in pretrained.names():
         hint = console.did_you_mean(architecture, [*OWN_TRUNKS, *pretrained.names()])
         raise UserError(f"unknown architecture {console.quoted(architecture)}{hint}")
     own = OWN_TRUNKS.get(architecture)
-    trunk = own() if own else pretrained.build(architecture, image_size)
-    return Classifier(architecture, trunk, classes, image_size)
+    return own() if own else pretrained.build(architecture, image_size)
+
+
+def make_classifier(architecture: str, classes: int, image_size: int) -> Classifier:
+    """A new network with random weights: float [B, 3, S, S] in [0, 1] -> logits [B, classes]; see `make_trunk`."""
+    return Classifier(architecture, make_trunk(architecture, image_size), classes, image_size)
 
 
 def classifier_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -356,22 +286,26 @@ class Correction(nn.Module):
 class Autoencoder(nn.Module):
     """Images [B, 3, S, S] in [0, 1] to a vector of `latent_dim` numbers and back.
 
-    The first numbers (`style_dim`) describe the painting's style, by a discriminant of its statistics, and are not
+    The first numbers (`style_dim`) describe the painting's style, by a discriminant of its description, and are not
     decoded. The others describe its content: they are the codes of a PCA, where `encoder` learns what to add to a
     painting before it is projected, and `decoder` what to add to the linear reconstruction. Convolutions do the same
     everywhere, so they learn from few paintings what a fully connected layer does not. PCA and discriminant, which
-    `start_from` gives it, stay as they are.
+    `start_from` gives it, stay as they are, and so does the description's trunk: `architecture`, as in `make_trunk`, or
+    "none".
     """
 
-    def __init__(self, image_size: int, latent_dim: int) -> None:
+    def __init__(self, image_size: int, latent_dim: int, architecture: str = "none") -> None:
         super().__init__()
+        trunk = None if architecture == "none" else make_trunk(architecture, image_size)
+        has_statistics = not isinstance(trunk, ThreeConv)
+        self.description = Description(architecture, trunk, image_size, has_statistics).requires_grad_(False)
         self.style_dim, values = min(STYLE_NUMBERS, latent_dim // 2), 3 * image_size**2
         self.encoder, self.decoder = Correction(), Correction()
         self.register_buffer("mean", torch.full((values,), 0.5))
         self.register_buffer("components", torch.zeros(latent_dim, values))  # all of them: the PCA is a yardstick, too
         self.register_buffer("content_std", torch.ones(latent_dim - self.style_dim))
-        self.register_buffer("style_mean", torch.zeros(description.ALL_STATISTICS))
-        self.register_buffer("style_axes", torch.zeros(self.style_dim, description.ALL_STATISTICS))
+        self.register_buffer("style_mean", torch.zeros(self.description.full_width))
+        self.register_buffer("style_axes", torch.zeros(self.style_dim, self.description.full_width))
 
     def start_from(self, pca: "PCA", discriminant: tuple[Tensor, Tensor]) -> None:
         """Take a PCA of pixels in [0, 1], its codes scaled to a variance of 1, and mean and axes of a discriminant."""
@@ -386,8 +320,18 @@ class Autoencoder(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Float [B, 3, S, S] in [0, 1] -> latents, float32 [B, latent_dim]: style, then content."""
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 is too coarse for differences from a mean
-            style = F.linear(description.all_statistics(images) - self.style_mean, self.style_axes)
+            style = self.style(self.description.all_features(images))
         return torch.cat([style, self.content(images)], 1)
+
+    def style(self, features: Tensor) -> Tensor:
+        """The part of the latents that is not decoded, of the description's features [B, F]: float32 [B, style_dim]."""
+        return F.linear(features - self.style_mean, self.style_axes)
+
+    def train(self, mode: bool = True) -> "Autoencoder":
+        """As of any module, but the description stays in eval mode."""
+        super().train(mode)
+        self.description.eval()
+        return self
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, latent_dim] -> float32 images [B, 3, S, S] in [0, 1]."""
@@ -420,12 +364,13 @@ def autoencoder_loss(model: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def embed(model: Autoencoder, images: Tensor) -> Tensor:
-    """Where images in [0, 1] lie among others, to find similar ones: float32 [B, D], without autocast.
+    """Where images in [0, 1] lie among others, to find similar ones: float32 [B, latent_dim], without autocast.
 
-    The content of the latents, each number times the spread of its component in pixels: in the latents as they are,
-    fine details count as much as light and dark.
+    The mean of the latents of a painting and its mirror image. Each content number is multiplied by the spread of its
+    component in pixels: in the latents as they are, fine details count as much as light and dark.
     """
-    return (model.content(images) + model.content(images.flip(3))) / 2 * model.content_std
+    style, content = ((model.encode(images) + model.encode(images.flip(3))) / 2).tensor_split([model.style_dim], 1)
+    return torch.cat([style, content * model.content_std], 1)
 
 
 def load_network(checkpoint: dict[str, object], where: str = "checkpoint") -> nn.Module:
@@ -434,12 +379,12 @@ def load_network(checkpoint: dict[str, object], where: str = "checkpoint") -> nn
     Raises UserError, beginning with `where`, when the weights do not fit the network that the checkpoint names.
     """
     problem, size = f"{where}: is damaged: its weights do not fit", checkpoint["image_size"]
-    if checkpoint["part"] == 1:
-        try:
+    try:
+        if checkpoint["part"] == 1:
             model = make_classifier(checkpoint["architecture"], len(checkpoint["classes"]), size)
-        except UserError as error:
-            raise UserError(f"{problem}: {error}") from None
-    else:
-        model = Autoencoder(size, checkpoint["latent_dim"])
+        else:
+            model = Autoencoder(size, checkpoint["latent_dim"], checkpoint["architecture"])
+    except UserError as error:
+        raise UserError(f"{problem}: {error}") from None
     pretrained.fill(model, checkpoint["model"], problem)
     return model.requires_grad_(False).eval()

@@ -16,7 +16,7 @@ from pathlib import Path
 import measure
 import torch
 
-import wikiart
+from support.networks import description
 from support.system import settings
 from support.training import balance, batches
 
@@ -61,7 +61,7 @@ def by_paintings(arguments: object, options: settings.Settings, device: torch.de
         trainee = measure.Trainee("three_conv", 27, options, device)
         paintings = {}
         for count, dataset in datasets.items():
-            wikiart.Normalize().fit(dataset.images, torch.arange(count))  # touches every one, as training does
+            description.Normalize().fit(dataset.images, torch.arange(count))  # touches every one, as training does
             paintings[count] = batches.Batches(dataset.images, dataset.labels, device)
         batch = measure.one_batch(paintings[counts[0]], options.batch_size)
         steps = measure.steps_that_take(arguments.seconds, trainee, *batch, counts[0] // options.batch_size)

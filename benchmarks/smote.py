@@ -19,7 +19,7 @@ import measure
 import torch
 from torch import Tensor
 
-import wikiart
+from support.networks import description
 from support.system import settings
 from support.training import balance, batches
 
@@ -85,7 +85,7 @@ def probe(way: str, file: str, arguments: argparse.Namespace) -> dict[str, float
         plan = balance.plan_smote(dataset.images, dataset.labels, members, "auto", arguments.seed)
     taken = time.perf_counter() - begun
     paintings = batches.Batches(dataset.images, dataset.labels, torch.device("cpu"), plan)
-    wikiart.Normalize().fit(dataset.images, members)  # touches every painting, as the start of a training does
+    description.Normalize().fit(dataset.images, members)  # touches every painting, as the start of a training does
     order = balance.index_order("smote" if plan else "none", dataset.labels, members, plan, arguments.seed, 1)
     next(iter(paintings.batches(order, 64)))
     return {"seconds": taken, "peak_mib": measure.peak_mib(), "after": len(order)}

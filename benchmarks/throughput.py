@@ -26,6 +26,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import wikiart
+from support.networks import description
 from support.paintings import folders, images
 from support.system import devices, settings
 from support.training import augmentation, balance, batches
@@ -175,7 +176,7 @@ def probe(trainingdir: str, options: settings.Settings, device: torch.device, ca
     """What `measure_memory` runs in a process of its own."""
     dataset = wikiart.WikiArtDataset(trainingdir, options.image_size, cachedir=cachedir)
     members = torch.arange(len(dataset))
-    wikiart.Normalize().fit(dataset.images, members)  # touches every painting
+    description.Normalize().fit(dataset.images, members)  # touches every painting
     paintings = batches.Batches(dataset.images, dataset.labels, device)
     trainee = measure.Trainee("residual", len(dataset.classes), options, device)
     order = balance.index_order("weighted_sampler", dataset.labels, members, None, options.seed, 1)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import wikiart
-from support.networks import description, pca
+from support.networks import histograms, pca
 
 
 def lively(model):
@@ -32,7 +32,7 @@ def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     pixels = np.clip(128 + 30 * codes @ random.randn(30, 768), 0, 255).astype(np.uint8)
     images = torch.from_numpy(pixels).view(-1, 3, 16, 16)
     model = wikiart.Autoencoder(16, latent_dim).eval()
-    style = torch.rand(description.ALL_STATISTICS), torch.randn(model.style_dim, description.ALL_STATISTICS)
+    style = torch.rand(width := model.description.full_width), torch.randn(model.style_dim, width)
     members = torch.arange(3, count + 3)  # three are held out
     model.start_from(pca.fit_pca(images, members, latent_dim, seed=0), style)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_it_starts_as_the_best_linear_autoencoder(count, latent_dim):
     assert np.allclose(pictures.flatten(1).numpy(), pixels - centred + centred @ used.T @ used, atol=0.01)
     content = latents[3:, model.style_dim :]
     assert count == 1 or torch.allclose(content.std(0)[: len(axes)], torch.ones(len(used)), atol=0.01)
-    expected = (description.all_statistics(images / 255) - style[0]) @ style[1].T
+    expected = (model.description.all_features(images / 255) - style[0]) @ style[1].T
     assert torch.allclose(latents[:, : model.style_dim], expected, atol=1e-4)
     assert np.allclose(model.components.numpy().T @ model.components.numpy(), axes.T @ axes, atol=0.01)  # the yardstick
 
@@ -80,22 +80,37 @@ def test_reduced_precision_stays_in_the_convolutions():
     assert torch.allclose(reduced[1], pictures, atol=0.1) and not torch.equal(reduced[1], pictures)
 
 
-def test_an_embedding_is_the_contents_mean_with_the_mirror_image_for_any_batch():
+def test_an_embedding_is_the_mean_latent_with_the_mirror_image_for_any_batch():
     model = lively(wikiart.Autoencoder(32, 8))
     model.content_std[:] = torch.arange(1.0, 5)
     images = torch.rand(5, 3, 32, 32)
     embedded = wikiart.embed(model, images)
     both = (model.encode(images) + model.encode(images.flip(3))) / 2
-    assert torch.allclose(embedded, both[:, 4:] * model.content_std, atol=1e-5)
+    assert torch.allclose(embedded[:, :4], both[:, :4], atol=1e-5)
+    assert torch.allclose(embedded[:, 4:], both[:, 4:] * model.content_std, atol=1e-5)
     assert torch.allclose(embedded, wikiart.embed(model, images.flip(3)), atol=1e-5)
     assert torch.allclose(embedded, torch.cat([wikiart.embed(model, part) for part in images.split(2)]), atol=1e-5)
 
 
+def test_a_trunk_describes_the_style_and_does_not_train():
+    plain, model = (lively(wikiart.Autoencoder(32, 12, name)) for name in ("none", "shufflenet_v2_x0_5"))
+    images = torch.rand(3, 3, 32, 32)
+    features, histograms_alone = (m.description.all_features(images) for m in (model, plain))
+    assert torch.equal(features[:, -histograms_alone.shape[1] :], histograms_alone)
+    classifier = wikiart.make_classifier("shufflenet_v2_x0_5", 3, 32).eval()
+    classifier.trunk.load_state_dict(model.description.trunk.state_dict())
+    assert torch.equal(classifier.all_features(images), features)  # part 1 reads the same
+    assert torch.allclose(model.encode(images)[:, :6], (features - model.style_mean) @ model.style_axes.T, atol=1e-4)
+    new = wikiart.Autoencoder(32, 12, "shufflenet_v2_x0_5").train()
+    assert not any(parameter.requires_grad for parameter in new.description.parameters())
+    assert not any(module.training for module in new.description.modules())
+
+
 def test_a_colour_histogram_counts_the_pixels_of_each_colour():
     images = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(3))
-    histograms = description.colour_histogram(images / 63.75 - 2)
-    for image, histogram in zip(images, histograms, strict=True):
+    found = histograms.colour_histogram(images / 63.75 - 2)
+    for image, histogram in zip(images, found, strict=True):
         expected, _ = np.histogramdd(image.flatten(1).T.numpy(), 8, [(0, 256)] * 3)
         assert np.allclose(histogram.square() * 256, expected.ravel(), atol=1e-4)
     clipped = (images / 32 - 4).clamp(-2, 2)  # what lies beyond the range counts as its ends
-    assert torch.equal(description.colour_histogram(images / 32 - 4), description.colour_histogram(clipped))
+    assert torch.equal(histograms.colour_histogram(images / 32 - 4), histograms.colour_histogram(clipped))

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 import trainpart1
 import wikiart
-from support.networks import heads, levels
+from support.networks import description, heads, levels
 from support.system import console, devices, processes
 from support.training import checkpoints, runs
 
@@ -135,7 +135,7 @@ def test_steps_and_validation_read_no_statistics_and_a_fit_changes_nothing_else(
     def without_statistics(training):
         with monkeypatch.context() as patch:
             patch.setattr(levels, "correlations", None)
-            patch.setattr(wikiart, "description", None)
+            patch.setattr(description, "histograms", None)
             yield from epochs(training)
 
     def noted(model, *arguments):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import wikiart
-from support.networks import description, heads, levels
+from support.networks import heads, histograms, levels
 from support.training import epochs
 
 pytestmark = pytest.mark.usefixtures("full_networks")
@@ -29,10 +29,10 @@ def test_three_conv_is_the_assignments_network_layer_by_layer():
 def test_one_head_reads_trunk_and_moments_and_a_fitted_one_correlations_and_statistics_too():
     torch.manual_seed(0)
     model, images = wikiart.make_classifier("residual", 5, 64).eval(), torch.rand(4, 3, 64, 64)
-    normalized = (images - 0.5) / 0.25
+    normalized = (images - 0.5) / 0.25  # which is 4 * images - 2, what histograms are taken of
     trunk, maps = levels.run(model.trunk, normalized, model.levels)
     moments = [part for m in maps for part in (m.mean((2, 3)), m.flatten(2).std(2, correction=0))]
-    statistics = [description.colour_and_texture(normalized), description.edges(normalized)]
+    statistics = [histograms.colour_and_texture(normalized), histograms.edges(normalized)]
     expected = torch.cat([trunk, *moments, *map(levels.correlations, maps[:2]), *statistics], 1)
     features, everything = model.features(images), model.all_features(images)
     assert features.shape[1] == model.width == 256 + 2 * (32 + 64 + 128 + 256)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import trainpart1
-import wikiart
+from support.networks import description
 from support.system import console, files, processes
 from support.training import batches, checkpoints, history
 from support.training.epochs import Epoch
@@ -136,7 +136,7 @@ def test_a_finished_run_says_so_and_changes_nothing(case, paintings, tmp_path, m
     before = jobs.contents(tmp_path)
     for epochs in EPOCHS, EPOCHS - 1:
         with monkeypatch.context() as patch:
-            patch.setattr(wikiart.Normalize, "fit", None)  # nothing is prepared that is not needed
+            patch.setattr(description.Normalize, "fit", None)  # nothing is prepared that is not needed
             patch.setattr(batches, "Batches", None)
             done = jobs.call(script, *flags(paintings, tmp_path, *more, "--epochs", epochs))
         assert (done.status, done.err) == (0, "") and "epoch 1/" not in done.out

@@ -16,7 +16,7 @@ FLOORS = {  # a folder may import those before it, and inside a folder a room th
     "training": [
         "balance", "batches", "augmentation", "checkpoints", "progress", "history", "epochs", "resume", "runs"
     ],
-    "networks": ["pretrained", "levels", "description", "pca", "features", "heads"],
+    "networks": ["pretrained", "levels", "histograms", "description", "pca", "features", "heads", "discriminant"],
     "answers": [
         "provenance", "report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar", "map"
     ],

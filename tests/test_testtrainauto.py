@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ import testtrainauto
 import trainauto
 import wikiart
 from support.answers import clustering, similar
-from support.networks import description
+from support.networks import histograms
 from support.system import plotting
 from support.training import checkpoints
 
@@ -74,8 +75,8 @@ def spaces(trained):
         "content": latents[:, 3:],
         "pixels": (pixels - known.mean(0)) @ components.T,
         "style_plane": PCA(2).fit_transform(latents[:, :3]),
-        "colour": description.colour_histogram(4 * images - 2).double().numpy(),
-        "statistics": description.colour_and_texture(4 * images - 2).double().numpy(),
+        "colour": histograms.colour_histogram(4 * images - 2).double().numpy(),
+        "statistics": histograms.colour_and_texture(4 * images - 2).double().numpy(),
         "pca": (pixels, known.mean(0), components),
     }
 
@@ -147,7 +148,8 @@ def test_the_table_shows_every_space(trained):
     assert pca.endswith(f"; the autoencoder's error is {compared}")
     names = list(trained.metrics["spaces"]["style"])
     assert header.startswith("4 clusters of ") and header.split()[-6:] == names
-    for line, (name, text) in zip(lines[-7:-1], clustering.SPACES.items(), strict=True):
+    shown = [(name, text) for name, text in clustering.SPACES.items() if name != "trunk"]  # there is none
+    for line, (name, text) in zip(lines[-7:-1], shown, strict=True):
         assert line.startswith(text) and len(line) == len(header)
         assert line.split()[-6:] == [f"{trained.metrics['spaces'][name][figure]:.3f}" for figure in names]
 
@@ -208,14 +210,17 @@ def test_similar_names_and_draws_the_nearest_paintings_of_both_folders(trained, 
     both = [trained.test, wikiart.WikiArtDataset(trained.folder / "train", 16, cachedir=trained.folder / "cache")]
     images, paths = torch.cat([one.images for one in both]), both[0].paths + both[1].paths
     latents = wikiart.embed(trained.model, images / 255).double()
-    grid = np.reshape(drawn["similar.png"].axes, (2, 9))
-    for query, block, row in zip(queries, result.out.split("is most similar to\n")[1:], grid, strict=True):
-        distances = (latents - latents[query]).norm(dim=1)
+    grid = np.reshape(drawn["similar.png"].axes, (4, 9))
+    blocks = re.split(r" is most similar in \w+ to\n", result.out)[1:]
+    cases = [(query, part) for query in queries for part in (slice(3), slice(3, 6))]  # style numbers, then content
+    for (query, part), block, row in zip(cases, blocks, grid, strict=True):
+        distances = (latents - latents[query])[:, part].norm(dim=1)
         distances[query] = torch.inf  # it is not its own neighbour
         nearest = distances.argsort()[:8]
         printed = [line.removeprefix("  distance ").split(": ") for line in block.splitlines()[:8]]
         assert sorted(distances[nearest].tolist()) == pytest.approx([float(d) for d, _ in printed], abs=2e-3)
         assert [text.rsplit(" (", 1)[0] for _, text in printed][:4] == [paths[i] for i in nearest[:4]]
+        assert row[0].get_title().startswith("by style" if part.start is None else "by content")
         assert np.array_equal(row[0].images[0].get_array(), images[query].permute(1, 2, 0))
         for axes, (distance, text) in zip(row[1:], printed, strict=True):
             path, style = text.removesuffix(")").rsplit(" (", 1)
@@ -226,7 +231,7 @@ def test_similar_names_and_draws_the_nearest_paintings_of_both_folders(trained, 
 def test_similar_searches_the_folder_that_is_there_and_names_what_it_cannot_read(
     trained, workdir, run, drawn, monkeypatch
 ):
-    monkeypatch.setattr(similar, "SIMILAR_ROWS", 1)
+    monkeypatch.setattr(similar, "SIMILAR_IMAGES", 1)
     (workdir / "new" / "deep").mkdir(parents=True)
     (workdir / "empty").mkdir()
     (workdir / "broken.jpg").write_text("no image")
@@ -240,10 +245,11 @@ def test_similar_searches_the_folder_that_is_there_and_names_what_it_cannot_read
     assert warnings[2].startswith('warning: "broken.jpg" cannot be read') and len(warnings) == 3
     assert 'no folder "absent": it is not searched' in result.out
     assert f'14 paintings in "{trained.folder}/test"' in result.out and f"{trained.folder}/train" not in result.out
-    copy, same = result.out.split("new/")[1:]
-    assert copy.startswith(f"copy.jpg is most similar to\n  distance 0.000: {trained.test.paths[0]} (")
-    assert same.startswith("deep/same.jpg is most similar to\n") and trained.test.paths[3] not in same
-    assert len(drawn["similar.png"].axes) == 9 and "first 1 of 2" in drawn["similar.png"].get_suptitle()
+    for number, kind in enumerate(("style", "content")):
+        copy, same = result.out.split("new/")[1 + number :: 2]
+        assert copy.startswith(f"copy.jpg is most similar in {kind} to\n  distance 0.000: {trained.test.paths[0]} (")
+        assert same.startswith(f"deep/same.jpg is most similar in {kind} to\n") and trained.test.paths[3] not in same
+    assert len(drawn["similar.png"].axes) == 18 and "first 1 of 2" in drawn["similar.png"].get_suptitle()
     drawn.clear()
     assert run(testtrainauto, *flags, "broken.jpg").status == 2 and not drawn
 
@@ -253,7 +259,7 @@ def test_a_folder_that_is_given_for_training_and_test_is_searched_once(trained, 
     result = run(testtrainauto, *flags, "--similar", trained.test.paths[0])
     assert result.status == 0 and result.out.count("searching 36 paintings") == 1
     shown = [line.split(": ")[1] for line in result.out.splitlines() if line.startswith("  distance")]
-    assert len(set(shown)) == len(shown) == 8
+    assert len(set(shown[:8])) == len(set(shown[8:])) == 8 and len(shown) == 16
 
 
 def test_similar_refuses_another_collection_and_takes_a_changed_one(trained, workdir, paint, run, refused, drawn):

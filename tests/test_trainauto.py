@@ -1,6 +1,7 @@
 """trainauto.py: the autoencoder's training through the script."""
 
 import csv
+import os
 from types import SimpleNamespace
 
 import jobs
@@ -8,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import testtrainauto
 import trainauto
 import wikiart
-from support.networks import description, pca
+from support.networks import discriminant, pca
 from support.system import devices
 from support.training import balance, checkpoints
 from support.training.batches import Batches
@@ -81,7 +83,7 @@ def test_an_epoch_replaces_the_pca_only_if_it_is_better(trained, workdir, run):
 
 def test_held_out_paintings_are_in_no_part_of_the_training(trained, workdir, run, monkeypatch):
     fits, batches, loss = [], [], wikiart.autoencoder_loss
-    for room, name in (pca, "fit_pca"), (description, "fit_discriminant"):
+    for room, name in (pca, "fit_pca"), (discriminant, "fit"):
         fit = getattr(room, name)
         monkeypatch.setattr(room, name, lambda *given, fit=fit: fits.append(given) or fit(*given))
     monkeypatch.setattr(wikiart, "autoencoder_loss", lambda model, seen: batches.append(seen) or loss(model, seen))
@@ -89,7 +91,8 @@ def test_held_out_paintings_are_in_no_part_of_the_training(trained, workdir, run
     dataset = wikiart.WikiArtDataset(trained.folder / "train", 16, cachedir=trained.folder / "cache")
     members, held_out = balance.split(dataset.labels, 0.4, 2326, dataset.fingerprints)
     assert len(held_out) > 5 and len(fits) == 2
-    for images, fitted_to, *more in fits:
+    assert [len(given[1]) for given in fits] == [len(members)] * 2  # the discriminant's: their features
+    for images, fitted_to, *more in (given[-4:] for given in fits):
         assert torch.equal(images, dataset.images) and torch.equal(fitted_to, members) and 2326 in more
     whole = {image.numpy().tobytes(): False for image in dataset.images[members]}
     whole |= {image.flip(2).numpy().tobytes(): True for image in dataset.images[members]}
@@ -110,3 +113,35 @@ def test_training_never_sees_a_style(trained, workdir, run, monkeypatch):
         assert run(trainauto, *trained.flags, *SMALL, "--fresh", "--outputdir", ".").status == 0
         weights.append(checkpoints.read("autoencoder.pth", 2)["model"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_pretrained_trunk_describes_the_style_and_is_in_the_checkpoint(trained, workdir, run, refused):
+    name, torch_state = "shufflenet_v2_x0_5", wikiart.make_classifier("shufflenet_v2_x0_5", 2, 32).trunk.state_dict()
+    torch.save(torch_state, "w.pth")
+    flags = [*trained.flags, "--latent_dim", 8, "--epochs", 2, "--validation", 0.2, "--image_size", 32]
+    flags += ["--outputdir", ".", "--architecture", name, "--pretrained", "w.pth"]
+    done = run(trainauto, *flags)
+    assert (done.status, done.err) == (0, "")
+    before = {name: value.clone() for name, value in torch_state.items()}
+    os.remove("w.pth")
+    checkpoint = checkpoints.read("autoencoder.pth", 2)
+    model, resumed = wikiart.load_network(checkpoint), jobs.load("autoencoder.resume.pth")["model"]
+    for key, value in before.items():  # training changes nothing of it
+        assert torch.equal(resumed[f"description.trunk.{key}"], value), key
+    assert torch.allclose(model.description.normalize.mean, torch.tensor([0.485, 0.456, 0.406]))
+    dataset = wikiart.WikiArtDataset(trained.folder / "train", 32, cachedir=trained.folder / "cache")
+    members, _ = balance.split(dataset.labels, 0.2, 2326, dataset.fingerprints)
+    with torch.no_grad():
+        described = model.description.all_features(dataset.images[members] / 255)
+    assert torch.allclose(model.style_mean, described.mean(0), atol=1e-3)
+    assert model.style(described).var(0)[0] == pytest.approx(1, rel=0.05)
+    result = run(testtrainauto, *flags[:2], "--testingdir", trained.folder / "train", *flags[2:6], "--outputdir", ".")
+    assert result.status == 0 and "pooled features of the pretrained trunk" in result.out
+    line = refused(testtrainauto, "--outputdir", ".", "--architecture", "none")
+    assert line == f'--architecture: got "none", but autoencoder.pth was trained with "{name}"'
+
+
+@pytest.mark.parametrize("flags", [["--architecture", "residual"], ["--pretrained", "w.pth"]])
+def test_a_network_without_weights_and_weights_without_a_network_are_refused(trained, workdir, refused, flags):
+    line = refused(trainauto, *trained.flags, "--outputdir", ".", *flags)
+    assert line.endswith('architecture: expected "none" without pretrained, and a network with it')

@@ -27,6 +27,7 @@ SPACES = {
     "style_plane": "style numbers, reduced to two by a PCA",
     "colour": "colour histograms",
     "statistics": "statistics of colour and texture",
+    "trunk": "pooled features of the pretrained trunk",
 }
 
 

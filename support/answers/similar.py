@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Neighbour = tuple[float, Dataset, int]  # distance, and the painting's dataset and its index there
-SIMILAR = 8  # paintings that --similar finds for an image
-SIMILAR_ROWS = 18  # images that similar.png shows at most
+KINDS = ("style", "content")  # what paintings are compared by, in the order of the latents
+SIMILAR = 8  # paintings of a kind that --similar finds for an image
+SIMILAR_IMAGES = 9  # images that similar.png shows at most
 LOOKED_AT = 1000  # paintings of a folder by which it is known as that of the training
 LEAST_KNOWN = 0.05  # the share of them that must be training paintings; a folder may have changed since
 
@@ -61,19 +62,23 @@ def find_similar(
     with contextlib.closing(batches.from_files(given, datasets[0].image_size, options.batch_size)) as loader:
         for names, images in loader:
             paths += names
-            pixels += images[: SIMILAR_ROWS - len(pixels)]
+            pixels += images[: SIMILAR_IMAGES - len(pixels)]
             queries.append(embed(model, images.to(device) / 255).cpu())
     if paths:
         points = [embed_folder(model, dataset, embed, options.batch_size, device) for dataset in datasets]
         points, places = torch.cat(points).double(), [(dataset, i) for dataset in datasets for i in range(len(dataset))]
         count = min(SIMILAR + len(datasets), len(points))  # an image may be in both folders
+        columns = slice(model.style_dim), slice(model.style_dim, None)
         for path, query in zip(paths, torch.cat(queries).double(), strict=True):
-            nearest = zip(*torch.cdist(query[None], points)[0].topk(count, largest=False), strict=True)
-            row = [(distance.item(), *places[place]) for distance, place in nearest]
-            rows.append([near for near in row if not os.path.samefile(path, near[1].paths[near[2]])][:SIMILAR])
-            console.say(f"{console.printable(path)} is most similar to")
-            for distance, dataset, i in rows[-1]:
-                console.say(f"  distance {distance:.3f}: {dataset.paths[i]} ({dataset.classes[dataset.labels[i]]})")
+            rows.append([])
+            for kind, part in zip(KINDS, columns, strict=True):
+                nearest = torch.cdist(query[None, part], points[:, part])[0].topk(count, largest=False)
+                row = [(distance.item(), *places[place]) for distance, place in zip(*nearest, strict=True)]
+                row = [near for near in row if not os.path.samefile(path, near[1].paths[near[2]])][:SIMILAR]
+                rows[-1].append(row)
+                console.say(f"{console.printable(path)} is most similar in {kind} to")
+                for distance, dataset, i in row:
+                    console.say(f"  distance {distance:.3f}: {dataset.paths[i]} ({dataset.classes[dataset.labels[i]]})")
         plotting.write_all(options, {"similar.png": lambda: draw_similar(paths, pixels, rows)})
         console.say(f"wrote similar.png into {options.outputdir}")
     if len(paths) < number:
@@ -96,23 +101,25 @@ def embed_folder(
     return features.cached(features.cache_path(dataset.pixel_file, model, len(dataset)), compute)
 
 
-def draw_similar(paths: list[str], images: list[Tensor], rows: list[list[Neighbour]]) -> "Figure":
-    """A row per image (uint8 [3, S, S]), at most `SIMILAR_ROWS`: itself, then its neighbours, the nearest first."""
-    figure = plotting.new(15, 2.3 * len(images) + 0.5, dpi=100)
+def draw_similar(paths: list[str], images: list[Tensor], rows: list[list[list[Neighbour]]]) -> "Figure":
+    """Two rows for each of at most `SIMILAR_IMAGES` images (uint8 [3, S, S]): its nearest in style, then in content."""
+    figure = plotting.new(15, 2.3 * len(KINDS) * len(images) + 0.5, dpi=100)
     shown = "the image" if len(images) == len(paths) else f"the first {len(images)} of {len(paths):,} images"
     figure.suptitle(
-        f"Left {shown}, right of it the paintings whose latents have the nearest content, with style and distance"
+        f"Left {shown}, right of it the paintings nearest in style and in content, with their styles and distances"
     )
-    grid = figure.subplots(len(images), SIMILAR + 1, squeeze=False)
-    for path, image, neighbours, line in zip(paths, images, rows, grid, strict=False):
-        for axes in line:
-            axes.axis("off")
-        pictures_part2.show(line[0], image)
-        line[0].set_title(file_name(path), fontsize=7, fontweight="bold", parse_math=False)
-        for axes, (distance, dataset, i) in zip(line[1:], neighbours, strict=False):
-            pictures_part2.show(axes, dataset.images[i])
-            style = plotting.caption(dataset.classes[dataset.labels[i]])
-            axes.set_title(f"{style}, {distance:.3f}\n{file_name(dataset.paths[i])}", fontsize=7, parse_math=False)
+    grid = iter(figure.subplots(len(KINDS) * len(images), SIMILAR + 1, squeeze=False))
+    for path, image, lines in zip(paths, images, rows, strict=False):
+        for kind, neighbours, line in zip(KINDS, lines, grid, strict=False):
+            for axes in line:
+                axes.axis("off")
+            pictures_part2.show(line[0], image)
+            line[0].set_title(f"by {kind}\n{file_name(path)}", fontsize=7, fontweight="bold", parse_math=False)
+            for axes, (distance, dataset, i) in zip(line[1:], neighbours, strict=False):
+                pictures_part2.show(axes, dataset.images[i])
+                style = plotting.caption(dataset.classes[dataset.labels[i]])
+                title = f"{style}, {distance:.3f}\n{file_name(dataset.paths[i])}"
+                axes.set_title(title, fontsize=7, parse_math=False)
     return figure
 
 

@@ -1,115 +1,106 @@
-"""Statistics of an image's colours, textures and edges that do not depend on position, and a discriminant of them.
+"""The description of a painting, which both parts read: what a trunk, if there is one, and histograms say about it."""
 
-Images are normalized, or at least mostly between -2 and 2: bins share that range, the outermost take what lies beyond.
-"""
-
-import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.linalg import eigh
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
 
-from support.training import augmentation
-
-COLOUR_AND_TEXTURE = 512 + 256 + 256  # length of `colour_and_texture`
-EDGES = 3 * 64 + 125  # length of `edges`
-ALL_STATISTICS = COLOUR_AND_TEXTURE + EDGES  # length of `all_statistics`
-HISTOGRAM_WEIGHTS = (0.87, 2.02, 1.4)  # over WikiArt, each histogram then has a third of a total variance of 1
-FITTED = 10_000  # paintings at most that a discriminant is fitted on
-CROP_SHARE = 0.625  # of a painting's side: the side of its crops
-DIRECTIONS = 256  # principal components of the statistics that it looks at
-RIDGE = 0.3  # added to the variance within paintings along every direction, as a share of its mean over the statistics
+from support.networks import histograms, levels, pretrained
 
 
-def colour_histogram(images: Tensor) -> Tensor:
-    """Square roots of an 8x8x8 histogram of colours, which sums to 1: float [B, 3, S, S] -> [B, 512]."""
-    red, green, blue = ((images + 2) * 2).clamp(0, 7).floor().unbind(1)
-    return _root_histogram((64 * red + 8 * green + blue).long(), 512)
+class Normalize(nn.Module):
+    """(images - mean) / std per channel, in channels-last memory, which convolutions take fastest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((3,), 0.5))
+        self.register_buffer("std", torch.full((3,), 0.25))
+
+    def fit(self, images: Tensor, members: Tensor) -> None:
+        """Take mean and standard deviation from the `members` (indices) of uint8 images [N, 3, S, S]."""
+        sums = torch.zeros(2, 3, dtype=torch.float64)
+        for part in members.split(32):
+            pixels = images[part].float() / 255
+            sums += torch.stack([p.sum((0, 2, 3), dtype=torch.float64) for p in (pixels, pixels.square())])
+        mean, squares = sums / (len(members) * images[0, 0].numel())
+        self.mean.copy_(mean)
+        self.std.copy_((squares - mean.square()).clamp(min=1e-6).sqrt())
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not images.is_floating_point():
+            raise TypeError(f"images: got {images.dtype}, expected floats in [0, 1]; divide by 255")
+        normalized = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
+        return normalized.contiguous(memory_format=torch.channels_last)
 
 
-def texture_histogram(greys: Tensor) -> Tensor:
-    """Square roots of a histogram of local binary patterns: float [B, S, S] -> [B, 256].
+class Description(nn.Module):
+    """Images [B, 3, S, S] in [0, 1] -> `all_features`, float32 [B, full_width].
 
-    A pixel's pattern says which of its eight neighbours are lighter by at least a hundredth of the range (Ojala et al.,
-    2002, doi:10.1109/TPAMI.2002.1017623).
+    architecture: the trunk's name; trunk: normalized images -> features [B, W], or None: histograms alone;
+    has_statistics: false for a trunk whose features are all there is.
     """
-    inner, threshold = greys.shape[-1] - 2, greys[:, 1:-1, 1:-1] + 0.04
-    pattern = torch.zeros_like(threshold, dtype=torch.uint8)
-    for bit, (y, x) in enumerate([(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]):
-        pattern |= (greys[:, y : y + inner, x : x + inner] > threshold).view(torch.uint8) << bit
-    return _root_histogram(pattern.long(), 256)
 
+    def __init__(
+        self, architecture: str, trunk: nn.Module | None, image_size: int, has_statistics: bool = True
+    ) -> None:
+        super().__init__()
+        self.architecture, self.image_size, self.frozen_norms = architecture, image_size, []
+        self.has_statistics, self.levels = has_statistics, []
+        self.normalize, self.trunk = Normalize(), trunk
+        self.eval()
+        blank = torch.zeros(1, 3, image_size, image_size)
+        if trunk is not None and has_statistics:
+            self.levels = levels.find(trunk, blank)
+        with torch.no_grad():
+            self.trunk_width = self._learned(blank)[0][0].shape[1]
+            self.width, self.full_width = self.features(blank).shape[1], self.all_features(blank).shape[1]
+        self.train()
 
-def gradient_histogram(greys: Tensor) -> Tensor:
-    """Square roots of a histogram of gradients, 8 directions x 8 magnitudes (doubling): float [B, S, S] -> [B, 64]."""
-    across, down = greys[:, 1:-1, 2:] - greys[:, 1:-1, :-2], greys[:, 2:, 1:-1] - greys[:, :-2, 1:-1]
-    direction = 4 * (across > 0).long() + 2 * (down > 0).long() + (down.abs() > across.abs()).long()
-    limits = 0.0004 * 4 ** torch.arange(7, device=greys.device)
-    magnitude = torch.bucketize(across.square() + down.square(), limits)
-    return _root_histogram(8 * direction + magnitude, 64)
+    def features(self, images: Tensor) -> Tensor:
+        """The trunk's features, and mean and standard deviation of every channel at its levels: float [B, width].
 
+        The latter carry style (Huang and Belongie, 2017, arXiv:1703.06868). They are what trains a trunk.
+        """
+        return torch.cat(self._learned(images)[0], 1)
 
-def colour_step_histogram(images: Tensor) -> Tensor:
-    """Square roots of a histogram of colour differences to the right, 5 per channel: float [B, 3, S, S] -> [B, 125]."""
-    red, green, blue = ((images[..., 1:] - images[..., :-1]) * 2.5).round().clamp(-2, 2).unbind(1)
-    return _root_histogram((25 * red + 5 * green + blue + 62).long(), 125)
+    def all_features(self, images: Tensor) -> Tensor:
+        """`features`, correlations of channels at the two finest levels, histograms of the image: [B, full_width].
 
+        They are `levels.correlations`, `histograms.colour_and_texture` and `histograms.edges`.
+        """
+        parts, maps = self._learned(images)
+        parts = [*parts, *map(levels.correlations, maps[:2])]
+        if self.has_statistics:
+            pixels = 4 * images - 2
+            parts += [histograms.colour_and_texture(pixels), histograms.edges(pixels)]
+        return torch.cat(parts, 1)
 
-def _root_histogram(values: Tensor, bins: int) -> Tensor:
-    values = values.flatten(1)
-    counts = torch.zeros(len(values), bins, device=values.device)
-    return counts.scatter_add_(1, values, torch.ones_like(values, dtype=counts.dtype)).div_(values.shape[1]).sqrt_()
+    def _learned(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        if self.trunk is None:
+            return [images.new_zeros(len(images), 0)], []
+        features, maps = levels.run(self.trunk, self.normalize(images), self.levels)
+        return [features, *map(levels.moments, maps)], maps
 
+    @torch.no_grad()
+    def takes(self, side: int) -> bool:
+        """Whether images of that side have as many features: some networks take one size alone."""
+        try:
+            return self.features(torch.zeros(1, 3, side, side)).shape[1] == self.width
+        except (RuntimeError, AssertionError):  # memory is enough: a larger image has passed
+            return False
 
-def colour_and_texture(images: Tensor) -> Tensor:
-    """Histograms of colours, and of textures at full and half size: float [B, 3, S, S] -> [B, COLOUR_AND_TEXTURE]."""
-    greys = sum(images.unbind(1)) / 3  # on a CPU several times faster than images.mean(1)
-    histograms = colour_histogram(images), texture_histogram(greys), texture_histogram(F.avg_pool2d(greys, 2))
-    return torch.cat([weight * part for weight, part in zip(HISTOGRAM_WEIGHTS, histograms, strict=True)], 1)
+    def load_pretrained(self, source: bool | str) -> None:
+        """Take the trunk and its normalization from torchvision's weights (True) or a file (its path).
 
+        Raises UserError where weights are not available or do not fit.
+        """
+        state = pretrained.read(self.architecture, source)
+        for name in ("normalize", "trunk"):
+            own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
+            pretrained.load(self.get_submodule(name), self.architecture, own)
+        self.frozen_norms = pretrained.freeze(self.trunk)
 
-def edges(images: Tensor) -> Tensor:
-    """Histograms of gradients at three sizes and of colour steps: float [B, 3, S, S] -> [B, EDGES]."""
-    greys = sum(images.unbind(1)) / 3
-    half = F.avg_pool2d(greys, 2)
-    gradients = [gradient_histogram(size) for size in (greys, half, F.avg_pool2d(half, 2))]
-    return torch.cat([*gradients, colour_step_histogram(images)], 1)
-
-
-def all_statistics(images: Tensor) -> Tensor:
-    """`colour_and_texture`, and `edges` doubled, of images in [0, 1]: float [B, 3, S, S] -> [B, ALL_STATISTICS]."""
-    images = 4 * images - 2
-    return torch.cat([colour_and_texture(images), 2 * edges(images)], 1)
-
-
-def fit_discriminant(
-    images: Tensor, members: Tensor, count: int, seed: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """What differs between paintings but not within one: mean [ALL_STATISTICS], axes [count, ALL_STATISTICS], float32.
-
-    A linear discriminant analysis (Fisher, 1936, doi:10.1111/j.1469-1809.1936.tb02137.x) without labels: every painting
-    is a class, and its members are two random crops. It is fitted on the `members` (indices) of uint8 images
-    [N, 3, S, S], at most `FITTED` of them. The variance along the first axis is 1; axes along which few or equal
-    paintings do not vary are 0.
-    """
-    from sklearn.decomposition import PCA  # takes a second to import
-
-    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device has the same crops
-    drawn = members[torch.randperm(len(members), generator=generator)[:FITTED].sort().values]
-    side, crops = max(round(CROP_SHARE * images.shape[2]), 12), []  # at quarter size one gradient is left
-    with tqdm(total=len(drawn), desc="statistics", unit="painting", disable=None, leave=False) as bar:
-        for part in drawn.split(max(1, min(64, 2**24 // images[0].numel()))):
-            pixels = images[part].to(device) / 255
-            views = [augmentation.crop_and_flip(pixels, side, generator) for _ in range(2)]
-            crops.append(torch.stack([all_statistics(view).cpu() for view in views], 1))
-            bar.update(len(part))
-    pairs = torch.cat(crops).flatten(0, 1).numpy()  # rows 2i and 2i + 1 are of one painting
-    pca = PCA(min(DIRECTIONS, len(pairs)), random_state=seed).fit(pairs)
-    codes = pca.transform(pairs).astype(np.float64)
-    differences = codes[::2] - codes[1::2]
-    ridge = RIDGE * np.square(pairs[::2] - pairs[1::2]).mean() / 2 + 1e-6
-    within = differences.T @ differences / len(pairs) + np.eye(codes.shape[1]) * ridge
-    variances, axes = eigh(codes.T @ codes / len(pairs), within)
-    axes = axes[:, variances > 1e-6].T[::-1][:count] @ pca.components_ / max(variances[-1], 1e-6) ** 0.5
-    return torch.from_numpy(pca.mean_).float(), F.pad(torch.from_numpy(axes).float(), (0, 0, 0, count - len(axes)))
+    def train(self, mode: bool = True) -> "Description":
+        """As of any module, but the batch norms of a pretrained trunk stay in eval mode."""
+        super().train(mode)
+        for module in self.frozen_norms:
+            module.eval()
+        return self

@@ -1,4 +1,4 @@
-"""What the fitted head of a classifier reads of every painting, computed once and kept."""
+"""The description of every painting of a folder, computed once and kept."""
 
 import contextlib
 import copy
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
+from support.networks.description import Description
 from support.system import console, files, processes
 from support.system.console import UserError
 from support.training import batches, checkpoints
@@ -21,7 +22,7 @@ CODE = Path(__file__).resolve().parents[2]  # wikiart.py and support/
 CPU_BATCH, GPU_BATCH = 16, 128  # images at once; more leave a CPU's caches, fewer leave a GPU waiting
 
 
-def compute(model: nn.Module, loader: batches.Batches, order: Tensor, pixel_file: str | None = None) -> Tensor:
+def compute(model: Description, loader: batches.Batches, order: Tensor, pixel_file: str | None = None) -> Tensor:
     """`model.all_features` of the images that `order` names: float32 [len(order), F] on the CPU; shows its progress.
 
     pixel_file: if given, the features of all paintings are cached in a file next to it, for a trunk that will be used
@@ -29,14 +30,28 @@ def compute(model: nn.Module, loader: batches.Batches, order: Tensor, pixel_file
     another file. The processes share the work. The model is left in eval mode.
     """
     model.eval()
-    quick = copy.deepcopy(model)
-    fold_batch_norms(quick.trunk)
+    folded = quick(model)
     if pixel_file is None:
-        return _compute(quick, loader, order)
-    count, parts = len(loader.images), nn.ModuleList([model.normalize, model.trunk])
+        return _compute(folded, loader, order)
+    count, parts = len(loader.images), nn.ModuleDict({"normalize": model.normalize})
+    if model.trunk is not None:
+        parts["trunk"] = model.trunk
     path = cache_path(pixel_file, parts, count)
-    features = cached(path, lambda: _compute(quick, loader, torch.arange(count)))
-    return torch.cat([features[order[order < count]], _compute(quick, loader, order[order >= count])])
+    features = cached(path, lambda: _compute(folded, loader, torch.arange(count)))
+    return torch.cat([features[order[order < count]], _compute(folded, loader, order[order >= count])])
+
+
+def quick(model: Description) -> Description:
+    """A copy in eval mode that computes the same features, up to rounding, in less time."""
+    copied = copy.deepcopy(model).eval()
+    if copied.trunk is not None:
+        fold_batch_norms(copied.trunk)
+    return copied
+
+
+def batch_size(device: torch.device) -> int:
+    """How many images to describe at once."""
+    return CPU_BATCH if device.type == "cpu" else GPU_BATCH
 
 
 def fold_batch_norms(trunk: nn.Module) -> None:
@@ -52,11 +67,11 @@ def fold_batch_norms(trunk: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _compute(model: nn.Module, loader: batches.Batches, order: Tensor) -> Tensor:
+def _compute(model: Description, loader: batches.Batches, order: Tensor) -> Tensor:
     shared = loader.device if processes.world_size() > 1 else "cpu"  # they may not fit into a GPU's memory
     features = torch.zeros(len(order), model.full_width, device=shared)
     rank, done, hidden = processes.rank(), 0, None if processes.rank() == 0 else True
-    size = CPU_BATCH if loader.device.type == "cpu" else GPU_BATCH
+    size = batch_size(loader.device)
     with tqdm(total=len(order), desc="features", unit="painting", disable=hidden, leave=False) as bar:
         for images, _ in loader.batches(order, size):
             features[done + rank : done + size : processes.world_size()] = model.all_features(images).to(shared)

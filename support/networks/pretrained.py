@@ -76,8 +76,8 @@ def read(architecture: str, source: bool | str) -> dict[str, Tensor]:
     state, where = checkpoints.load(source), console.quoted(source)
     if isinstance(state, dict) and "part" in state:
         checkpoints.check_version(state, f"{where}: ", "train it again")
-        if state.get("architecture") != architecture:
-            held = state.get("architecture", "an autoencoder")
+        held = state.get("architecture") if state["part"] == 1 else "an autoencoder"
+        if held != architecture:
             raise UserError(f"{where} holds {console.shown(held)}, expected {architecture}")
     state = _unwrap(state, where)
     if "normalize.mean" in state:

@@ -54,13 +54,14 @@ SHARED = {
     "image_size": integer(64, 16, 1024, "side in pixels to which paintings are stretched"),
 }
 _VALIDATION = number(0.1, 0.0, 0.9, "share of the training paintings held out; 0 trains on all of them")
+_PRETRAINED = Setting(False, "true, false or a path", lambda v: isinstance(v, bool | str) and v != "",
+    "start from torchvision's weights (true) or from a state_dict file (its path)")  # fmt: skip
 _BATCH_SIZE = integer(64, 1, 65_536, "paintings per step, over all processes together")
 SECTIONS = {
     "classifier": {
         "modelfile": _text("wikiart.pth", "checkpoint, in outputdir unless absolute", "a path"),
         "architecture": _text("residual", '"residual", "three_conv" or a classification model of torchvision'),
-        "pretrained": Setting(False, "true, false or a path", lambda v: isinstance(v, bool | str) and v != "",
-            "start from torchvision's weights (true) or from a state_dict file (its path)"),
+        "pretrained": _PRETRAINED,
         "imbalance": Setting("weighted_sampler", f"one of {', '.join(IMBALANCE)}", IMBALANCE.__contains__,
             "method against class imbalance"),
         "smote_target": integer(400, 1, 10**7, 'least paintings per style under smote; "auto": as the largest', "auto"),
@@ -72,6 +73,8 @@ SECTIONS = {
     "autoencoder": {
         "modelfile": _text("autoencoder.pth", "checkpoint, in outputdir unless absolute", "a path"),
         "latent_dim": integer(128, 2, 4096, "size of the latent vector of a painting"),
+        "architecture": _text("none", '"none" or a network: its features, beside histograms, give the style numbers'),
+        "pretrained": _PRETRAINED,
         "clusters": integer("auto", 1, 1000, 'number of clusters; "auto": as many as there are styles', "auto"),
         "validation": _VALIDATION,
         "epochs": integer(20, 1, 100_000, "passes over the training paintings"),

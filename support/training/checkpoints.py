@@ -14,10 +14,10 @@ from support.paintings import artists, duplicates
 from support.system import console, files, settings
 from support.system.console import UserError
 
-VERSION = 8  # of checkpoints and resume files
+VERSION = 9  # of checkpoints and resume files
 PARTS = {1: "a style classifier", 2: "an autoencoder"}
 WRITERS = {1: "run python trainpart1.py", 2: "run python trainauto.py"}
-NETWORK = {1: "architecture", 2: "latent_dim"}  # what says, with image_size, which network it is
+NETWORK = {1: ("architecture",), 2: ("architecture", "latent_dim")}  # say, with image_size, which network it is
 RULES = {  # what a checkpoint `c` has to hold
     "model": lambda c: isinstance(c["model"], dict),
     "settings": lambda c: isinstance(c["settings"], dict),
@@ -105,7 +105,7 @@ def read(path: str | os.PathLike, part: int) -> dict[str, object]:
                 continue
         raise UserError(f"{where}: is damaged: {key} is missing or not what was written")
     known = settings.SHARED | settings.SECTIONS["classifier"] | settings.SECTIONS["autoencoder"]
-    values = {key: checkpoint.get(key) for key in ("image_size", NETWORK[part])}  # a large size would take all memory
+    values = {key: checkpoint.get(key) for key in ("image_size", *NETWORK[part])}  # a large size would take all memory
     if part == 1:  # the evaluation's priors follow from these
         values |= {key: checkpoint["settings"].get(key) for key in ("imbalance", "smote_target", "validation")}
     for key, value in values.items():
@@ -119,8 +119,9 @@ def metadata(options: settings.Settings, part: int, dataset: object, thumbnails:
 
     thumbnails: the paintings' grey fingerprints, float32 [N, 256].
     """
+    network = {name: getattr(options, name) for name in NETWORK[part]}
     return {
-        "part": part, "version": VERSION, NETWORK[part]: getattr(options, NETWORK[part]), "classes": dataset.classes,
+        "part": part, "version": VERSION, **network, "classes": dataset.classes,
         "counts": dataset.counts, "image_size": options.image_size, "settings": options.values(),
         "fingerprints": dataset.fingerprints, "artists": artists.known_artists(dataset.paths),
         "thumbnails": duplicates.pack(thumbnails),

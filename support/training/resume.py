@@ -70,7 +70,8 @@ def identity(options: settings.Settings, metadata: dict[str, object], model: nn.
     """
     kept = {name: value for name, value in options.values().items() if name not in FREE_TO_CHANGE}
     if isinstance(kept.get("pretrained"), str):  # what the file holds makes the run, not its name
-        values = [value.numpy(force=True).tobytes() for value in model.trunk.state_dict().values()]
+        weights = model.state_dict()
+        values = [weights[name].numpy(force=True).tobytes() for name in weights if "trunk." in name]
         kept["pretrained"] = f"a file ({hashlib.sha256(b''.join(values)).hexdigest()[:16]})"
     paintings = metadata["fingerprints"].numpy().tobytes() + json.dumps(metadata["counts"]).encode()
     number = f"{len(metadata['fingerprints'])} in {len(metadata['counts'])} styles"
