@@ -1,7 +1,8 @@
 """Part 1: evaluate the style classifier on the test paintings, or predict the style of new ones.
 
 Prints the figures and a table of the styles; writes metrics_part1.json, predictions.csv, confusion_matrix.png,
-mistakes.png and heatmaps.png into outputdir. With --predict it names the styles of images and folders instead.
+mistakes.png and heatmaps.png into outputdir. With --predict it names the styles of images and folders instead, with
+--suspects it looks for wrong labels in the training folder.
 """
 
 if __name__ == "__main__":
@@ -18,7 +19,8 @@ from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
 import wikiart
-from support.answers import pictures_part1, provenance, report
+from support.answers import pictures_part1, provenance, report, suspects
+from support.networks import features
 from support.paintings import artists, duplicates, folders
 from support.system import console, devices, files, plotting, settings
 from support.system.console import DataError, UserError
@@ -29,6 +31,10 @@ SWITCHES = {
         "metavar": "PATH",
         "nargs": "+",
         "help": "print the three most probable styles of these images, and of all images in these folders",
+    },
+    "--suspects": {
+        "action": "store_true",
+        "help": "write only suspects.csv and suspects.png: training paintings whose style may be wrong",
     },
     "--csv": {
         "metavar": "FILE",
@@ -48,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     options = settings.read("classifier", __doc__, argv, SWITCHES, training=False)
     if not options.predict and (options.csv is not None or options.prior):
         raise UserError("--csv and --prior need --predict; the evaluation writes predictions.csv and shows both priors")
+    if options.predict and options.suspects:
+        raise UserError("--suspects cannot be given with --predict")
     check_outputs(options)
     modelfile = options.output(options.modelfile)
     checkpoint = checkpoints.read(modelfile, 1)
@@ -55,8 +63,9 @@ def main(argv: list[str] | None = None) -> None:
     device = devices.start(options, training=False)
     model = wikiart.load_network(checkpoint, console.printable(modelfile)).to(device)
     if options.predict:
-        predict(options, checkpoint, model, device)
-        return
+        return predict(options, checkpoint, model, device)
+    if options.suspects:
+        return find_suspects(options, checkpoint, model, device)
 
     classes, counts = checkpoint["classes"], checkpoint["counts"]
     with options.checking("testingdir", DataError):
@@ -107,6 +116,33 @@ def check_outputs(options: settings.Settings) -> None:
                 files.check_folder(os.path.dirname(path))
         except UserError as error:
             raise UserError(f"--csv: {error}") from None
+
+
+def find_suspects(
+    options: settings.Settings, checkpoint: dict[str, object], model: wikiart.Classifier, device: torch.device
+) -> None:
+    """Write the training paintings in the order in which their labels look wrong, and draw the first."""
+    with options.checking("trainingdir", DataError):
+        dataset = wikiart.WikiArtDataset(
+            options.trainingdir, checkpoint["image_size"], checkpoint["classes"], options.cachedir
+        )
+    if checkpoint["epoch"]:
+        console.warn("the network was trained on these labels: they look more probable than they are")
+    loader = batches.Batches(dataset.images, dataset.labels, device)
+    described = features.compute(model, loader, torch.arange(len(dataset)), dataset.pixel_file)
+    copies = duplicates.groups_of(dataset, duplicates.grey_fingerprints(dataset.images))
+    with options.checking("trainingdir", DataError):
+        found = suspects.predict_out_of_fold(described, dataset.labels, copies, model.has_statistics, options.seed)
+    probabilities = found.numpy()
+    order = suspects.rank(probabilities, dataset.labels.numpy())
+    if left_out := len(dataset) - len(order):
+        console.say(f"{console.count(left_out, 'painting')} of styles with fewer than {suspects.FOLDS} left out")
+    for row in suspects.table(dataset, probabilities, order[:10])[1:]:
+        path, style, probability, best, other = row
+        console.say(f"{console.printable(path)}: {style} {float(probability):.1%}, {best} {float(other):.1%}")
+    files.write_rows(options.output("suspects.csv"), suspects.table(dataset, probabilities, order))
+    plotting.write_all(options, {"suspects.png": lambda: suspects.draw(dataset, probabilities, order)})
+    console.say(f"wrote suspects.csv ({len(order):,} paintings), suspects.png into {options.outputdir}")
 
 
 def predict(

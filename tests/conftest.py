@@ -127,3 +127,11 @@ def real_paintings() -> Path:
     if not (REAL / "train").is_dir():
         pytest.skip("needs the real paintings in ../shared/wikiart7")
     return REAL
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that a script has written, by name, instead of files."""
+    written = {}
+    monkeypatch.setattr(plotting, "write", lambda path, figure: written.update({path.name: figure}))
+    return written

@@ -18,7 +18,8 @@ FLOORS = {  # a folder may import those before it, and inside a folder a room th
     ],
     "networks": ["pretrained", "levels", "histograms", "description", "pca", "features", "heads", "discriminant"],
     "answers": [
-        "provenance", "report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar", "map"
+        "provenance", "report", "heatmaps", "pictures_part1", "ward", "clustering", "pictures_part2", "similar", "map",
+        "suspects",
     ],
 }  # fmt: skip
 ORDER = [room for rooms in FLOORS.values() for room in rooms]

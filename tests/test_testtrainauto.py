@@ -81,14 +81,6 @@ def spaces(trained):
     }
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that the script has written, by name, instead of files."""
-    written = {}
-    monkeypatch.setattr(plotting, "write", lambda path, figure: written.update({path.name: figure}))
-    return written
-
-
 def test_every_space_is_clustered_and_measured_in_the_same_way(trained, spaces):
     styles = [row["style"] for row in trained.rows]
     assert list(trained.metrics["spaces"]) == ["style", "content", "pixels", "style_plane", "colour", "statistics"]
