@@ -1,7 +1,7 @@
 """How many of the labels that were changed at random are among the first paintings of suspects.csv.
 
-A share of the training labels becomes another style, drawn by the seed. Beside ours: cleanlab's confident joint (Northcutt
-et al., 2021, arXiv:1911.00068), which ranks what it takes for wrong by the same probabilities.
+A share of the training labels becomes another style, drawn by the seed. Beside ours: cleanlab's confident joint
+(Northcutt et al., 2021, arXiv:1911.00068), which ranks what it takes for wrong by the same probabilities.
 """
 
 import numpy as np
