@@ -173,7 +173,7 @@ def open_folders(options: settings.Settings, checkpoint: dict[str, object]) -> l
     """The folders that --similar searches, and says so: training and test, or the one of them that exists.
 
     Raises UserError where they are of another collection: the network was trained on hardly any painting of the
-    training folder, or does not know a style of the test folder.
+    training folder, or does not know every style in the test folder.
     """
     names, datasets = ["trainingdir", "testingdir"], []
     if os.path.realpath(options.trainingdir) == os.path.realpath(options.testingdir):

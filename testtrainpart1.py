@@ -136,11 +136,11 @@ def find_suspects(
     probabilities = found.numpy()
     order = suspects.rank(probabilities, dataset.labels.numpy())
     if left_out := len(dataset) - len(order):
-        console.say(f"{console.count(left_out, 'painting')} of styles with fewer than {suspects.FOLDS} left out")
-    for row in suspects.table(dataset, probabilities, order[:10])[1:]:
-        path, style, probability, best, other = row
+        console.say(f"left out: {console.count(left_out, 'painting')}, of styles with fewer than {suspects.FOLDS}")
+    rows = suspects.table(dataset, probabilities, order)
+    for path, style, probability, best, other in rows[1:11]:
         console.say(f"{console.printable(path)}: {style} {float(probability):.1%}, {best} {float(other):.1%}")
-    files.write_rows(options.output("suspects.csv"), suspects.table(dataset, probabilities, order))
+    files.write_rows(options.output("suspects.csv"), rows)
     plotting.write_all(options, {"suspects.png": lambda: suspects.draw(dataset, probabilities, order)})
     console.say(f"wrote suspects.csv ({len(order):,} paintings), suspects.png into {options.outputdir}")
 

@@ -78,7 +78,6 @@ def make_model(options: settings.Settings) -> wikiart.Autoencoder:
     if options.pretrained:
         with options.checking("pretrained"):
             model.description.load_pretrained(options.pretrained)
-            model.description.requires_grad_(False)
     return model
 
 

@@ -105,6 +105,8 @@ class PaddedConv2d(nn.Conv2d):
 class ThreeConv(nn.Sequential):
     """The assignment's network, the baseline: three convolutions with 4x4 pooling, then 300 hidden units."""
 
+    has_statistics = False  # a head reads the hidden units alone
+
     def __init__(self) -> None:
         layers = []
         for channels_in, channels_out in [(3, 16), (16, 32), (32, 64)]:
@@ -184,7 +186,7 @@ class Classifier(Description):
     """
 
     def __init__(self, architecture: str, trunk: nn.Module, classes: int, image_size: int) -> None:
-        super().__init__(architecture, trunk, image_size, not isinstance(trunk, ThreeConv))
+        super().__init__(architecture, trunk, image_size)
         self.eval()
         crop_side = min(image_size, max(SMALLEST, round(CROP * image_size)))  # enlarged by as much as the whole is
         self.crop_side = crop_side if self.has_statistics and self.takes(crop_side) else image_size
@@ -297,8 +299,7 @@ class Autoencoder(nn.Module):
     def __init__(self, image_size: int, latent_dim: int, architecture: str = "none") -> None:
         super().__init__()
         trunk = None if architecture == "none" else make_trunk(architecture, image_size)
-        has_statistics = not isinstance(trunk, ThreeConv)
-        self.description = Description(architecture, trunk, image_size, has_statistics).requires_grad_(False)
+        self.description = Description(architecture, trunk, image_size).requires_grad_(False)
         self.style_dim, values = min(STYLE_NUMBERS, latent_dim // 2), 3 * image_size**2
         self.encoder, self.decoder = Correction(), Correction()
         self.register_buffer("mean", torch.full((values,), 0.5))

@@ -102,6 +102,7 @@ def test_nothing_leaves_the_gpu_between_a_batch_and_its_loss(network, monkeypatc
         else:
             loss = wikiart.classifier_loss(model, augmentation.crop_and_flip(images, 24), labels)
             results = [loss, wikiart.classify(model.eval(), images, flips=True)]
+            assert model.takes(24)  # a discriminant asks with the model on the GPU
         assert all(value.device == cuda for value in results)
         with pytest.raises(RuntimeError, match="device"):
             wikiart.classifier_loss(torch.nn.Flatten(), images, labels.cpu())

@@ -34,20 +34,18 @@ class Normalize(nn.Module):
 class Description(nn.Module):
     """Images [B, 3, S, S] in [0, 1] -> `all_features`, float32 [B, full_width].
 
-    architecture: the trunk's name; trunk: normalized images -> features [B, W], or None: histograms alone;
-    has_statistics: false for a trunk whose features are all there is.
+    architecture: the trunk's name; trunk: normalized images -> features [B, W], or None: histograms alone. Of a trunk
+    whose attribute `has_statistics` is false, the features are all there is.
     """
 
-    def __init__(
-        self, architecture: str, trunk: nn.Module | None, image_size: int, has_statistics: bool = True
-    ) -> None:
+    def __init__(self, architecture: str, trunk: nn.Module | None, image_size: int) -> None:
         super().__init__()
         self.architecture, self.image_size, self.frozen_norms = architecture, image_size, []
-        self.has_statistics, self.levels = has_statistics, []
+        self.has_statistics, self.levels = getattr(trunk, "has_statistics", True), []
         self.normalize, self.trunk = Normalize(), trunk
         self.eval()
         blank = torch.zeros(1, 3, image_size, image_size)
-        if trunk is not None and has_statistics:
+        if trunk is not None and self.has_statistics:
             self.levels = levels.find(trunk, blank)
         with torch.no_grad():
             self.trunk_width = self._learned(blank)[0][0].shape[1]
@@ -83,7 +81,8 @@ class Description(nn.Module):
     def takes(self, side: int) -> bool:
         """Whether images of that side have as many features: some networks take one size alone."""
         try:
-            return self.features(torch.zeros(1, 3, side, side)).shape[1] == self.width
+            blank = torch.zeros(1, 3, side, side, device=self.normalize.mean.device)
+            return self.features(blank).shape[1] == self.width
         except (RuntimeError, AssertionError):  # memory is enough: a larger image has passed
             return False
 

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COLOUR_AND_TEXTURE = 512 + 256 + 256  # length of `colour_and_texture`
-EDGES = 3 * 64 + 125  # length of `edges`
 HISTOGRAM_WEIGHTS = (0.87, 2.02, 1.4)  # over WikiArt, each histogram then has a third of a total variance of 1
 
 
@@ -53,14 +51,14 @@ def _root_histogram(values: Tensor, bins: int) -> Tensor:
 
 
 def colour_and_texture(images: Tensor) -> Tensor:
-    """Histograms of colours, and of textures at full and half size: float [B, 3, S, S] -> [B, COLOUR_AND_TEXTURE]."""
+    """Histograms of colours, and of textures at full and half size: float [B, 3, S, S] -> [B, 1024]."""
     greys = sum(images.unbind(1)) / 3  # on a CPU several times faster than images.mean(1)
     histograms = colour_histogram(images), texture_histogram(greys), texture_histogram(F.avg_pool2d(greys, 2))
     return torch.cat([weight * part for weight, part in zip(HISTOGRAM_WEIGHTS, histograms, strict=True)], 1)
 
 
 def edges(images: Tensor) -> Tensor:
-    """Histograms of gradients at three sizes and of colour steps: float [B, 3, S, S] -> [B, EDGES]."""
+    """Histograms of gradients at three sizes and of colour steps: float [B, 3, S, S] -> [B, 317]."""
     greys = sum(images.unbind(1)) / 3
     half = F.avg_pool2d(greys, 2)
     gradients = [gradient_histogram(size) for size in (greys, half, F.avg_pool2d(half, 2))]

@@ -80,7 +80,7 @@ def find_in_folder(folder: str) -> list[str]:
 
 
 def check_outputs(options: settings.Settings) -> None:
-    """Raise UserError where a folder to be written is inside a folder of paintings: its pictures would become a style.
+    """Raise UserError where a folder to be written is inside a folder of paintings, which would take in its pictures.
 
     It may be the folder of paintings itself, whose loose pictures are skipped, or a hidden one, which is passed over.
     """
@@ -91,7 +91,9 @@ def check_outputs(options: settings.Settings) -> None:
             inside = place.relative_to(above).parts if place.is_relative_to(above) else ()
             if inside and not any(part.startswith(".") for part in inside):
                 problem = f"{console.quoted(written)} is inside the folder of paintings {console.quoted(paintings)}"
-                raise options.error(name, f"{problem} and would become a style; expected a folder outside it")
+                raise options.error(
+                    name, f"{problem}, and its pictures would be read as paintings; expected a folder outside it"
+                )
 
 
 def _list(folder: str) -> tuple[list[str], int]:
@@ -141,7 +143,7 @@ def _check_level(imgdir: str, folders: list[str], known: Collection[str]) -> Non
 
 
 def _walk(imgdir: str, style: str) -> list[ImageFile]:
-    """The image files below a style's folder; warns of what is left out."""
+    """The image files below the folder of one style; warns of what is left out."""
 
     def leave_out(path: str, reason: str) -> None:
         console.warn(f"{console.quoted(path)} is left out: {reason}")
